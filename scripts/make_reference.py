@@ -1,0 +1,533 @@
+#!/usr/bin/env python3
+"""Record what the real TensorFlow computes, as a reference file to check this program against.
+
+Builds the reference DCGAN with `tf.compat.v1.layers`, trains it for a few iterations on images
+drawn from the seed, and writes one safetensors file: the variables before and after training,
+every input, the first forward pass, its losses and gradients, the losses of every iteration,
+Adam's moments and a sample. Tensors keep TensorFlow's names, layouts and upright frame.
+"""
+
+import argparse
+import json
+import math
+import os
+import struct
+import sys
+import warnings
+from pathlib import Path
+
+PYTHON_VERSIONS = ((3, 9), (3, 11))
+TENSORFLOW_VERSION = "2.15.1"
+REQUIREMENTS = "scripts/requirements-reference.txt"
+IMAGE_SIZE = 32
+
+EPILOG = f"""\
+environment:
+  TensorFlow {TENSORFLOW_VERSION} needs Python 3.9, 3.10 or 3.11; use an environment of its own:
+    python3.11 -m venv reference-env
+    reference-env/bin/pip install -r {REQUIREMENTS}
+    reference-env/bin/python scripts/make_reference.py --out reference.safetensors
+
+exit status:
+  0 written, 1 failed (nothing is left at --out), 2 wrong usage
+
+On one machine the same arguments give the same bytes. On another kind of CPU the inputs and the
+initial variables are the same, and the results agree to rounding.
+"""
+
+
+class Failure(Exception):
+    """What went wrong, for the person who ran the script. Exit status 1."""
+
+
+# ---------------------------------------------------------------------------------- arguments
+
+
+def number(kind, low, high=math.inf, *, above=False, below=False):
+    """A parser of `kind` in [low, high]; `above` leaves out `low` itself, `below` `high`."""
+    if high == math.inf:
+        bounds = f"{'above' if above else 'at least'} {low}"
+    else:
+        bounds = f"in {'(' if above else '['}{low}, {high}{')' if below else ']'}"
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        inside = (low < value if above else low <= value) and (
+            value < high if below else value <= high
+        )
+        if not (inside and math.isfinite(value)):
+            noun = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"expected {noun} {bounds}, found {text!r}")
+        return value
+
+    return parse
+
+
+def dtype_name(text):
+    if text not in ("f32", "f64"):
+        raise argparse.ArgumentTypeError(f"expected f32 or f64, found {text!r}")
+    return text
+
+
+# Every setting of a file: name in the metadata, parser, default, help.
+SETTINGS = (
+    ("dtype", dtype_name, "f64", "type of every tensor: f32 or f64"),
+    ("seed", number(int, 0), 0, "seed of kernels, images and noise"),
+    ("channels", number(int, 1), 3, "channels C of an image"),
+    ("batch", number(int, 1), 8, "images and noise vectors of an iteration"),
+    ("iterations", number(int, 1), 1, "one discriminator and g-steps generator updates each"),
+    ("base_width", number(int, 1), 8, "width w of every layer; 64 is the full width"),
+    ("z_dim", number(int, 1), 100, "length of a noise vector"),
+    ("g_steps", number(int, 1), 2, "generator updates an iteration, on the same noise"),
+    ("smooth", number(float, 0, 1, below=True), 0.1, "label smoothing of real images"),
+    ("alpha", number(float, 0, 1), 0.2, "slope of the leaky ReLU"),
+    ("learning_rate", number(float, 0, above=True), 2e-4, "Adam's learning rate"),
+    ("beta1", number(float, 0, 1, below=True), 0.5, "Adam's first decay"),
+    ("beta2", number(float, 0, 1, below=True), 0.999, "Adam's second decay"),
+    ("epsilon", number(float, 0, above=True), 1e-8, "Adam's epsilon, outside the bias correction"),
+    ("bn_momentum", number(float, 0, 1), 0.9, "decay of the moving statistics"),
+    ("bn_epsilon", number(float, 0, above=True), 1e-5, "batch norm's epsilon"),
+)
+
+
+def parse_arguments():
+    """The checked arguments; settings that were not given hold their defaults."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+    parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
+    parser.add_argument(
+        "--inputs",
+        type=Path,
+        metavar="FILE",
+        help="take every setting, the initial variables, images and noise from this reference "
+        "file: the same case again, on another machine or TensorFlow",
+    )
+    parser.add_argument(
+        "--last-batch",
+        type=number(int, 1),
+        metavar="K",
+        help="images of the last iteration, its noise stays whole (default: --batch)",
+    )
+    for name, parse, default, text in SETTINGS:
+        flag = "--" + name.replace("_", "-")
+        text = f"{text} (default: {default})"
+        parser.add_argument(flag, type=parse, metavar=name.upper(), help=text)
+    args = parser.parse_args()
+
+    given = [name for name, *_ in SETTINGS if getattr(args, name) is not None]
+    if args.last_batch is not None:
+        given.append("last_batch")
+    if args.inputs and given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        parser.error(f"--inputs brings its own settings: leave out {flags}")
+    for name, _, default, _ in SETTINGS:
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+    if args.last_batch is None:
+        args.last_batch = args.batch
+    if args.last_batch > args.batch:
+        parser.error(f"--last-batch {args.last_batch} is more than --batch {args.batch}")
+    return args
+
+
+# ------------------------------------------------------------------------------------- inputs
+
+
+def images_like_photographs(np, rng, count, channels):
+    """`count` images [32,32,C] in [-1,1]: a shaded ground, soft blobs, a little grain, 8 bits."""
+    y, x = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE] / (IMAGE_SIZE - 1)
+    images = np.empty((count, IMAGE_SIZE, IMAGE_SIZE, channels))
+    for image in images:
+        slope = rng.uniform(-0.6, 0.6, (2, channels))
+        image[:] = rng.uniform(-0.7, 0.7, channels)
+        image += (x - 0.5)[..., None] * slope[0] + (y - 0.5)[..., None] * slope[1]
+        for _ in range(rng.integers(3, 7)):
+            cx, cy = rng.uniform(0, 1, 2)
+            rx, ry = rng.uniform(0.06, 0.3, 2)
+            color = rng.uniform(-1, 1, channels)
+            cover = np.exp(-(((x - cx) / rx) ** 2) - ((y - cy) / ry) ** 2)[..., None]
+            image += cover * (color - image)
+        image += rng.normal(0, 0.02, image.shape)
+    # Pixels are bytes, as in a real data set.
+    return np.rint((images.clip(-1, 1) + 1) * 127.5) / 127.5 - 1
+
+
+def draw_inputs(np, settings, last_batch):
+    """`input/…` from the seed. Each kind has a stream of its own: one more iteration moves none."""
+    dtype = np_dtype(np, settings)
+    tensors = {}
+    for i in range(settings["iterations"]):
+        last = i == settings["iterations"] - 1
+        count = last_batch if last else settings["batch"]
+        rng = np.random.default_rng([settings["seed"], 1, i])
+        images = images_like_photographs(np, rng, count, settings["channels"])
+        tensors[f"input/images/{i}"] = images.astype(dtype)
+        rng = np.random.default_rng([settings["seed"], 2, i])
+        # [0,1) on the type's own grid: 2u - 1 is exact and never reaches 1.
+        u = rng.random((settings["batch"], settings["z_dim"]), dtype=dtype)
+        tensors[f"input/z/{i}"] = 2 * u - 1
+    return tensors
+
+
+def draw_kernel(np, settings, name, shape):
+    """N(0, 0.02), from a stream named after the variable."""
+    rng = np.random.default_rng([settings["seed"], 0, *name.encode()])
+    return rng.normal(0, 0.02, shape).astype(np_dtype(np, settings))
+
+
+def np_dtype(np, settings):
+    return np.float32 if settings["dtype"] == "f32" else np.float64
+
+
+def read_reference(path):
+    """The settings of a reference file, and its `init/…` and `input/…` tensors."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="np") as file:
+            metadata = file.metadata() or {}
+            names = [n for n in file.keys() if n.startswith(("init/", "input/"))]
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise Failure(f"--inputs {path}: {error}") from error
+
+    kind = metadata.get("format"), metadata.get("version")
+    if kind != ("dcgan-reference", "1"):
+        raise Failure(f"--inputs {path}: expected a dcgan-reference of version 1, found {kind}")
+    if metadata.get("image_size") != str(IMAGE_SIZE):
+        raise Failure(
+            f"--inputs {path}: expected image_size {IMAGE_SIZE}, "
+            f"found {metadata.get('image_size')}"
+        )
+    settings = {}
+    for name, parse, *_ in SETTINGS:
+        if name not in metadata:
+            raise Failure(f"--inputs {path}: its metadata lacks {name}")
+        try:
+            settings[name] = parse(metadata[name])
+        except argparse.ArgumentTypeError as error:
+            raise Failure(f"--inputs {path}: {name}: {error}") from error
+    return settings, tensors
+
+
+def check_inputs(np, settings, tensors, path):
+    """Every `input/…` that the settings ask for is there, in its shape and type; no other is."""
+    dtype = np.dtype(np_dtype(np, settings))
+    batch, image = settings["batch"], (IMAGE_SIZE, IMAGE_SIZE, settings["channels"])
+    expected = {}
+    for i in range(settings["iterations"]):
+        expected[f"input/z/{i}"] = (batch, settings["z_dim"])
+        expected[f"input/images/{i}"] = (batch, *image)
+    last = f"input/images/{settings['iterations'] - 1}"
+    if last in tensors and tensors[last].ndim and 1 <= len(tensors[last]) <= batch:
+        expected[last] = (len(tensors[last]), *image)
+    compare_names(path, "input/", expected, tensors)
+    for name, shape in expected.items():
+        check_tensor(path, name, tensors[name], shape, dtype)
+
+
+def compare_names(path, prefix, expected, tensors):
+    found = {name for name in tensors if name.startswith(prefix)}
+    missing, unknown = set(expected) - found, found - set(expected)
+    for word, names in (("lacks", missing), ("has an unknown", unknown)):
+        if names:
+            raise Failure(f"--inputs {path}: {word} {', '.join(sorted(names))}")
+
+
+def check_tensor(path, name, tensor, shape, dtype):
+    if tensor.shape != shape or tensor.dtype != dtype:
+        raise Failure(
+            f"--inputs {path}: {name}: expected {dtype} {list(shape)}, "
+            f"found {tensor.dtype} {list(tensor.shape)}"
+        )
+
+
+# -------------------------------------------------------------------------------------- graph
+
+
+class Graph:
+    """The reference's graph: both networks, losses, optimizers, and what is fetched from them."""
+
+    def __init__(self, tf1, settings):
+        self.tf1, self.settings = tf1, settings
+        dtype = tf1.float32 if settings["dtype"] == "f32" else tf1.float64
+        image = [None, IMAGE_SIZE, IMAGE_SIZE, settings["channels"]]
+        self.images = tf1.placeholder(dtype, image)
+        self.z = tf1.placeholder(dtype, [None, settings["z_dim"]])
+
+        self.generated = self.generator(training=True, reuse=False)
+        self.real_logits = self.discriminator(self.images, reuse=False)
+        self.fake_logits = self.discriminator(self.generated, reuse=True)
+        self.sample = self.generator(training=False, reuse=True)
+        self.variables = tf1.global_variables()
+
+        def loss(logits, label):
+            labels = tf1.ones_like(logits) * label
+            return tf1.reduce_mean(
+                tf1.nn.sigmoid_cross_entropy_with_logits(logits=logits, labels=labels)
+            )
+
+        real_label = 1.0 - settings["smooth"]
+        self.d_loss = loss(self.real_logits, real_label) + loss(self.fake_logits, 0.0)
+        self.g_loss = loss(self.fake_logits, 1.0)
+
+        # The moving statistics of both networks are updated in every run of either optimizer.
+        updates = tf1.get_collection(tf1.GraphKeys.UPDATE_OPS)
+        self.gradients, self.moments = {}, {}
+        self.d_train = self.optimize(self.d_loss, "discriminator/", updates)
+        self.g_train = self.optimize(self.g_loss, "generator/", updates)
+
+    def generator(self, training, reuse):
+        """z [N,Z] -> images [N,32,32,C]."""
+        layers, width = self.tf1.layers, self.settings["base_width"]
+        with self.tf1.variable_scope("generator", reuse=reuse):
+            x = layers.dense(self.z, 4 * 4 * 8 * width)  # [N, 16·8w]
+            x = self.tf1.reshape(x, [-1, 4, 4, 8 * width])  # [N, 4, 4, 8w]
+            x = self.tf1.nn.relu(self.batch_norm(x, training))
+            for filters in (4 * width, 2 * width):  # [N, 8, 8, 4w], [N, 16, 16, 2w]
+                x = layers.conv2d_transpose(x, filters, 5, strides=2, padding="same")
+                x = self.tf1.nn.relu(self.batch_norm(x, training))
+            channels = self.settings["channels"]
+            x = layers.conv2d_transpose(x, channels, 5, strides=2, padding="same")
+            return self.tf1.tanh(x)  # [N, 32, 32, C]
+
+    def discriminator(self, x, reuse):
+        """Images [N,32,32,C] -> logits [N,1], always with the batch's own statistics."""
+        layers, width = self.tf1.layers, self.settings["base_width"]
+        with self.tf1.variable_scope("discriminator", reuse=reuse):
+            # [N, 16, 16, w]
+            x = self.leaky_relu(layers.conv2d(x, width, 5, strides=2, padding="same"))
+            for filters in (2 * width, 4 * width):  # [N, 8, 8, 2w], [N, 4, 4, 4w]
+                x = layers.conv2d(x, filters, 5, strides=2, padding="same")
+                x = self.leaky_relu(self.batch_norm(x, training=True))
+            x = self.tf1.reshape(x, [-1, 4 * 4 * 4 * width])  # [N, 16·4w]
+            return layers.dense(x, 1)  # [N, 1]
+
+    def batch_norm(self, x, training):
+        return self.tf1.layers.batch_normalization(
+            x,
+            momentum=self.settings["bn_momentum"],
+            epsilon=self.settings["bn_epsilon"],
+            training=training,
+        )
+
+    def leaky_relu(self, x):
+        # Not tf.nn.leaky_relu: its slope is a float32 attribute even when x is float64.
+        return self.tf1.maximum(self.settings["alpha"] * x, x)
+
+    def optimize(self, loss, scope, updates):
+        """The run that updates the moving statistics and the trained variables under `scope`."""
+        optimizer = self.tf1.train.AdamOptimizer(
+            self.settings["learning_rate"],
+            beta1=self.settings["beta1"],
+            beta2=self.settings["beta2"],
+            epsilon=self.settings["epsilon"],
+        )
+        trained = [v for v in self.tf1.trainable_variables() if v.op.name.startswith(scope)]
+        # Outside the control dependencies, so that fetching a gradient moves no statistic.
+        pairs = optimizer.compute_gradients(loss, var_list=trained)
+        with self.tf1.control_dependencies(updates):
+            run = optimizer.apply_gradients(pairs)
+        for gradient, variable in pairs:
+            self.gradients[variable.op.name] = gradient
+            self.moments[f"{variable.op.name}/adam_m"] = optimizer.get_slot(variable, "m")
+            self.moments[f"{variable.op.name}/adam_v"] = optimizer.get_slot(variable, "v")
+        return run
+
+    def feed(self, tensors, iteration):
+        return {
+            self.images: tensors[f"input/images/{iteration}"],
+            self.z: tensors[f"input/z/{iteration}"],
+        }
+
+
+def record(np, tf1, settings, tensors, inputs_path):
+    """Everything a reference file holds, from `input/…` and, where given, `init/…` in `tensors`."""
+    graph = Graph(tf1, settings)
+    # No GPU, no threads within an operation, and all operations in this very thread (-1; 1 would be
+    # a pool of one beside it, and the discriminator's moving statistics would still race): the
+    # same sums in the same order every time.
+    config = tf1.ConfigProto(
+        intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1, device_count={"GPU": 0}
+    )
+    with tf1.Session(config=config) as session:
+        session.run(tf1.global_variables_initializer())
+        set_initial_variables(np, graph, session, tensors, inputs_path)
+        tensors.update(fetch(session, "init/", graph.variables))
+
+        first = {
+            "forward/generated": graph.generated,
+            "forward/real_logits": graph.real_logits,
+            "forward/fake_logits": graph.fake_logits,
+            "forward/d_loss": graph.d_loss,
+            "forward/g_loss": graph.g_loss,
+            **{f"grad/{name}": gradient for name, gradient in graph.gradients.items()},
+        }
+        tensors.update(session.run(first, graph.feed(tensors, 0)))
+
+        d_losses, g_losses = [], []
+        for i in range(settings["iterations"]):
+            feed = graph.feed(tensors, i)
+            d_loss, _ = session.run([graph.d_loss, graph.d_train], feed)
+            for _ in range(settings["g_steps"]):
+                g_loss, _ = session.run([graph.g_loss, graph.g_train], feed)
+            d_losses.append(d_loss)
+            g_losses.append(g_loss)  # of the last generator run, before its update
+        tensors["trace/d_loss"] = np.array(d_losses)
+        tensors["trace/g_loss"] = np.array(g_losses)
+
+        tensors.update(fetch(session, "final/", graph.variables))
+        moments = session.run(graph.moments)
+        tensors.update({f"final/{name}": value for name, value in moments.items()})
+        tensors["final/sample"] = session.run(graph.sample, {graph.z: tensors["input/z/0"]})
+    return tensors
+
+
+def set_initial_variables(np, graph, session, tensors, inputs_path):
+    """Kernels from the seed, the rest as TensorFlow sets it; or all of them from `inputs_path`."""
+    initial = {f"init/{v.op.name}": v for v in graph.variables}
+    if inputs_path:
+        compare_names(inputs_path, "init/", initial, tensors)
+    for name, variable in initial.items():
+        shape = tuple(variable.shape.as_list())
+        if inputs_path:
+            value = tensors[name]
+            check_tensor(inputs_path, name, value, shape, np.dtype(np_dtype(np, graph.settings)))
+        elif name.endswith("/kernel"):
+            value = draw_kernel(np, graph.settings, name, shape)
+        else:
+            continue
+        # A placeholder, so that no large constant enters the graph.
+        holder = graph.tf1.placeholder(variable.dtype.base_dtype, shape)
+        session.run(graph.tf1.assign(variable, holder), {holder: value})
+
+
+def fetch(session, prefix, variables):
+    return session.run({prefix + v.op.name: v for v in variables})
+
+
+# ------------------------------------------------------------------------------------- output
+
+
+def check_finite(np, tensors):
+    bad = sorted(name for name, tensor in tensors.items() if not np.isfinite(tensor).all())
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise Failure(f"not finite, so nothing was written: {', '.join(bad[:3])}{more}")
+
+
+def encode(np, tensors, metadata):
+    """A safetensors file. The package's own writer orders metadata differently in every run."""
+    header, body, offset = {"__metadata__": dict(sorted(metadata.items()))}, [], 0
+    for name in sorted(tensors):
+        tensor = np.asarray(tensors[name])
+        data = tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
+        header[name] = {
+            "dtype": {"float32": "F32", "float64": "F64"}[tensor.dtype.name],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + len(data)],
+        }
+        offset += len(data)
+        body.append(data)
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return b"".join((struct.pack("<Q", len(head)), head, *body))
+
+
+def write_whole(path, data):
+    """The file appears whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise Failure(f"--out {path}: {error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------------------------------- main
+
+
+def check_out(path, force):
+    if path.is_dir() or not path.name:
+        raise Failure(f"--out {path}: is a folder, expected a file to write")
+    if not path.parent.is_dir():
+        raise Failure(f"--out {path}: the folder {path.parent} does not exist")
+    if path.exists() and not force:
+        raise Failure(f"--out {path}: exists already; add --force to replace it")
+
+
+def import_tensorflow():
+    low, high = PYTHON_VERSIONS
+    if not low <= sys.version_info[:2] <= high:
+        raise Failure(
+            f"TensorFlow {TENSORFLOW_VERSION} needs Python 3.9, 3.10 or 3.11, "
+            f"this is {sys.version.split()[0]}; see --help"
+        )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import numpy as np
+        import safetensors  # noqa: F401, so that its absence shows before the work
+        import tensorflow as tf
+    except ImportError as error:
+        raise Failure(f"{error}; pip install -r {REQUIREMENTS}") from error
+    if tf.__version__ != TENSORFLOW_VERSION:
+        print(
+            f"warning: this is TensorFlow {tf.__version__}; "
+            f"the reference was recorded with {TENSORFLOW_VERSION}",
+            file=sys.stderr,
+        )
+    tf1 = tf.compat.v1
+    tf1.logging.set_verbosity(tf1.logging.ERROR)
+    tf1.disable_v2_behavior()
+    warnings.filterwarnings("ignore", message=".*tf.layers.*")
+    return np, tf1, tf.__version__
+
+
+def run(args):
+    check_out(args.out, args.force)
+    np, tf1, version = import_tensorflow()
+    if args.inputs:
+        settings, tensors = read_reference(args.inputs)
+        check_inputs(np, settings, tensors, args.inputs)
+    else:
+        settings = {name: getattr(args, name) for name, *_ in SETTINGS}
+        tensors = draw_inputs(np, settings, args.last_batch)
+
+    tensors = record(np, tf1, settings, tensors, args.inputs)
+    check_finite(np, tensors)
+
+    metadata = {name: str(value) for name, value in settings.items()}
+    metadata["format"] = "dcgan-reference"
+    metadata["version"] = "1"
+    metadata["framework"] = f"tensorflow {version}"
+    metadata["image_size"] = str(IMAGE_SIZE)
+    data = encode(np, tensors, metadata)
+    write_whole(args.out, data)
+    print(f"{args.out}: {len(tensors)} tensors, {len(data):,} bytes")
+
+
+def main():
+    args = parse_arguments()
+    try:
+        run(args)
+    except Failure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted, nothing was written", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+//! The command line: clap types, turned into configurations.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use serde::Serialize;
+
+use crate::config::{Resolved, Usage, resolve};
+use crate::device::DeviceChoice;
+use crate::record::progress::Verbosity;
+
+/// Train a DCGAN exactly as the TensorFlow 1 reference does.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dcgan",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Training is the default command: `dcgan --epochs 5` is `dcgan train --epochs 5`.
+
+Examples:
+  dcgan                                  train on the built-in digits, on the best device
+  dcgan --device cuda --epochs 50        longer, on the GPU
+  dcgan --iterations 20 --base-width 8   a first look, in seconds
+  dcgan --config runs/NAME/config.toml   repeat a run
+  tensorboard --logdir runs              watch"
+)]
+pub struct Cli {
+    /// What to do; without one: train.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Options of `train`.
+    #[command(flatten)]
+    pub train: TrainArgs,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a GAN (the default)
+    Train(Box<TrainArgs>),
+    /// Check this build against files of what the real TensorFlow computed
+    ///
+    /// Prints a table of errors and bounds for each file; exit status 1 if any fails.
+    Verify(VerifyArgs),
+    /// Measure the time of an iteration on this machine
+    Bench(BenchArgs),
+    /// Say what this build and this machine can do, and what to do about each 'no'
+    Doctor,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Raw arguments of `train`: what was given, nothing resolved. Serialized, the names are those of
+/// [`crate::config::TrainConfig`].
+#[derive(Debug, Args, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TrainArgs {
+    /// Which images: `digits`, 10,000 real handwritten digits, is built in [default: digits]
+    #[arg(long, value_name = "SPEC", help_heading = "Data and place")]
+    dataset: Option<String>,
+    /// Where to compute: auto, cpu, cuda, cuda:N or mps [default: auto]
+    #[arg(long, value_name = "DEVICE", help_heading = "Data and place")]
+    device: Option<DeviceChoice>,
+    /// float32 or float64 [default: f32]
+    #[arg(long, value_parser = ["f32", "f64"], help_heading = "Data and place")]
+    precision: Option<String>,
+    /// CPU threads [default: the physical cores]
+    #[arg(long, value_name = "N", help_heading = "Data and place")]
+    threads: Option<u64>,
+    /// The run's folder, new or empty [default: a new numbered one under runs/]
+    #[arg(long, value_name = "DIR", help_heading = "Data and place")]
+    run: Option<PathBuf>,
+
+    /// Passes over the data set [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    epochs: Option<u64>,
+    /// Iterations (one discriminator step and --g-steps generator steps each); overrides --epochs
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    iterations: Option<u64>,
+    /// Images an iteration [default: 128]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    batch_size: Option<u64>,
+    /// Adam's step size, of both networks [default: 2e-4]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    learning_rate: Option<f64>,
+    /// Adam's decay of the first moment [default: 0.5]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    beta1: Option<f64>,
+    /// Real images are labelled 1 - X [default: 0.1]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    label_smoothing: Option<f64>,
+    /// Generator steps an iteration [default: 2]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    g_steps: Option<u64>,
+    /// Decides initial weights, noise and the order of images [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    seed: Option<u64>,
+
+    /// Length of the noise vector z [default: 100]
+    #[arg(long, value_name = "N", help_heading = "Networks")]
+    z_dim: Option<u64>,
+    /// Distribution of z [default: uniform]
+    #[arg(long, value_parser = ["uniform", "normal"], help_heading = "Networks")]
+    latent: Option<String>,
+    /// Scales every layer; the reference's networks have 64 [default: 64]
+    #[arg(long, value_name = "N", help_heading = "Networks")]
+    base_width: Option<u64>,
+
+    /// Iterations between lines of metrics [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Reports")]
+    log_every: Option<u64>,
+    /// Iterations between sample grids; 0: only at the end [default: 100]
+    #[arg(long, value_name = "N", help_heading = "Reports")]
+    sample_every: Option<u64>,
+    /// Say nothing but errors and warnings
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Reports")]
+    #[serde(skip)]
+    quiet: bool,
+    /// Say more: settings and layers
+    #[arg(short, long, help_heading = "Reports")]
+    #[serde(skip)]
+    verbose: bool,
+
+    /// Options from a TOML file, by the same names; flags win
+    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// Resolve, check and print the configuration and the layers, then stop
+    #[arg(long, help_heading = "Configuration")]
+    #[serde(skip)]
+    pub dry_run: bool,
+}
+
+impl TrainArgs {
+    /// The configuration: defaults, overridden by `--config`, overridden by the flags.
+    ///
+    /// # Errors
+    /// [`Usage`], as [`resolve`].
+    pub fn resolve(&self) -> Result<Resolved> {
+        let flags = toml::Table::try_from(self).map_err(|e| Usage(format!("{e}")))?;
+        resolve(self.config.as_deref(), flags)
+    }
+
+    /// How much to say.
+    pub fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Reference files, as scripts/make_reference.py writes them
+    #[arg(required = true, value_name = "FILE.safetensors")]
+    pub files: Vec<PathBuf>,
+    /// Where to compute: auto, cpu, cuda, cuda:N or mps
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: DeviceChoice,
+    /// CPU threads [default: the physical cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Print every tensor, not the worst of each group
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// float32 or float64
+    #[arg(long, value_parser = ["f32", "f64"], default_value = "f32")]
+    pub precision: String,
+    /// Where to compute: auto, cpu, cuda, cuda:N or mps
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// CPU threads [default: the physical cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Images an iteration
+    #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub batch_size: u32,
+    /// Scales every layer
+    #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub base_width: u32,
+    /// Iterations that are not counted
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub warmup: u16,
+    /// Iterations that are
+    #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u16).range(1..))]
+    pub iterations: u16,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,200 @@
+//! What each command does, from its arguments to its output.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use tch::Kind;
+
+use crate::bench::{BenchConfig, BenchResult};
+use crate::cli::{BenchArgs, TrainArgs, VerifyArgs};
+use crate::config::{Resolved, TrainConfig};
+use crate::data::{ImageSet, load};
+use crate::device::{self, default_threads};
+use crate::model::{ModelConfig, Network, layer_table};
+use crate::record::progress::{Progress, Verbosity};
+use crate::train::RunDir;
+use crate::verify::Report;
+
+/// Writes to standard output. A reader that went away (`| head`) is no error.
+///
+/// # Errors
+/// If writing fails for another reason.
+pub fn print(bytes: &[u8]) -> Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// `dcgan train`.
+///
+/// # Errors
+/// As [`crate::train::train`], and [`crate::config::Usage`].
+pub fn train(args: &TrainArgs) -> Result<ExitCode> {
+    let Resolved { config, run } = args.resolve()?;
+    let verbosity = args.verbosity();
+    let threads = config.threads.unwrap_or_else(default_threads);
+    device::configure(threads);
+    let (device, note) = device::resolve(config.device, config.precision.kind())?;
+    let set = load(&config.dataset)?;
+    let plan = plan(&config, &set, &device::name(device), threads)?;
+    if args.dry_run {
+        return print(plan.as_bytes());
+    }
+
+    let run = RunDir::create(run.as_deref(), &config.dataset)?;
+    let per_epoch = set.count().div_ceil(config.batch_size) as u64;
+    let progress = Progress::new(verbosity, config.total_iterations(per_epoch));
+    if verbosity == Verbosity::Verbose {
+        progress.note(&plan);
+    }
+    if let Some(note) = note {
+        progress.note(&note);
+    }
+    let (place, images) = (device::name(device), set.count());
+    let path = run.path().display().to_string();
+    progress.note(&format!(
+        "training on {images} images of `{}` on {place}, {threads} threads; everything goes to {path}",
+        set.name()
+    ));
+    let outcome = crate::train::train(&config, device, set, &run, &progress)?;
+    let (last, iterations) = (outcome.last, outcome.iterations);
+    progress.note(&format!(
+        "done: {iterations} iterations in {:.0} s; d_loss {:.4}, g_loss {:.4}; look at {path}/real_vs_generated.png",
+        last.elapsed_s, last.d_loss, last.g_loss
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The resolved configuration and the layers, as `--dry-run` prints them.
+fn plan(config: &TrainConfig, set: &ImageSet, device: &str, threads: usize) -> Result<String> {
+    let mut text = toml::to_string(config)?;
+    let per_epoch = set.count().div_ceil(config.batch_size) as u64;
+    let total = config.total_iterations(per_epoch);
+    writeln!(
+        text,
+        "\n# {} images of {} channel(s), {per_epoch} iterations an epoch, {total} in all; on {device}, {threads} threads",
+        set.count(),
+        set.channels()
+    )?;
+    let model = config.model(set.channels());
+    for network in Network::ALL {
+        let rows = layer_table(&model, network);
+        writeln!(text, "\n{:<36} {:>14} {:>12}", network.name(), "output", "parameters")?;
+        for row in &rows {
+            writeln!(text, "  {:<34} {:>14} {:>12}", row.layer, row.output, row.parameters)?;
+        }
+        let sum: i64 = rows.iter().map(|row| row.parameters).sum();
+        writeln!(text, "  {:<34} {:>14} {sum:>12}", "all", "")?;
+    }
+    Ok(text)
+}
+
+/// `dcgan verify`.
+///
+/// # Errors
+/// As [`crate::verify::verify`]; a disagreement is exit status 1, no error.
+pub fn verify(args: &VerifyArgs) -> Result<ExitCode> {
+    device::configure(args.threads.map_or_else(default_threads, usize::from));
+    let (device, _) = device::resolve(args.device, Kind::Double)?;
+    let mut failed = 0;
+    for path in &args.files {
+        let report = crate::verify::verify(path, device)?;
+        print(verify_table(&path.display().to_string(), &report, args.verbose)?.as_bytes())?;
+        failed += usize::from(!report.passed());
+    }
+    let count = args.files.len();
+    print(format!("{} of {count} files agree with TensorFlow\n", count - failed).as_bytes())?;
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn verify_table(file: &str, report: &Report, every_tensor: bool) -> Result<String> {
+    let settings = &report.settings;
+    let mut text = format!(
+        "{file}\n  {}, {}, {} iteration(s), batch {}, width {}, {} channel(s), z {}\n",
+        settings.framework,
+        if settings.kind == Kind::Double { "float64" } else { "float32" },
+        settings.iterations,
+        settings.batch,
+        settings.model.base_width,
+        settings.model.channels,
+        settings.model.z_dim,
+    );
+    let verdict = |passed: bool| if passed { "ok" } else { "FAILED" };
+    writeln!(text, "  {:<24} {:>7} {:>9} {:>7}  {:<6} worst", "", "tensors", "error", "bound", "")?;
+    for (group, (count, worst)) in report.worst() {
+        writeln!(
+            text,
+            "  {group:<24} {count:>7} {:>9.1e} {:>7.0e}  {:<6} {}",
+            worst.error,
+            worst.bound,
+            verdict(worst.passed()),
+            worst.name
+        )?;
+    }
+    for check in report.checks.iter().filter(|check| every_tensor || !check.passed()) {
+        let (error, bound) = (check.error, check.bound);
+        writeln!(
+            text,
+            "  {:<6} {} error {error:.2e}, bound {bound:.0e}",
+            verdict(check.passed()),
+            check.name
+        )?;
+        for position in &check.first_bad {
+            writeln!(text, "         at {position}")?;
+        }
+    }
+    for reason in &report.not_compared {
+        writeln!(text, "  not compared: {reason}")?;
+    }
+    if report.worst().keys().any(|group| group.to_string().contains('†')) {
+        writeln!(
+            text,
+            "  † of biases that a batch norm takes out again: the largest absolute difference"
+        )?;
+    }
+    Ok(text + "\n")
+}
+
+/// `dcgan bench`.
+///
+/// # Errors
+/// As [`crate::bench::bench`].
+pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
+    device::configure(args.threads.map_or_else(default_threads, usize::from));
+    let kind = if args.precision == "f64" { Kind::Double } else { Kind::Float };
+    let (device, _) = device::resolve(args.device, kind)?;
+    let result = crate::bench::bench(&BenchConfig {
+        model: ModelConfig { base_width: args.base_width.into(), ..Default::default() },
+        batch_size: args.batch_size as usize,
+        kind,
+        device,
+        warmup: args.warmup.into(),
+        iterations: args.iterations.into(),
+    })?;
+    if args.json {
+        return print(format!("{}\n", serde_json::to_string(&result)?).as_bytes());
+    }
+    let BenchResult { median_ms, min_ms, images_per_s, batch, precision, threads, .. } = &result;
+    let memory = result.max_rss_mb.map_or("unknown".to_owned(), |mb| format!("{mb:.0} MB"));
+    print(
+        format!(
+            "{median_ms:.1} ms an iteration (median of {}, least {min_ms:.1}), {images_per_s:.0} images/s\n\
+             batch {batch}, {precision}, {}, {threads} threads, peak memory {memory}\n",
+            result.times_ms.len(),
+            result.device,
+        )
+        .as_bytes(),
+    )
+}
+
+/// `dcgan doctor`.
+///
+/// # Errors
+/// If standard output fails.
+pub fn doctor() -> Result<ExitCode> {
+    print(format!("{}\n", device::doctor()).as_bytes())
+}

@@ -1,0 +1,360 @@
+//! What a training run is asked to do: defaults, TOML, validation.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow};
+use serde::{Deserialize, Serialize};
+use tch::Kind;
+
+use crate::data::builtin::DIGITS;
+use crate::device::DeviceChoice;
+use crate::model::ModelConfig;
+use crate::rng::Latent;
+use crate::tf::AdamConfig;
+use crate::train::step::StepConfig;
+
+/// Wrong usage: something the user can put right in the command or the configuration file.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Kind of the weights and of the computation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// float32.
+    #[default]
+    F32,
+    /// float64.
+    F64,
+}
+
+impl Precision {
+    /// The tensor kind.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::F32 => Kind::Float,
+            Self::F64 => Kind::Double,
+        }
+    }
+}
+
+/// Everything that decides a run's result, and how often it reports. One name serves the flag, the
+/// key in TOML and the field.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Which images.
+    pub dataset: String,
+    /// Where to compute.
+    pub device: DeviceChoice,
+    /// In which kind.
+    pub precision: Precision,
+    /// Passes over the data set.
+    pub epochs: u64,
+    /// Iterations; overrides `epochs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iterations: Option<u64>,
+    /// Real images an iteration, and rows of z.
+    pub batch_size: usize,
+    /// Adam's step size, of both optimizers.
+    pub learning_rate: f64,
+    /// Adam's decay of the first moment.
+    pub beta1: f64,
+    /// Real images are labelled 1 − this.
+    pub label_smoothing: f64,
+    /// Generator steps an iteration.
+    pub g_steps: u64,
+    /// Distribution of z.
+    pub latent: Latent,
+    /// Length of z.
+    pub z_dim: i64,
+    /// Scales every layer.
+    pub base_width: i64,
+    /// Decides initial values, noise and the order of images.
+    pub seed: u64,
+    /// CPU threads; default: the physical cores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Iterations between lines of metrics.
+    pub log_every: u64,
+    /// Iterations between sample grids; 0: only at the end.
+    pub sample_every: u64,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        let (model, step) = (ModelConfig::default(), StepConfig::default());
+        Self {
+            dataset: DIGITS.to_owned(),
+            device: DeviceChoice::Auto,
+            precision: Precision::F32,
+            epochs: 10,
+            iterations: None,
+            batch_size: 128,
+            learning_rate: step.adam.learning_rate,
+            beta1: step.adam.beta1,
+            label_smoothing: step.label_smoothing,
+            g_steps: step.g_steps,
+            latent: Latent::Uniform,
+            z_dim: model.z_dim,
+            base_width: model.base_width,
+            seed: 0,
+            threads: None,
+            log_every: 10,
+            sample_every: 100,
+        }
+    }
+}
+
+/// Keys that a configuration file may hold besides those of [`TrainConfig`].
+const RUN_KEY: &str = "run";
+/// The part of a run's `config.toml` that says where it ran and is not read back.
+pub const ENVIRONMENT_KEY: &str = "environment";
+
+/// A resolved configuration and where the run goes, if the user said so.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved {
+    /// What to train.
+    pub config: TrainConfig,
+    /// The run's folder.
+    pub run: Option<PathBuf>,
+}
+
+/// Defaults, overridden by the file, overridden by the flags; then validated.
+///
+/// # Errors
+/// [`Usage`], naming the file or flag and the key, if a key is unknown (with the nearest known one),
+/// a value is of another type or out of its range.
+pub fn resolve(file: Option<&Path>, flags: toml::Table) -> Result<Resolved> {
+    let mut table = toml::Table::new();
+    if let Some(path) = file {
+        table = read_file(path)?;
+    }
+    table.extend(flags);
+    let run = match table.remove(RUN_KEY) {
+        Some(toml::Value::String(run)) => Some(PathBuf::from(run)),
+        Some(other) => {
+            return Err(Usage(format!("`run`: expected a path in quotes, found {other}")).into());
+        }
+        None => None,
+    };
+    let config: TrainConfig = table.try_into().map_err(|e| anyhow!(Usage(format!("{e}"))))?;
+    config.validate()?;
+    Ok(Resolved { config, run })
+}
+
+fn read_file(path: &Path) -> Result<toml::Table> {
+    let file = path.display();
+    let usage = |message: String| anyhow!(Usage(format!("--config {file}: {message}")));
+    let text = std::fs::read_to_string(path).map_err(|e| usage(format!("cannot be read: {e}")))?;
+    let raw: toml::Table = text.parse().map_err(|e| usage(format!("not valid TOML\n{e}")))?;
+    let mut table = toml::Table::new();
+    for (key, value) in raw {
+        if key == ENVIRONMENT_KEY {
+            continue;
+        }
+        // `batch_size` is as good as `batch-size`.
+        let name = key.replace('_', "-");
+        let known = known_keys();
+        if !known.contains(&name) {
+            let nearest = known
+                .iter()
+                .map(|candidate| (strsim::jaro_winkler(candidate, &name), candidate))
+                .max_by(|a, b| a.0.total_cmp(&b.0))
+                .filter(|(similarity, _)| *similarity > 0.7);
+            let hint = match nearest {
+                Some((_, nearest)) => format!("did you mean `{nearest}`?"),
+                None => format!("expected one of {}", known.join(", ")),
+            };
+            return Err(usage(format!("unknown key `{key}`: {hint}")));
+        }
+        if name != RUN_KEY {
+            // Alone, so that the message can name the key.
+            let alone = toml::Table::from_iter([(name.clone(), value.clone())]);
+            alone
+                .try_into::<TrainConfig>()
+                .map_err(|e| usage(format!("`{key}` = {value}: {}", first_line(&e.to_string()))))?;
+        }
+        if table.insert(name, value).is_some() {
+            return Err(usage(format!("`{key}` is given twice")));
+        }
+    }
+    Ok(table)
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+fn known_keys() -> Vec<String> {
+    let full = TrainConfig { iterations: Some(1), threads: Some(1), ..Default::default() };
+    let table = toml::Table::try_from(full).unwrap_or_default();
+    table.keys().cloned().chain([RUN_KEY.to_owned()]).collect()
+}
+
+impl TrainConfig {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`Usage`], naming the flag, what was expected and what was found.
+    pub fn validate(&self) -> Result<()> {
+        let whole = [
+            ("epochs", self.epochs, 1, 1_000_000_000),
+            ("iterations", self.iterations.unwrap_or(1), 1, 1 << 40),
+            ("batch-size", self.batch_size as u64, 1, 65_536),
+            ("g-steps", self.g_steps, 1, 100),
+            ("z-dim", self.z_dim.try_into().unwrap_or(0), 1, 65_536),
+            ("base-width", self.base_width.try_into().unwrap_or(0), 1, 1024),
+            // TOML's integers end there.
+            ("seed", self.seed, 0, i64::MAX as u64),
+            ("threads", self.threads.unwrap_or(1) as u64, 1, 1024),
+            ("log-every", self.log_every, 1, 1 << 40),
+            ("sample-every", self.sample_every, 0, 1 << 40),
+        ];
+        for (flag, value, low, high) in whole {
+            if !(low..=high).contains(&value) {
+                let message = format!("--{flag}: expected {low} to {high}, found {value}");
+                return Err(Usage(message).into());
+            }
+        }
+        let real = [
+            ("learning-rate", self.learning_rate, 0.0 < self.learning_rate, "above 0, up to 1"),
+            ("beta1", self.beta1, self.beta1 < 1.0, "0 or more, below 1"),
+            (
+                "label-smoothing",
+                self.label_smoothing,
+                self.label_smoothing < 1.0,
+                "0 or more, below 1",
+            ),
+        ];
+        for (flag, value, end_is_fine, expected) in real {
+            if !((0.0..=1.0).contains(&value) && end_is_fine) {
+                let message = format!("--{flag}: expected a number {expected}, found {value}");
+                return Err(Usage(message).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The networks for images of `channels` channels.
+    pub fn model(&self, channels: usize) -> ModelConfig {
+        ModelConfig {
+            channels: channels as i64,
+            base_width: self.base_width,
+            z_dim: self.z_dim,
+            ..Default::default()
+        }
+    }
+
+    /// Losses and optimizers.
+    pub fn step(&self) -> StepConfig {
+        StepConfig {
+            label_smoothing: self.label_smoothing,
+            g_steps: self.g_steps,
+            adam: AdamConfig {
+                learning_rate: self.learning_rate,
+                beta1: self.beta1,
+                ..Default::default()
+            },
+        }
+    }
+
+    /// How many iterations the run has, at `per_epoch` an epoch.
+    pub fn total_iterations(&self, per_epoch: u64) -> u64 {
+        self.iterations.unwrap_or_else(|| self.epochs.saturating_mul(per_epoch))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_file(text: &str, flags: toml::Table) -> Result<Resolved> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("some.toml");
+        std::fs::write(&path, text)?;
+        resolve(Some(&path), flags)
+    }
+
+    fn error_of(text: &str) -> String {
+        let error = from_file(text, toml::Table::new()).unwrap_err();
+        assert!(error.downcast_ref::<Usage>().is_some(), "{error:?}");
+        error.to_string()
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() -> Result<()> {
+        let flags: toml::Table = "batch-size = 7".parse()?;
+        let text =
+            "batch-size = 5\nseed = 3\nlearning_rate = 1\nrun = \"x\"\n[environment]\nabc = 1";
+        let resolved = from_file(text, flags)?;
+        let expected =
+            TrainConfig { batch_size: 7, seed: 3, learning_rate: 1.0, ..Default::default() };
+        assert_eq!(resolved, Resolved { config: expected, run: Some("x".into()) });
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_the_same() -> Result<()> {
+        for config in [
+            TrainConfig::default(),
+            TrainConfig {
+                iterations: Some(5),
+                threads: Some(3),
+                device: "cuda:1".parse().map_err(|e| anyhow!("{e}"))?,
+                precision: Precision::F64,
+                latent: Latent::Normal,
+                learning_rate: 0.1 + 0.2,
+                ..Default::default()
+            },
+        ] {
+            let text = toml::to_string(&config)?;
+            assert_eq!(from_file(&text, toml::Table::new())?.config, config);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_keys_values_and_syntax_are_named_with_what_to_do() {
+        assert!(error_of("bach-size = 3").contains("did you mean `batch-size`"));
+        assert!(error_of("qqqq = 3").contains("expected one of"));
+        assert!(error_of("batch-size = \"many\"").contains("`batch-size`"));
+        assert!(error_of("latent = \"gamma\"").contains("`uniform`"));
+        assert!(error_of("batch-size = 3\nbatch_size = 4").contains("twice"));
+        assert!(error_of("batch-size = ").contains("some.toml"));
+        assert!(error_of("seed = -1").contains("seed"));
+        assert!(error_of("run = 3").contains("run"));
+    }
+
+    #[test]
+    fn every_range_is_checked() {
+        for text in [
+            "epochs = 0",
+            "iterations = 0",
+            "batch-size = 0",
+            "g-steps = 0",
+            "z-dim = -5",
+            "base-width = 0",
+            "threads = 0",
+            "log-every = 0",
+            "learning-rate = 0.0",
+            "learning-rate = nan",
+            "beta1 = 1.0",
+            "beta1 = -0.1",
+            "label-smoothing = 1.0",
+            "label-smoothing = inf",
+        ] {
+            let key = text.split(' ').next().unwrap_or_default();
+            assert!(error_of(text).contains(key), "{text}: {}", error_of(text));
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Batches of real images, in the mirrored frame.
+
+use anyhow::Result;
+use tch::{Device, Kind, Tensor};
+
+use super::{ImageSet, SIZE};
+use crate::model::IMAGE_SIZE;
+use crate::rng::{Stream, permutation, rng};
+use crate::tf::frame::rotate_pixels;
+
+/// A data set in training order: shuffled once an epoch, the last, smaller batch kept.
+#[derive(Debug)]
+pub struct Batches {
+    /// `[N, 32, 32, C]`, mirrored.
+    pixels: Vec<u8>,
+    channels: usize,
+    batch_size: usize,
+    seed: u64,
+    /// The epoch whose order is at hand, counted from 0, and that order.
+    order: (u64, Vec<u32>),
+}
+
+impl Batches {
+    /// Batches of `batch_size` (at least 1) from `set`, in an order that `seed` decides.
+    pub fn new(set: ImageSet, batch_size: usize, seed: u64) -> Self {
+        let ImageSet { channels, mut pixels, .. } = set;
+        // Rotated once, here, into the frame of the network.
+        for image in pixels.chunks_exact_mut(SIZE * SIZE * channels) {
+            rotate_pixels(image, channels);
+        }
+        let mut batches =
+            Self { pixels, channels, batch_size: batch_size.max(1), seed, order: (0, Vec::new()) };
+        batches.order = (0, batches.order_of(0));
+        batches
+    }
+
+    /// Number of images.
+    pub fn count(&self) -> usize {
+        self.pixels.len() / self.image_len()
+    }
+
+    /// Channels of an image.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// Batches an epoch.
+    pub fn per_epoch(&self) -> u64 {
+        self.count().div_ceil(self.batch_size) as u64
+    }
+
+    /// The epoch of an iteration; both counted from 1.
+    pub fn epoch_of(&self, iteration: u64) -> u64 {
+        1 + iteration.saturating_sub(1) / self.per_epoch()
+    }
+
+    /// The batch of an iteration, counted from 1: `[n, C, 32, 32]` in [−1, 1], mirrored, in
+    /// channels-last memory order.
+    ///
+    /// # Errors
+    /// If the device cannot hold it.
+    pub fn batch(&mut self, iteration: u64, device: Device, kind: Kind) -> Result<Tensor> {
+        let epoch = self.epoch_of(iteration) - 1;
+        if self.order.0 != epoch {
+            self.order = (epoch, self.order_of(epoch));
+        }
+        let position = (iteration.saturating_sub(1) % self.per_epoch()) as usize * self.batch_size;
+        let order = &self.order.1;
+        let rows = &order[position..order.len().min(position + self.batch_size)];
+        let mut bytes = Vec::with_capacity(rows.len() * self.image_len());
+        for &row in rows {
+            let start = row as usize * self.image_len();
+            bytes.extend_from_slice(&self.pixels[start..start + self.image_len()]);
+        }
+        let shape = [rows.len() as i64, IMAGE_SIZE, IMAGE_SIZE, self.channels as i64];
+        Ok(Tensor::f_from_data_size(&bytes, &shape, Kind::Uint8)?
+            .f_permute([0, 3, 1, 2])?
+            .f_to_device(device)?
+            .f_to_kind(kind)?
+            .f_div_scalar_(127.5)?
+            .f_sub_scalar_(1.)?)
+    }
+
+    fn image_len(&self) -> usize {
+        SIZE * SIZE * self.channels
+    }
+
+    fn order_of(&self, epoch: u64) -> Vec<u32> {
+        // `ImageSet::new` holds the count to what fits.
+        permutation(&mut rng(self.seed, Stream::Shuffle, epoch), self.count() as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tf::frame::rotate_images;
+
+    /// Image i is filled with i, but for its first pixel, which is 200.
+    fn numbered(count: u8) -> Result<ImageSet> {
+        let image = |i| {
+            let mut image = vec![i; SIZE * SIZE * 3];
+            image[..3].copy_from_slice(&[200, 210, 220]);
+            image
+        };
+        ImageSet::new("numbered", 3, (0..count).flat_map(image).collect())
+    }
+
+    fn last_pixels(batch: &Tensor) -> Vec<i64> {
+        // Upright, the last pixel is the image's number.
+        let bytes = ((rotate_images(batch).unwrap() + 1.) * 127.5).round().to_kind(Kind::Int64);
+        Vec::try_from(bytes.select(3, 31).select(2, 31).select(1, 0)).unwrap()
+    }
+
+    #[test]
+    fn an_epoch_holds_every_image_once_and_keeps_the_smaller_last_batch() -> Result<()> {
+        let mut batches = Batches::new(numbered(10)?, 4, 0);
+        assert_eq!(batches.per_epoch(), 3);
+        let mut epochs = Vec::new();
+        for epoch in 0..2 {
+            let mut seen = Vec::new();
+            for (i, size) in [(1, 4), (2, 4), (3, 2)] {
+                let batch = batches.batch(epoch * 3 + i, Device::Cpu, Kind::Float)?;
+                assert_eq!(batch.size(), [size, 3, 32, 32]);
+                seen.extend(last_pixels(&batch));
+            }
+            epochs.push(seen.clone());
+            seen.sort_unstable();
+            assert_eq!(seen, (0..10).collect::<Vec<_>>());
+        }
+        assert_ne!(epochs[0], epochs[1], "shuffled anew");
+        assert_eq!((batches.epoch_of(3), batches.epoch_of(4)), (1, 2));
+        Ok(())
+    }
+
+    #[test]
+    fn pixels_are_mirrored_and_scaled_as_the_reference_does() -> Result<()> {
+        let mut batches = Batches::new(numbered(1)?, 1, 0);
+        let batch = batches.batch(1, Device::Cpu, Kind::Double)?;
+        let red = batch.double_value(&[0, 0, 31, 31]);
+        assert_eq!(red, 200.0 / 127.5 - 1.0);
+        assert_eq!(batch.double_value(&[0, 2, 31, 31]), 220.0 / 127.5 - 1.0);
+        assert_eq!(batch.double_value(&[0, 0, 0, 0]), -1.0);
+        Ok(())
+    }
+
+    #[test]
+    fn any_iteration_can_be_asked_for_in_any_order() -> Result<()> {
+        let mut forward = Batches::new(numbered(10)?, 3, 5);
+        let mut jumping = Batches::new(numbered(10)?, 3, 5);
+        let all: Vec<_> =
+            (1..=12).map(|i| forward.batch(i, Device::Cpu, Kind::Float)).collect::<Result<_>>()?;
+        for i in [12, 3, 4, 11, 1] {
+            assert_eq!(jumping.batch(i, Device::Cpu, Kind::Float)?, all[i as usize - 1]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,402 @@
+//! Where to compute: the choice of a device, threads, the allocator, and what stands in the way.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
+
+use crate::config::Usage;
+
+/// What the user asks for with `--device`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceChoice {
+    /// The first CUDA device, else Apple's GPU, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A CUDA device.
+    Cuda(usize),
+    /// Apple's GPU.
+    Mps,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |n: &str| n.parse().ok().filter(|n| *n < 128);
+        match (text, text.strip_prefix("cuda:")) {
+            ("auto", _) => Ok(Self::Auto),
+            ("cpu", _) => Ok(Self::Cpu),
+            ("cuda", _) => Ok(Self::Cuda(0)),
+            ("mps", _) => Ok(Self::Mps),
+            (_, Some(n)) if number(n).is_some() => Ok(Self::Cuda(number(n).unwrap_or_default())),
+            _ => Err(format!("expected auto, cpu, cuda, cuda:N or mps, found `{text}`")),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+            Self::Mps => f.write_str("mps"),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(choice: DeviceChoice) -> Self {
+        choice.to_string()
+    }
+}
+
+/// A device's name, as `--device` takes it.
+pub fn name(device: Device) -> String {
+    match device {
+        Device::Cpu => "cpu".to_owned(),
+        Device::Cuda(n) => format!("cuda:{n}"),
+        Device::Mps => "mps".to_owned(),
+        Device::Vulkan => "vulkan".to_owned(),
+    }
+}
+
+/// The device that `choice` comes to, and a sentence about it where it was left open.
+///
+/// # Errors
+/// [`Usage`], if there is no such device or it cannot compute in `kind`; it says which of the
+/// reasons it is and what to do.
+pub fn resolve(choice: DeviceChoice, kind: Kind) -> Result<(Device, Option<String>)> {
+    let unavailable = |why: String| Usage(format!("--device {choice}: {why}"));
+    let resolved = match choice {
+        DeviceChoice::Cpu => (Device::Cpu, None),
+        DeviceChoice::Cuda(n) => {
+            let cuda = Cuda::look();
+            if let Some(obstacle) = cuda.obstacle() {
+                return Err(unavailable(obstacle).into());
+            }
+            if n >= cuda.devices {
+                let why = format!("there is no such device; {} found, from cuda:0", cuda.devices);
+                return Err(unavailable(why).into());
+            }
+            (Device::Cuda(n), None)
+        }
+        DeviceChoice::Mps => {
+            if !tch::utils::has_mps() {
+                let why = "this libtorch or this machine has no Apple GPU (Metal); use cpu";
+                return Err(unavailable(why.to_owned()).into());
+            }
+            (Device::Mps, None)
+        }
+        DeviceChoice::Auto => match Cuda::look().obstacle() {
+            None => (Device::Cuda(0), Some("a CUDA device was found; taking cuda:0".to_owned())),
+            Some(_) if tch::utils::has_mps() && kind == Kind::Float => {
+                (Device::Mps, Some("Apple's GPU was found; taking mps".to_owned()))
+            }
+            Some(obstacle) => {
+                (Device::Cpu, Some(format!("computing on the CPU; no CUDA: {obstacle}")))
+            }
+        },
+    };
+    if resolved.0 == Device::Mps && kind == Kind::Double {
+        let why = "Apple's GPUs have no float64; use --precision f32 or --device cpu";
+        return Err(unavailable(why.to_owned()).into());
+    }
+    Ok(resolved)
+}
+
+/// Physical cores this process may use: the default number of threads.
+pub fn default_threads() -> usize {
+    // Two threads on one core's two halves slow each other's convolutions down.
+    num_cpus::get_physical().min(num_cpus::get()).max(1)
+}
+
+/// Prepares the process for computing on `threads` CPU threads. To be called once, early.
+pub fn configure(threads: usize) {
+    // libtorch takes an i32; the configuration has checked the range.
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    // An error says that a pool is running already; then that one serves.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    keep_freed_memory();
+}
+
+/// Makes glibc keep what libtorch frees, rather than unmap and map it anew at every step.
+fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        const LARGE: libc::c_int = 1 << 30;
+        // SAFETY: mallopt only sets parameters of the allocator, at any time.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+            libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+        }
+    }
+}
+
+/// Turns TensorFloat-32 off, which cuDNN's convolutions take by default and whose 10 bits of
+/// mantissa are not float32. The user's own `NVIDIA_TF32_OVERRIDE` stands.
+///
+/// # Safety
+/// As [`std::env::set_var`]: no other thread may be running yet.
+pub unsafe fn forbid_tf32() {
+    const NAME: &str = "NVIDIA_TF32_OVERRIDE";
+    if std::env::var_os(NAME).is_none() {
+        // SAFETY: the caller's promise.
+        unsafe { std::env::set_var(NAME, "0") };
+    }
+}
+
+/// The processor's name, where the system tells.
+pub fn cpu_name() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field =
+        |line: &str| Some(line.strip_prefix("model name")?.split_once(':')?.1.trim().to_owned());
+    cpuinfo.lines().find_map(field).unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+/// Instruction sets of the processor that matter to libtorch's kernels, widest last.
+pub fn cpu_capability() -> Vec<&'static str> {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags: Vec<&str> = cpuinfo
+        .lines()
+        .find(|line| line.starts_with("flags") || line.starts_with("Features"))
+        .map(|line| line.split_whitespace().collect())
+        .unwrap_or_default();
+    ["asimd", "sve", "avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "bf16"]
+        .into_iter()
+        .filter(|name| flags.contains(name))
+        .collect()
+}
+
+/// The folder of the libtorch that this process has loaded.
+pub fn libtorch_folder() -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let loaded = maps
+        .lines()
+        .filter_map(|line| Some(Path::new(&line[line.find('/')?..])))
+        .find(|path| path.file_name().is_some_and(|name| name == "libtorch_cpu.so"))
+        .and_then(Path::parent)
+        .map(Path::to_path_buf);
+    // Elsewhere, what the build was linked with.
+    loaded.or_else(|| option_env!("DCGAN_LIBTORCH_LIB").map(PathBuf::from))
+}
+
+/// The version of the libtorch that this process has loaded, where its files tell.
+pub fn libtorch_version() -> Option<String> {
+    let root = libtorch_folder()?.parent()?.to_path_buf();
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).ok();
+    let from_python = |text: String| {
+        let line = text.lines().find_map(|line| line.strip_prefix("__version__ = "))?.to_owned();
+        Some(line.trim_matches(['\'', '"']).to_owned())
+    };
+    read("build-version")
+        .map(|text| text.trim().to_owned())
+        .or_else(|| read("version.py").and_then(from_python))
+}
+
+/// What there is of CUDA, step by step from the files to the devices.
+#[derive(Debug, Clone)]
+pub struct Cuda {
+    /// Whether the libtorch in use was built with CUDA: `libtorch_cuda.so` lies beside it.
+    pub built: bool,
+    /// Whether this executable has loaded that library.
+    pub linked: bool,
+    /// The newest CUDA that the driver serves (13000 for 13.0), or why there is none.
+    pub driver: Result<i32, String>,
+    /// Devices that libtorch can use.
+    pub devices: usize,
+}
+
+/// The CUDA that the libtorch of `scripts/setup.sh` is built on.
+const NEEDED_CUDA: i32 = 13_000;
+
+impl Cuda {
+    /// Looks.
+    pub fn look() -> Self {
+        let built = libtorch_folder().is_some_and(|lib| lib.join("libtorch_cuda.so").exists());
+        let linked = tch::utils::has_cudart();
+        let devices =
+            if linked { usize::try_from(tch::Cuda::device_count()).unwrap_or(0) } else { 0 };
+        Self { built: built || linked, linked, driver: driver_version(), devices }
+    }
+
+    /// The first thing that stands in the way of a CUDA device, and what to do about it.
+    pub fn obstacle(&self) -> Option<String> {
+        if !self.built {
+            return Some(format!(
+                "this libtorch ({}) was built without it; run ./scripts/setup.sh --cuda and build again",
+                libtorch_folder().unwrap_or_default().display()
+            ));
+        }
+        if !self.linked {
+            return Some(
+                "libtorch_cuda.so is there, but this executable was linked without it; build again \
+                 (cargo build --release)"
+                    .to_owned(),
+            );
+        }
+        match &self.driver {
+            Err(why) => return Some(why.clone()),
+            Ok(version) if *version < NEEDED_CUDA => {
+                return Some(format!(
+                    "the NVIDIA driver serves CUDA {} at most and this libtorch needs {}; update the driver",
+                    dotted(*version),
+                    dotted(NEEDED_CUDA)
+                ));
+            }
+            Ok(_) => {}
+        }
+        (self.devices == 0).then(|| {
+            let hidden = match std::env::var("CUDA_VISIBLE_DEVICES") {
+                Ok(value) => format!("CUDA_VISIBLE_DEVICES is `{value}`; "),
+                Err(_) => String::new(),
+            };
+            format!("the driver is there, but no device is; {hidden}see what nvidia-smi lists")
+        })
+    }
+}
+
+/// 13020 → "13.2".
+pub fn dotted(version: i32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
+}
+
+/// Asks the NVIDIA driver itself, without libtorch.
+fn driver_version() -> Result<i32, String> {
+    let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+    let missing = |_| {
+        let gpu = if Path::new("/proc/driver/nvidia").exists() {
+            "the kernel module is loaded, but its library is not found"
+        } else {
+            "no NVIDIA driver is installed here"
+        };
+        format!("{gpu} ({name}); install the driver, or in a container give it the GPUs")
+    };
+    // SAFETY: libcuda is the driver's own library; loading it runs its constructors, which every
+    // CUDA program does. The two functions have the signatures of the CUDA driver API:
+    // CUresult cuInit(unsigned), CUresult cuDriverGetVersion(int *).
+    unsafe {
+        let library = libloading::Library::new(name).map_err(missing)?;
+        let odd = |e: libloading::Error| format!("{name} is no CUDA driver ({e})");
+        let init: libloading::Symbol<unsafe extern "C" fn(u32) -> i32> =
+            library.get(b"cuInit\0").map_err(odd)?;
+        let get_version: libloading::Symbol<unsafe extern "C" fn(*mut i32) -> i32> =
+            library.get(b"cuDriverGetVersion\0").map_err(odd)?;
+        let mut version = 0;
+        let status = match init(0) {
+            0 => get_version(&raw mut version),
+            failed => failed,
+        };
+        // The driver keeps threads; it must stay loaded.
+        std::mem::forget(library);
+        match status {
+            0 => Ok(version),
+            100 => Err("the NVIDIA driver finds no GPU (CUDA error 100)".to_owned()),
+            code => Err(format!(
+                "the NVIDIA driver does not start (CUDA error {code}); see what nvidia-smi says"
+            )),
+        }
+    }
+}
+
+/// What `dcgan doctor` prints: one line a fact, and for each 'no' what to do.
+pub fn doctor() -> String {
+    let mut lines = Vec::new();
+    let mut say = |name: &str, value: String| lines.push(format!("{name:<16} {value}"));
+    say("dcgan", crate::VERSION.to_owned());
+    say("libtorch", libtorch_version().unwrap_or_else(|| "unknown version".to_owned()));
+    let folder = libtorch_folder();
+    say("  in", folder.map_or("unknown".to_owned(), |folder| folder.display().to_string()));
+    say("CPU", cpu_name());
+    let capability = cpu_capability();
+    say(
+        "  capability",
+        if capability.is_empty() { "baseline".to_owned() } else { capability.join(", ") },
+    );
+    say(
+        "  threads",
+        format!(
+            "{} by default ({} logical cores for this process, {} physical)",
+            default_threads(),
+            num_cpus::get(),
+            num_cpus::get_physical()
+        ),
+    );
+    let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+    say("  oneDNN", yes_no(tch::utils::has_mkldnn()));
+    let cuda = Cuda::look();
+    say(
+        "CUDA",
+        match cuda.obstacle() {
+            None => "ready".to_owned(),
+            Some(obstacle) => format!("no: {obstacle}"),
+        },
+    );
+    say("  built with", yes_no(cuda.built));
+    say("  linked", yes_no(cuda.linked));
+    say(
+        "  driver",
+        match &cuda.driver {
+            Ok(version) => format!("yes, up to CUDA {}", dotted(*version)),
+            Err(why) => format!("no: {why}"),
+        },
+    );
+    say("  devices", cuda.devices.to_string());
+    if cuda.devices > 0 {
+        say("  cuDNN", yes_no(tch::Cuda::cudnn_is_available()));
+    }
+    say("Apple GPU", yes_no(tch::utils::has_mps()));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices_are_parsed_and_printed() {
+        for name in ["auto", "cpu", "cuda:0", "cuda:7", "mps"] {
+            assert_eq!(
+                name.parse::<DeviceChoice>().map(|choice| choice.to_string()),
+                Ok(name.into())
+            );
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        for bad in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:999", "CPU"] {
+            assert!(bad.parse::<DeviceChoice>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn each_obstacle_has_its_own_remedy_and_the_first_is_told() {
+        let ready = Cuda { built: true, linked: true, driver: Ok(13_000), devices: 1 };
+        assert_eq!(ready.obstacle(), None);
+        let cases = [
+            (Cuda { built: false, linked: false, devices: 0, ..ready.clone() }, "setup.sh --cuda"),
+            (Cuda { linked: false, devices: 0, ..ready.clone() }, "build again"),
+            (Cuda { driver: Err("no driver".into()), devices: 0, ..ready.clone() }, "no driver"),
+            (Cuda { driver: Ok(12_080), devices: 0, ..ready.clone() }, "CUDA 12.8 at most"),
+            (Cuda { devices: 0, ..ready }, "nvidia-smi"),
+        ];
+        for (cuda, expected) in cases {
+            let obstacle = cuda.obstacle().unwrap_or_default();
+            assert!(obstacle.contains(expected), "{obstacle}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! A DCGAN trainer on libtorch that reproduces a TensorFlow 1 reference exactly.
+//!
+//! Data flows one way, and dependencies point the same way:
+//!
+//! ```text
+//! files ─ data ──────► batches ─────► train::step ─► StepStats ─► train ─► record
+//!         upright u8   mirrored       model on tf                          metrics, TensorBoard, grids
+//!         images       f32 in [−1, 1] no files, no clock                   sample, tensor_file
+//! ```
+//!
+//! - [`tf`]: TensorFlow's layers, losses and Adam on `tch::nn`, in the mirrored frame
+//!   ([`tf::frame`]) that makes exactness fast;
+//! - [`model`]: the generator and the discriminator;
+//! - [`data`]: images and batches; [`rng`]: noise and shuffles from (seed, stream, step);
+//! - [`train`]: one iteration ([`train::step`]), the loop and the run's folder;
+//! - [`record`]: what a run leaves behind; [`sample`]: images from a generator;
+//! - [`verify`]: this build against what the real TensorFlow computed; [`bench`]: its speed;
+//! - [`config`], [`device`], [`tensor_file`]: settings, machine, files;
+//! - [`cli`], [`commands`] and `main`: the command line, which nothing else knows.
+//!
+//! `examples/train.rs` trains a few iterations through this interface.
+
+#![deny(missing_docs)]
+
+pub mod bench;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod model;
+pub mod record;
+pub mod rng;
+pub mod sample;
+pub mod tensor_file;
+pub mod tf;
+pub mod train;
+pub mod verify;
+
+/// The version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit this program was built from, where it was built from a checkout.
+pub const GIT_COMMIT: Option<&str> = option_env!("DCGAN_GIT_COMMIT");

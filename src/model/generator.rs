@@ -1,0 +1,82 @@
+//! z → images.
+
+use anyhow::Result;
+use tch::{Tensor, nn};
+
+use super::ModelConfig;
+use crate::tf::frame::GRID;
+use crate::tf::{
+    BatchNorm, BatchNormConfig, ConvTranspose, ConvTransposeConfig, Dense, DenseConfig, Statistics,
+    Variable,
+};
+
+/// The generator, in the mirrored frame.
+#[derive(Debug)]
+pub struct Generator {
+    dense: Dense,
+    batch_normalization: BatchNorm,
+    conv2d_transpose: ConvTranspose,
+    batch_normalization_1: BatchNorm,
+    conv2d_transpose_1: ConvTranspose,
+    batch_normalization_2: BatchNorm,
+    conv2d_transpose_2: ConvTranspose,
+    grid_channels: i64,
+}
+
+impl Generator {
+    /// Creates the variables under `path`; [`crate::tf::initialize`] fills them.
+    pub fn new(path: &nn::Path, config: &ModelConfig) -> Self {
+        let ModelConfig { channels, base_width: w, z_dim: features, bn_epsilon, .. } = *config;
+        let batch_norm = |name, channels| {
+            BatchNorm::new(path, name, BatchNormConfig { channels, epsilon: bn_epsilon })
+        };
+        let conv_transpose = |name, in_channels, out_channels| {
+            ConvTranspose::new(path, name, ConvTransposeConfig { in_channels, out_channels })
+        };
+        let to_grid = DenseConfig::ToGrid { features, channels: 8 * w };
+        Self {
+            dense: Dense::new(path, "dense", to_grid),
+            batch_normalization: batch_norm("batch_normalization", 8 * w),
+            conv2d_transpose: conv_transpose("conv2d_transpose", 8 * w, 4 * w),
+            batch_normalization_1: batch_norm("batch_normalization_1", 4 * w),
+            conv2d_transpose_1: conv_transpose("conv2d_transpose_1", 4 * w, 2 * w),
+            batch_normalization_2: batch_norm("batch_normalization_2", 2 * w),
+            conv2d_transpose_2: conv_transpose("conv2d_transpose_2", 2 * w, channels),
+            grid_channels: 8 * w,
+        }
+    }
+
+    /// `z` `[N, z_dim]` → images `[N, C, 32, 32]` in [−1, 1], mirrored, same kind and device.
+    ///
+    /// # Errors
+    /// If `z` is not `[N, z_dim]`.
+    pub fn forward(&self, z: &Tensor, statistics: Statistics) -> Result<Tensor> {
+        // N batch, w base width, C image channels. TensorFlow's (h, w, c) order of the grid is
+        // libtorch's channels-last memory order: the permutation moves nothing.
+        let x = self.dense.forward(z)?; // [N, 4·4·8w]
+        let x = x.f_view([-1, GRID, GRID, self.grid_channels])?.f_permute([0, 3, 1, 2])?; // [N, 8w, 4, 4]
+        let x = self.batch_normalization.forward(&x, statistics)?.f_relu_()?;
+        let x = self.conv2d_transpose.forward(&x)?; // [N, 4w, 8, 8]
+        let x = self.batch_normalization_1.forward(&x, statistics)?.f_relu_()?;
+        let x = self.conv2d_transpose_1.forward(&x)?; // [N, 2w, 16, 16]
+        let x = self.batch_normalization_2.forward(&x, statistics)?.f_relu_()?;
+        let x = self.conv2d_transpose_2.forward(&x)?; // [N, C, 32, 32]
+        Ok(x.f_tanh()?)
+    }
+
+    /// The variables, in TensorFlow's order of creation.
+    pub fn variables(&self) -> Vec<Variable> {
+        [
+            self.dense.variables(),
+            self.batch_normalization.variables(),
+            self.conv2d_transpose.variables(),
+            self.batch_normalization_1.variables(),
+            self.conv2d_transpose_1.variables(),
+            self.batch_normalization_2.variables(),
+            self.conv2d_transpose_2.variables(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}

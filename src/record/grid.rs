@@ -1,0 +1,128 @@
+//! Pictures made of images.
+
+use std::io::Cursor;
+
+use anyhow::{Context, Result, ensure};
+use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+
+/// Pixels between the images of a grid.
+const GAP: usize = 2;
+/// Pixels between two grids side by side.
+const DIVIDER: usize = 8;
+
+/// A gray or RGB picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// 1 or 3.
+    pub channels: usize,
+    /// `[height, width, channels]`.
+    pub pixels: Vec<u8>,
+}
+
+impl Picture {
+    fn filled(width: usize, height: usize, channels: usize, value: u8) -> Self {
+        Self { width, height, channels, pixels: vec![value; width * height * channels] }
+    }
+
+    /// Copies `source` `[height, width, channels]` to (`top`, `left`).
+    fn place(&mut self, source: &[u8], width: usize, top: usize, left: usize) {
+        let row = width * self.channels;
+        for (y, source) in source.chunks_exact(row).enumerate() {
+            let start = ((top + y) * self.width + left) * self.channels;
+            self.pixels[start..start + row].copy_from_slice(source);
+        }
+    }
+
+    /// Images `[n, size, size, channels]` in rows of `columns`, with a thin black gap between them.
+    ///
+    /// # Errors
+    /// If there is no image, `images` is not whole images, or `channels` is neither 1 nor 3.
+    pub fn grid(images: &[u8], size: usize, channels: usize, columns: usize) -> Result<Self> {
+        ensure!(channels == 1 || channels == 3, "a picture has 1 or 3 channels, found {channels}");
+        let image = size * size * channels;
+        ensure!(
+            image > 0 && columns > 0 && !images.is_empty() && images.len().is_multiple_of(image),
+            "{} bytes are no images of {size}×{size}×{channels}",
+            images.len()
+        );
+        let count = images.len() / image;
+        let (columns, rows) = (columns.min(count), count.div_ceil(columns));
+        let side = |n: usize| n * size + (n - 1) * GAP;
+        let mut picture = Self::filled(side(columns), side(rows), channels, 0);
+        for (i, image) in images.chunks_exact(image).enumerate() {
+            let (row, column) = (i / columns, i % columns);
+            picture.place(image, size, row * (size + GAP), column * (size + GAP));
+        }
+        Ok(picture)
+    }
+
+    /// `left` and `right` with a white line between them.
+    ///
+    /// # Errors
+    /// If they have different channels.
+    pub fn side_by_side(left: &Self, right: &Self) -> Result<Self> {
+        ensure!(left.channels == right.channels, "one picture is gray and the other in colour");
+        let (width, height) = (left.width + DIVIDER + right.width, left.height.max(right.height));
+        let mut picture = Self::filled(width, height, left.channels, 255);
+        picture.place(&left.pixels, left.width, 0, 0);
+        picture.place(&right.pixels, right.width, 0, left.width + DIVIDER);
+        Ok(picture)
+    }
+
+    /// The picture as a PNG file.
+    ///
+    /// # Errors
+    /// If it is too large for one.
+    pub fn png(&self) -> Result<Vec<u8>> {
+        let color =
+            if self.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
+        let (width, height) = (u32::try_from(self.width)?, u32::try_from(self.height)?);
+        let mut file = Cursor::new(Vec::new());
+        PngEncoder::new(&mut file)
+            .write_image(&self.pixels, width, height, color)
+            .context("a picture cannot be encoded")?;
+        Ok(file.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_stand_in_reading_order_with_black_between_them() -> Result<()> {
+        // 3 images of 2×2, RGB, filled with 10, 20 and 30, two a row.
+        let images: Vec<u8> = [10, 20, 30].iter().flat_map(|&v| [v; 12]).collect();
+        let picture = Picture::grid(&images, 2, 3, 2)?;
+        assert_eq!((picture.width, picture.height), (6, 6));
+        let red = |y: usize, x: usize| picture.pixels[(y * 6 + x) * 3];
+        assert_eq!([red(0, 0), red(1, 5), red(4, 1), red(0, 2), red(5, 5)], [10, 20, 30, 0, 0]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_png_holds_the_same_pixels_gray_and_rgb_square_and_not() -> Result<()> {
+        for channels in [1, 3] {
+            let images: Vec<u8> = (0..5 * 4 * channels).map(|i| i as u8).collect();
+            let grid = Picture::grid(&images, 2, channels, 4)?;
+            let both = Picture::side_by_side(&grid, &grid)?;
+            assert_ne!(both.width, both.height);
+            let decoded = image::load_from_memory(&both.png()?)?;
+            assert_eq!(decoded.width() as usize, both.width);
+            assert_eq!(decoded.height() as usize, both.height);
+            assert_eq!(decoded.as_bytes(), both.pixels);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_grid_is_an_error() {
+        assert!(Picture::grid(&[0; 8], 2, 2, 1).is_err());
+        assert!(Picture::grid(&[0; 7], 2, 1, 1).is_err());
+        assert!(Picture::grid(&[], 2, 1, 1).is_err());
+    }
+}

@@ -1,0 +1,145 @@
+//! TensorBoard events: `tensorboard-rs`'s protocol types through its record writer.
+//!
+//! Its `SummaryWriter` swaps width and height, knows no gray, panics on an I/O error and truncates
+//! another writer's file of the same second. Here an error is returned once, after which writing
+//! has stopped and every further call does nothing: a run is worth more than its curves.
+
+use std::fs::{File, OpenOptions};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use protobuf::{Message, RepeatedField};
+use tensorboard_proto::event::Event;
+use tensorboard_proto::summary::{
+    Summary, Summary_Image, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData,
+};
+use tensorboard_proto::tensor::TensorProto;
+use tensorboard_proto::types::DataType;
+use tensorboard_rs::record_writer::RecordWriter;
+
+use super::grid::Picture;
+
+/// Writes one event file.
+pub struct TensorBoard {
+    path: PathBuf,
+    /// `None` after an error.
+    writer: Option<RecordWriter<BufWriter<File>>>,
+}
+
+impl TensorBoard {
+    /// Creates a new event file in `folder`.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn create(folder: &Path) -> Result<Self> {
+        let host = gethostname::gethostname();
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (mut number, pid) = (0, std::process::id());
+        let (path, file) = loop {
+            let name =
+                format!("events.out.tfevents.{seconds:010}.{}.{pid}.{number}", host.display());
+            let path = folder.join(name.replace(['/', '\\'], "_"));
+            match OpenOptions::new().append(true).create_new(true).open(&path) {
+                Ok(file) => break (path, file),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+                Err(e) => {
+                    return Err(e)
+                        .with_context(|| format!("{}: cannot be created", path.display()));
+                }
+            }
+        };
+        let mut board = Self { path, writer: Some(RecordWriter::new(BufWriter::new(file))) };
+        let mut event = Event::new();
+        event.set_file_version("brain.Event:2".to_owned());
+        board.write(event)?;
+        board.flush()?;
+        Ok(board)
+    }
+
+    /// Scalars of one step, by tag.
+    ///
+    /// # Errors
+    /// The first time that writing fails.
+    pub fn scalars(&mut self, step: u64, scalars: &[(&str, f64)]) -> Result<()> {
+        let value = |&(tag, scalar): &(&str, f64)| {
+            let mut value = Summary_Value::new();
+            value.set_tag(tag.to_owned());
+            value.set_simple_value(scalar as f32);
+            value
+        };
+        self.summary(step, scalars.iter().map(value).collect())
+    }
+
+    /// A picture, whose `png` is the one on disk.
+    ///
+    /// # Errors
+    /// The first time that writing fails.
+    pub fn image(&mut self, step: u64, tag: &str, picture: &Picture, png: &[u8]) -> Result<()> {
+        let mut image = Summary_Image::new();
+        image.set_height(i32::try_from(picture.height)?);
+        image.set_width(i32::try_from(picture.width)?);
+        image.set_colorspace(i32::try_from(picture.channels)?);
+        image.set_encoded_image_string(png.to_vec());
+        let mut value = Summary_Value::new();
+        value.set_tag(tag.to_owned());
+        value.set_image(image);
+        self.summary(step, vec![value])
+    }
+
+    /// A text, in Markdown.
+    ///
+    /// # Errors
+    /// The first time that writing fails.
+    pub fn text(&mut self, step: u64, tag: &str, markdown: &str) -> Result<()> {
+        let mut plugin = SummaryMetadata_PluginData::new();
+        plugin.set_plugin_name("text".to_owned());
+        let mut metadata = SummaryMetadata::new();
+        metadata.set_plugin_data(plugin);
+        let mut tensor = TensorProto::new();
+        tensor.set_dtype(DataType::DT_STRING);
+        tensor.set_string_val(RepeatedField::from(vec![markdown.as_bytes().to_vec()]));
+        let mut value = Summary_Value::new();
+        value.set_tag(tag.to_owned());
+        value.set_metadata(metadata);
+        value.set_tensor(tensor);
+        self.summary(step, vec![value])
+    }
+
+    /// Hands everything to the system, so that a running TensorBoard sees it.
+    ///
+    /// # Errors
+    /// The first time that writing fails.
+    pub fn flush(&mut self) -> Result<()> {
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let done = writer.flush();
+        self.finish(done)
+    }
+
+    fn summary(&mut self, step: u64, values: Vec<Summary_Value>) -> Result<()> {
+        let mut summary = Summary::new();
+        summary.set_value(RepeatedField::from(values));
+        let mut event = Event::new();
+        event.set_step(i64::try_from(step)?);
+        event.set_summary(summary);
+        self.write(event)
+    }
+
+    fn write(&mut self, mut event: Event) -> Result<()> {
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        event.set_wall_time(now.as_secs_f64());
+        let done = writer.write(&event.write_to_bytes()?);
+        self.finish(done)
+    }
+
+    fn finish(&mut self, done: std::io::Result<()>) -> Result<()> {
+        done.map_err(|e| {
+            self.writer = None;
+            let path = self.path.display();
+            anyhow::Error::new(e)
+                .context(format!("{path}: TensorBoard's events cannot be written any more"))
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! Elements of dense CPU tensors as slices: the only `unsafe` of the numeric code.
+
+use anyhow::{Result, ensure};
+use rayon::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+/// A float type that a tensor can hold.
+pub(super) trait Element: num_traits::Float + Send + Sync {
+    /// The tensor kind of this type.
+    const KIND: Kind;
+}
+
+impl Element for f32 {
+    const KIND: Kind = Kind::Float;
+}
+
+impl Element for f64 {
+    const KIND: Kind = Kind::Double;
+}
+
+/// Elements that a thread takes at a time: four arrays of it stay in a core's second-level cache.
+pub(super) const CHUNK: usize = 16 * 1024;
+
+/// The elements of a dense CPU tensor, in memory order.
+pub(super) fn elements<T: Element>(x: &Tensor) -> Result<&[T]> {
+    check::<T>(x)?;
+    // SAFETY: `check` proved that `numel` elements of this type lie densely from `data_ptr` on; an
+    // empty tensor may have a null pointer, which `from_raw_parts` must not see. The slice borrows
+    // the tensor. Another handle to the same storage could write to it meanwhile; the callers in
+    // this module's parent hold every handle that is written to by `&mut`.
+    Ok(match x.numel() {
+        0 => &[],
+        numel => unsafe { std::slice::from_raw_parts(x.data_ptr().cast(), numel) },
+    })
+}
+
+/// The elements of a dense CPU tensor, in memory order, to write to.
+pub(super) fn elements_mut<T: Element>(x: &mut Tensor) -> Result<&mut [T]> {
+    check::<T>(x)?;
+    // SAFETY: as in `elements`; the exclusive borrow of the handle stands for exclusive access,
+    // which its owner (one optimizer, one parameter) grants while no forward pass is running.
+    Ok(match x.numel() {
+        0 => &mut [],
+        numel => unsafe { std::slice::from_raw_parts_mut(x.data_ptr().cast(), numel) },
+    })
+}
+
+fn check<T: Element>(x: &Tensor) -> Result<()> {
+    ensure!(
+        x.device() == Device::Cpu && x.f_kind()? == T::KIND && is_dense(x),
+        "expected a dense {:?} tensor on the CPU, found {:?} on {:?} with shape {:?}, strides {:?}",
+        T::KIND,
+        x.f_kind()?,
+        x.device(),
+        x.size(),
+        x.stride(),
+    );
+    Ok(())
+}
+
+/// Whether the elements fill one gapless block, in whatever order of dimensions.
+fn is_dense(x: &Tensor) -> bool {
+    let mut dims: Vec<_> =
+        x.stride().into_iter().zip(x.size()).filter(|&(_, size)| size != 1).collect();
+    dims.sort_unstable();
+    let mut expected = 1;
+    dims.into_iter().all(|(stride, size)| {
+        let fits = stride == expected;
+        expected *= size;
+        fits
+    })
+}
+
+/// Whether every element of every tensor is finite. Dense CPU tensors of kind Float or Double.
+///
+/// # Errors
+/// If a tensor is not of that sort.
+pub fn all_finite(tensors: &[Tensor]) -> Result<bool> {
+    fn finite<T: Element>(x: &Tensor) -> Result<bool> {
+        // No short cut within a chunk: so the compiler uses vector registers.
+        let is_finite = |chunk: &[T]| chunk.iter().fold(true, |all, x| all & x.is_finite());
+        Ok(elements::<T>(x)?.par_chunks(CHUNK).all(is_finite))
+    }
+    for x in tensors {
+        let finite =
+            if x.f_kind()? == Kind::Double { finite::<f64>(x)? } else { finite::<f32>(x)? };
+        if !finite {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_nan_or_infinity_anywhere_is_found() -> Result<()> {
+        for kind in [Kind::Float, Kind::Double] {
+            for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+                for at in [0, 1, 16383, 16384, 39_999] {
+                    let good = Tensor::rand([40_000], (kind, Device::Cpu));
+                    assert!(all_finite(&[good.shallow_clone()])?);
+                    let _ = good.get(at).fill_(bad);
+                    assert!(!all_finite(&[good])?, "{bad} at {at}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn only_dense_cpu_tensors_of_the_right_kind_are_lent() {
+        let x = Tensor::zeros([2, 3, 4, 5], (Kind::Float, Device::Cpu));
+        assert!(elements::<f32>(&x).is_ok());
+        assert!(elements::<f32>(&x.permute([0, 2, 3, 1])).is_ok());
+        assert!(elements::<f64>(&x).is_err());
+        assert!(elements::<f32>(&x.narrow(3, 0, 2)).is_err());
+        assert!(elements::<f32>(&x.narrow(0, 0, 1).expand([3, 3, 4, 5], false)).is_err());
+        assert_eq!(elements::<f32>(&x.narrow(0, 0, 0)).ok(), Some(&[][..]));
+    }
+}

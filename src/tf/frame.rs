@@ -1,0 +1,166 @@
+//! The mirrored frame: the only place that knows it.
+//!
+//! TensorFlow's "same" padding for kernel 5 and stride 2 puts one zero before and two after.
+//! libtorch pads two on either side and never reads the last of them: two before and one after.
+//! Each is the other's mirror image, so the network lives rotated by 180° and both of its kinds of
+//! convolution are libtorch's plain ones, without a pad or a crop. What crosses the border between
+//! the two frames is mapped here: variables by [`Layout`], images by [`rotate_images`] and
+//! [`rotate_pixels`].
+
+use anyhow::{Result, ensure};
+use tch::Tensor;
+
+/// Width and height of every kernel.
+pub const KERNEL: i64 = 5;
+/// Stride of every convolution.
+pub const STRIDE: i64 = 2;
+/// Zeros on either side of a convolution's input.
+pub const PADDING: i64 = 2;
+/// Extra rows and columns at the end of a transposed convolution's output.
+pub const OUTPUT_PADDING: i64 = 1;
+/// Width and height of the grid between the dense layers and the convolutions.
+pub const GRID: i64 = 4;
+
+/// How a variable is laid out in TensorFlow, and so how it maps to the mirrored libtorch tensor.
+///
+/// Letters: `h`, `w` kernel or grid position, `i` input and `o` output channels, `c` channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// One value a channel: `[c]` in both.
+    Channels,
+    /// `kernel_hwio` ↔ `weight_oihw`, rotated.
+    ConvKernel,
+    /// `kernel_hwoi` ↔ `weight_iohw`, rotated.
+    ConvTransposeKernel,
+    /// `kernel [i, (h, w, c)]` ↔ `weight [(h, w, c), i]`, the grid rotated.
+    KernelToGrid,
+    /// `bias [(h, w, c)]` in both, the grid rotated.
+    BiasOfGrid,
+    /// `kernel [(h, w, c), o]` ↔ `weight [o, (h, w, c)]`, the grid rotated.
+    KernelFromGrid,
+}
+
+impl Layout {
+    /// TensorFlow's upright tensor as the mirrored libtorch one, contiguous.
+    ///
+    /// # Errors
+    /// If the tensor's rank is not the layout's, or a grid axis is no multiple of 16.
+    pub fn mirrored_from_tf(self, tf: &Tensor) -> Result<Tensor> {
+        self.check_rank(tf)?;
+        Ok(match self {
+            Self::Channels => tf.f_detach_copy()?,
+            Self::ConvKernel | Self::ConvTransposeKernel => {
+                // [h, w, a, b] -> [b, a, h, w]
+                tf.f_permute([3, 2, 0, 1])?.f_flip([2, 3])?
+            }
+            Self::KernelToGrid => rotate_grid(&tf.f_tr()?, 0)?,
+            Self::BiasOfGrid => rotate_grid(tf, 0)?,
+            Self::KernelFromGrid => rotate_grid(&tf.f_tr()?, 1)?,
+        }
+        .f_contiguous()?)
+    }
+
+    /// The mirrored libtorch tensor as TensorFlow's upright one, contiguous: the inverse of
+    /// [`Self::mirrored_from_tf`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn tf_from_mirrored(self, mirrored: &Tensor) -> Result<Tensor> {
+        self.check_rank(mirrored)?;
+        Ok(match self {
+            Self::Channels => mirrored.f_detach_copy()?,
+            Self::ConvKernel | Self::ConvTransposeKernel => {
+                // [b, a, h, w] -> [h, w, a, b]
+                mirrored.f_flip([2, 3])?.f_permute([2, 3, 1, 0])?
+            }
+            Self::KernelToGrid => rotate_grid(mirrored, 0)?.f_tr()?,
+            Self::BiasOfGrid => rotate_grid(mirrored, 0)?,
+            Self::KernelFromGrid => rotate_grid(mirrored, 1)?.f_tr()?,
+        }
+        .f_contiguous()?)
+    }
+
+    fn check_rank(self, x: &Tensor) -> Result<()> {
+        let rank = match self {
+            Self::Channels | Self::BiasOfGrid => 1,
+            Self::KernelToGrid | Self::KernelFromGrid => 2,
+            Self::ConvKernel | Self::ConvTransposeKernel => 4,
+        };
+        ensure!(x.dim() == rank, "{self:?}: expected rank {rank}, found shape {:?}", x.size());
+        Ok(())
+    }
+}
+
+/// Rotates the axis `axis`, which runs over (h, w, c) of the 4×4 grid, by 180°.
+fn rotate_grid(x: &Tensor, axis: usize) -> Result<Tensor> {
+    let shape = x.size();
+    let length = shape[axis];
+    ensure!(
+        length % (GRID * GRID) == 0,
+        "axis {axis} of shape {shape:?} is no {GRID}×{GRID} grid of channels"
+    );
+    let mut grid = shape.clone();
+    grid.splice(axis..=axis, [GRID, GRID, length / (GRID * GRID)]);
+    let axis = axis as i64;
+    Ok(x.f_reshape(&grid)?.f_flip([axis, axis + 1])?.f_reshape(&shape)?)
+}
+
+/// Images `[N, C, H, W]`, rotated by 180°: from either frame into the other.
+///
+/// # Errors
+/// If `images` is not rank 4.
+pub fn rotate_images(images: &Tensor) -> Result<Tensor> {
+    ensure!(images.dim() == 4, "expected images [N, C, H, W], found {:?}", images.size());
+    Ok(images.f_flip([2, 3])?)
+}
+
+/// Rotates one image's bytes `[H, W, C]` by 180° in place: from either frame into the other.
+pub fn rotate_pixels(image: &mut [u8], channels: usize) {
+    image.reverse();
+    for pixel in image.chunks_exact_mut(channels) {
+        pixel.reverse();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn every_layout_maps_back_to_itself() -> Result<()> {
+        let cases: [(Layout, &[i64]); 6] = [
+            (Layout::Channels, &[7]),
+            (Layout::ConvKernel, &[5, 5, 3, 2]),
+            (Layout::ConvTransposeKernel, &[5, 5, 2, 3]),
+            (Layout::KernelToGrid, &[10, 48]),
+            (Layout::BiasOfGrid, &[48]),
+            (Layout::KernelFromGrid, &[48, 1]),
+        ];
+        for (layout, shape) in cases {
+            let tf = Tensor::rand(shape, (Kind::Double, Device::Cpu));
+            let there = layout.mirrored_from_tf(&tf)?;
+            assert!(there.is_contiguous());
+            assert_eq!(layout.tf_from_mirrored(&there)?, tf, "{layout:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn bytes_and_tensors_rotate_alike() -> Result<()> {
+        let mut bytes: Vec<u8> = (0..3 * 4 * 2).collect();
+        let images = Tensor::from_slice(&bytes).view([1, 3, 4, 2]).permute([0, 3, 1, 2]);
+        rotate_pixels(&mut bytes, 2);
+        let rotated = Tensor::from_slice(&bytes).view([1, 3, 4, 2]).permute([0, 3, 1, 2]);
+        assert_eq!(rotate_images(&images)?, rotated);
+        Ok(())
+    }
+
+    #[test]
+    fn a_wrong_rank_is_an_error_that_names_the_shape() {
+        let x = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
+        let error = Layout::ConvKernel.mirrored_from_tf(&x).unwrap_err().to_string();
+        assert!(error.contains("[2, 3]"), "{error}");
+        assert!(Layout::KernelToGrid.mirrored_from_tf(&x).is_err());
+    }
+}

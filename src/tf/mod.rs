@@ -1,0 +1,24 @@
+//! TensorFlow 1's layers, losses and optimizer on `tch::nn`, in the mirrored frame ([`frame`]).
+//!
+//! Nothing here knows the DCGAN: [`crate::model`] puts these pieces together.
+
+mod adam;
+mod batch_norm;
+mod conv;
+mod conv_transpose;
+mod cpu;
+mod dense;
+pub mod frame;
+mod init;
+mod loss;
+mod variable;
+
+pub use adam::{Adam, AdamConfig, Slot};
+pub use batch_norm::{BatchNorm, BatchNormConfig, Statistics};
+pub use conv::{Conv, ConvConfig};
+pub use conv_transpose::{ConvTranspose, ConvTransposeConfig};
+pub use cpu::all_finite;
+pub use dense::{Dense, DenseConfig};
+pub use init::{KERNEL_STDDEV, initialize};
+pub use loss::{leaky_relu, sigmoid_cross_entropy};
+pub use variable::{Role, Variable};

@@ -1,0 +1,70 @@
+//! A network's variables by TensorFlow's names.
+
+use tch::Tensor;
+
+use super::frame::Layout;
+
+/// What a variable is for; it decides the initial value and whether it is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Weights of a dense layer or a convolution.
+    Kernel,
+    /// Added to each output channel.
+    Bias,
+    /// Batch norm's scale.
+    Gamma,
+    /// Batch norm's shift.
+    Beta,
+    /// Batch norm's running mean, not trained.
+    MovingMean,
+    /// Batch norm's running variance, not trained.
+    MovingVariance,
+}
+
+impl Role {
+    /// Whether the optimizer steps it.
+    pub fn is_trainable(self) -> bool {
+        !matches!(self, Self::MovingMean | Self::MovingVariance)
+    }
+}
+
+/// One variable: its names on both sides, its layout and the live tensor (mirrored frame).
+#[derive(Debug)]
+pub struct Variable {
+    /// TensorFlow's name within its network, such as `conv2d_transpose_1/kernel`.
+    pub tf_name: String,
+    /// The `tch` variable store's name, such as `conv2d_transpose_1.weight`.
+    pub torch_name: String,
+    /// What it is for.
+    pub role: Role,
+    /// How it maps between the frames.
+    pub layout: Layout,
+    /// The tensor itself; a shallow clone, so writing to it writes the network's.
+    pub tensor: Tensor,
+}
+
+impl Variable {
+    pub(super) fn new(
+        layer: &str,
+        torch_name: &str,
+        role: Role,
+        layout: Layout,
+        tensor: &Tensor,
+    ) -> Self {
+        let tf_name = match role {
+            Role::Kernel => "kernel",
+            Role::Bias => "bias",
+            Role::Gamma => "gamma",
+            Role::Beta => "beta",
+            Role::MovingMean => "moving_mean",
+            Role::MovingVariance => "moving_variance",
+        };
+        Self {
+            tf_name: format!("{layer}/{tf_name}"),
+            torch_name: format!("{layer}.{torch_name}"),
+            role,
+            layout,
+            tensor: tensor.shallow_clone(),
+        }
+    }
+}

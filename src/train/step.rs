@@ -1,0 +1,204 @@
+//! One iteration: a discriminator step and `g_steps` generator steps on the same z.
+//!
+//! No files, no clock, no printing. DESIGN: the generator's forward pass of the discriminator step
+//! serves the first generator step as well, because neither its weights nor z change in between.
+
+use anyhow::{Result, ensure};
+use tch::Tensor;
+
+use super::finite::FiniteCheck;
+use crate::model::{Model, Network};
+use crate::tf::{Adam, AdamConfig, Statistics, sigmoid_cross_entropy};
+
+/// What one iteration does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepConfig {
+    /// One-sided: real images are labelled 1 − this.
+    pub label_smoothing: f64,
+    /// Generator steps an iteration; at least 1.
+    pub g_steps: u64,
+    /// Of both optimizers.
+    pub adam: AdamConfig,
+}
+
+impl Default for StepConfig {
+    fn default() -> Self {
+        Self { label_smoothing: 0.1, g_steps: 2, adam: AdamConfig::default() }
+    }
+}
+
+/// Both networks and their optimizers.
+#[derive(Debug)]
+pub struct Gan {
+    /// The networks.
+    pub model: Model,
+    /// The generator's optimizer.
+    pub g_adam: Adam,
+    /// The discriminator's optimizer.
+    pub d_adam: Adam,
+    config: StepConfig,
+    finite: FiniteCheck,
+    /// Live moving statistics, and what they were before the iteration.
+    moving: Vec<(Tensor, Tensor)>,
+    iterations_done: u64,
+}
+
+/// What an iteration reports, still on the device.
+#[derive(Debug)]
+pub struct StepStats {
+    d_loss: Tensor,
+    g_loss: Tensor,
+    real_logits: Tensor,
+    fake_logits: Tensor,
+}
+
+/// What an iteration reports, as numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepValues {
+    /// Of the discriminator step, before its update.
+    pub d_loss: f64,
+    /// Of the last generator step, before its update.
+    pub g_loss: f64,
+    /// Mean sigmoid of the discriminator step's logits on real images.
+    pub mean_discriminator_output_prob_real: f64,
+    /// The same on generated ones.
+    pub mean_discriminator_output_prob_fake: f64,
+}
+
+impl StepStats {
+    /// Reads the numbers; waits for the device.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn read(&self) -> Result<StepValues> {
+        let mean_prob =
+            |logits: &Tensor| logits.f_sigmoid()?.f_mean(logits.kind())?.f_double_value(&[]);
+        Ok(StepValues {
+            d_loss: self.d_loss.f_double_value(&[])?,
+            g_loss: self.g_loss.f_double_value(&[])?,
+            mean_discriminator_output_prob_real: mean_prob(&self.real_logits)?,
+            mean_discriminator_output_prob_fake: mean_prob(&self.fake_logits)?,
+        })
+    }
+}
+
+impl Gan {
+    /// Fresh optimizers around `model`.
+    ///
+    /// # Errors
+    /// If `g_steps` is 0, or the moments cannot be allocated.
+    pub fn new(model: Model, config: StepConfig) -> Result<Self> {
+        let finite = FiniteCheck::new(model.device, model.kind, 1 + config.g_steps)?;
+        Self::with_check(model, config, finite)
+    }
+
+    fn with_check(model: Model, config: StepConfig, finite: FiniteCheck) -> Result<Self> {
+        ensure!(config.g_steps > 0, "g_steps is 0; the generator would never be trained");
+        let adam = |network| {
+            let variables = model.trainable(network).into_iter().map(|variable| variable.tensor);
+            Adam::new(variables, config.adam)
+        };
+        let (g_adam, d_adam) = (adam(Network::Generator)?, adam(Network::Discriminator)?);
+        let moving = Network::ALL
+            .into_iter()
+            .flat_map(|network| model.variables(network))
+            .filter(|variable| !variable.role.is_trainable())
+            .map(|variable| Ok((variable.tensor.f_detach_copy()?, variable.tensor)))
+            .map(|pair| pair.map(|(before, live)| (live, before)))
+            .collect::<Result<_>>()?;
+        Ok(Self { model, g_adam, d_adam, config, finite, moving, iterations_done: 0 })
+    }
+
+    /// One iteration.
+    ///
+    /// # Shapes
+    /// `real` `[n, C, 32, 32]` in [−1, 1], mirrored; `z` `[N, z_dim]`; `n` and `N` may differ.
+    /// Both of the model's kind, on its device.
+    ///
+    /// # Errors
+    /// [`super::NonFinite`] on the CPU, before anything non-finite has entered a weight; on an
+    /// accelerator [`Self::synchronize`] reports it.
+    pub fn iteration(&mut self, real: &Tensor, z: &Tensor) -> Result<StepStats> {
+        self.iterations_done += 1;
+        tch::no_grad(|| {
+            self.moving.iter_mut().try_for_each(|(live, before)| before.f_copy_(live))
+        })?;
+        let stats = self.steps(real, z);
+        match (&stats, self.finite.current()) {
+            // What a non-finite pass left in the moving statistics goes.
+            (Err(_), _) => self.restore_moving(None)?,
+            (Ok(_), Some(gate)) => {
+                let gate = gate.shallow_clone();
+                self.restore_moving(Some(&gate))?;
+            }
+            (Ok(_), None) => {}
+        }
+        stats
+    }
+
+    /// Waits for the device.
+    ///
+    /// # Errors
+    /// [`super::NonFinite`], if any iteration so far has met one; the weights are those before it.
+    pub fn synchronize(&self) -> Result<()> {
+        self.finite.synchronize()
+    }
+
+    fn steps(&mut self, real: &Tensor, z: &Tensor) -> Result<StepStats> {
+        let StepConfig { label_smoothing, g_steps, .. } = self.config;
+        let momentum = self.model.config.bn_momentum;
+        let updating = Statistics::BatchUpdating { momentum };
+        // Both the discriminator's run and the first generator run update the generator's moving
+        // statistics, from this one pass: two decays at once.
+        let twice = Statistics::BatchUpdating { momentum: 1.0 - (1.0 - momentum).powi(2) };
+
+        let mut fake = self.model.generator.forward(z, twice)?; // [N, C, 32, 32]
+
+        // TF: real and fake are two batches, each with its own statistics.
+        let discriminator = &self.model.discriminator;
+        let real_logits = discriminator.forward(real, updating)?; // [n, 1]
+        let fake_logits = discriminator.forward(&fake.f_detach()?, updating)?; // [N, 1]
+        let d_loss = sigmoid_cross_entropy(&real_logits, 1.0 - label_smoothing)?
+            .f_add(&sigmoid_cross_entropy(&fake_logits, 0.0)?)?;
+        let gradients = Tensor::f_run_backward(&[&d_loss], &self.d_adam.variables(), false, false)?;
+        let gate = self.finite.gate(&d_loss, &gradients, self.iterations_done, 0)?;
+        self.d_adam.step(&gradients, gate.as_ref())?;
+
+        let mut g_loss = None;
+        for g_step in 1..=g_steps {
+            if g_step > 1 {
+                fake = self.model.generator.forward(z, updating)?;
+            }
+            // TF: this run also feeds the discriminator's moving statistics, which nothing reads.
+            let logits = self.model.discriminator.forward(&fake, Statistics::Batch)?;
+            let loss = sigmoid_cross_entropy(&logits, 1.0)?;
+            let gradients =
+                Tensor::f_run_backward(&[&loss], &self.g_adam.variables(), false, false)?;
+            let gate = self.finite.gate(&loss, &gradients, self.iterations_done, g_step)?;
+            self.g_adam.step(&gradients, gate.as_ref())?;
+            g_loss = Some(loss.f_detach()?);
+        }
+        let g_loss = g_loss.map_or_else(|| d_loss.f_zeros_like(), Ok)?;
+        Ok(StepStats {
+            d_loss: d_loss.f_detach()?,
+            g_loss,
+            real_logits: real_logits.f_detach()?,
+            fake_logits: fake_logits.f_detach()?,
+        })
+    }
+
+    /// Takes the moving statistics back to before the iteration: always, or where `gate` is 0.
+    fn restore_moving(&mut self, gate: Option<&Tensor>) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        for (live, before) in &mut self.moving {
+            match gate {
+                None => live.f_copy_(before)?,
+                Some(gate) => {
+                    let chosen = live.f_where_self(&gate.f_ne(0.)?, before)?;
+                    live.f_copy_(&chosen)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
