@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
+use crate::device::DeviceChoice;
 use crate::model::{IMAGE_SIZE, Model, ModelConfig};
 use crate::rng::{Latent, Stream, rng};
 use crate::train::step::{Gan, StepConfig};
@@ -43,7 +44,7 @@ pub struct BenchResult {
     /// `f32` or `f64`.
     pub precision: &'static str,
     /// Device, as `--device` takes it.
-    pub device: String,
+    pub device: DeviceChoice,
     /// CPU threads.
     pub threads: i32,
     /// Largest resident memory of the process, in 10^6 bytes; absent where the system does not tell.
@@ -97,7 +98,7 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
         images_per_s: batch_size as f64 / (median_ms / 1e3),
         batch: batch_size,
         precision: if kind == Kind::Double { "f64" } else { "f32" },
-        device: crate::device::name(device),
+        device: DeviceChoice::from(device),
         threads: tch::get_num_threads(),
         max_rss_mb: max_rss_mb(),
     })

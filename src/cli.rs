@@ -87,13 +87,13 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", help_heading = "Training")]
     batch_size: Option<u64>,
     /// Adam's step size, of both networks [default: 2e-4]
-    #[arg(long, value_name = "X", help_heading = "Training")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Training")]
     learning_rate: Option<f64>,
     /// Adam's decay of the first moment [default: 0.5]
-    #[arg(long, value_name = "X", help_heading = "Training")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Training")]
     beta1: Option<f64>,
     /// Real images are labelled 1 - X [default: 0.1]
-    #[arg(long, value_name = "X", help_heading = "Training")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Training")]
     label_smoothing: Option<f64>,
     /// Generator steps an iteration [default: 2]
     #[arg(long, value_name = "N", help_heading = "Training")]

@@ -34,13 +34,16 @@ pub fn print(bytes: &[u8]) -> Result<ExitCode> {
 /// # Errors
 /// As [`crate::train::train`], and [`crate::config::Usage`].
 pub fn train(args: &TrainArgs) -> Result<ExitCode> {
-    let Resolved { config, run } = args.resolve()?;
+    let Resolved { mut config, run } = args.resolve()?;
     let verbosity = args.verbosity();
     let threads = config.threads.unwrap_or_else(default_threads);
     device::configure(threads);
     let (device, note) = device::resolve(config.device, config.precision.kind())?;
+    // What was left open is settled now, so that the run's record can repeat it.
+    config.device = device.into();
+    config.threads = Some(threads);
     let set = load(&config.dataset)?;
-    let plan = plan(&config, &set, &device::name(device), threads)?;
+    let plan = plan(&config, &set)?;
     if args.dry_run {
         return print(plan.as_bytes());
     }
@@ -54,11 +57,12 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     if let Some(note) = note {
         progress.note(&note);
     }
-    let (place, images) = (device::name(device), set.count());
     let path = run.path().display().to_string();
     progress.note(&format!(
-        "training on {images} images of `{}` on {place}, {threads} threads; everything goes to {path}",
-        set.name()
+        "training on {} images of `{}` on {}, {threads} threads; everything goes to {path}",
+        set.count(),
+        set.name(),
+        config.device
     ));
     let outcome = crate::train::train(&config, device, set, &run, &progress)?;
     let (last, iterations) = (outcome.last, outcome.iterations);
@@ -70,13 +74,13 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
 }
 
 /// The resolved configuration and the layers, as `--dry-run` prints them.
-fn plan(config: &TrainConfig, set: &ImageSet, device: &str, threads: usize) -> Result<String> {
+fn plan(config: &TrainConfig, set: &ImageSet) -> Result<String> {
     let mut text = toml::to_string(config)?;
     let per_epoch = set.count().div_ceil(config.batch_size) as u64;
     let total = config.total_iterations(per_epoch);
     writeln!(
         text,
-        "\n# {} images of {} channel(s), {per_epoch} iterations an epoch, {total} in all; on {device}, {threads} threads",
+        "\n# {} images of {} channel(s), {per_epoch} iterations an epoch, {total} in all",
         set.count(),
         set.channels()
     )?;
@@ -150,7 +154,7 @@ fn verify_table(file: &str, report: &Report, every_tensor: bool) -> Result<Strin
     for reason in &report.not_compared {
         writeln!(text, "  not compared: {reason}")?;
     }
-    if report.worst().keys().any(|group| group.to_string().contains('†')) {
+    if report.worst().keys().any(|group| group.is_absolute()) {
         writeln!(
             text,
             "  † of biases that a batch norm takes out again: the largest absolute difference"

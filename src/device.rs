@@ -66,13 +66,14 @@ impl From<DeviceChoice> for String {
     }
 }
 
-/// A device's name, as `--device` takes it.
-pub fn name(device: Device) -> String {
-    match device {
-        Device::Cpu => "cpu".to_owned(),
-        Device::Cuda(n) => format!("cuda:{n}"),
-        Device::Mps => "mps".to_owned(),
-        Device::Vulkan => "vulkan".to_owned(),
+impl From<Device> for DeviceChoice {
+    fn from(device: Device) -> Self {
+        match device {
+            Device::Cuda(n) => Self::Cuda(n),
+            Device::Mps => Self::Mps,
+            // No choice leads to Vulkan.
+            Device::Cpu | Device::Vulkan => Self::Cpu,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::run_dir::RunDir;
 use super::step::Gan;
 use crate::config::{ENVIRONMENT_KEY, TrainConfig};
 use crate::data::{Batches, ImageSet, SIZE};
-use crate::device;
+use crate::device::{self, DeviceChoice};
 use crate::model::{Model, Network};
 use crate::record::grid::Picture;
 use crate::record::jsonl::{JsonLines, Metrics};
@@ -227,7 +227,7 @@ fn config_toml(config: &TrainConfig, device: Device, set: &ImageSet) -> Result<S
         ("dcgan".to_owned(), text(crate::VERSION)),
         ("git-commit".to_owned(), text(crate::GIT_COMMIT.unwrap_or("unknown"))),
         ("libtorch".to_owned(), text(device::libtorch_version().as_deref().unwrap_or("unknown"))),
-        ("device".to_owned(), text(&device::name(device))),
+        ("device".to_owned(), text(&DeviceChoice::from(device).to_string())),
         ("cpu".to_owned(), text(&device::cpu_name())),
         ("threads".to_owned(), toml::Value::Integer(tch::get_num_threads().into())),
         ("images".to_owned(), toml::Value::Integer(i64::try_from(set.count())?)),
