@@ -88,8 +88,9 @@ pub fn resolve(choice: DeviceChoice, kind: Kind) -> Result<(Device, Option<Strin
         DeviceChoice::Cpu => (Device::Cpu, None),
         DeviceChoice::Cuda(n) => {
             let cuda = Cuda::look();
-            if let Some(obstacle) = cuda.obstacle() {
-                return Err(unavailable(obstacle).into());
+            let obstacles = cuda.obstacles();
+            if !obstacles.is_empty() {
+                return Err(unavailable(obstacles.join("; also, ")).into());
             }
             if n >= cuda.devices {
                 let why = format!("there is no such device; {} found, from cuda:0", cuda.devices);
@@ -104,14 +105,12 @@ pub fn resolve(choice: DeviceChoice, kind: Kind) -> Result<(Device, Option<Strin
             }
             (Device::Mps, None)
         }
-        DeviceChoice::Auto => match Cuda::look().obstacle() {
+        DeviceChoice::Auto => match Cuda::look().obstacles().first() {
             None => (Device::Cuda(0), Some("a CUDA device was found; taking cuda:0".to_owned())),
             Some(_) if tch::utils::has_mps() && kind == Kind::Float => {
                 (Device::Mps, Some("Apple's GPU was found; taking mps".to_owned()))
             }
-            Some(obstacle) => {
-                (Device::Cpu, Some(format!("computing on the CPU; no CUDA: {obstacle}")))
-            }
+            Some(obstacle) => (Device::Cpu, Some(format!("computing on the CPU: {obstacle}"))),
         },
     };
     if resolved.0 == Device::Mps && kind == Kind::Double {
@@ -237,39 +236,42 @@ impl Cuda {
         Self { built: built || linked, linked, driver: driver_version(), devices }
     }
 
-    /// The first thing that stands in the way of a CUDA device, and what to do about it.
-    pub fn obstacle(&self) -> Option<String> {
+    /// What stands in the way of a CUDA device, each with what to do about it; none: it is ready.
+    pub fn obstacles(&self) -> Vec<String> {
+        let mut obstacles = Vec::new();
+        match &self.driver {
+            Err(why) => obstacles.push(why.clone()),
+            Ok(version) if *version < NEEDED_CUDA => obstacles.push(format!(
+                "the NVIDIA driver serves CUDA {} at most and this libtorch needs {}; update the \
+                 driver",
+                dotted(*version),
+                dotted(NEEDED_CUDA)
+            )),
+            Ok(_) => {}
+        }
         if !self.built {
-            return Some(format!(
-                "this libtorch ({}) was built without it; run ./scripts/setup.sh --cuda and build again",
+            obstacles.push(format!(
+                "this libtorch ({}) was built without CUDA; run ./scripts/setup.sh --cuda and \
+                 build again",
                 libtorch_folder().unwrap_or_default().display()
             ));
-        }
-        if !self.linked {
-            return Some(
+        } else if !self.linked {
+            obstacles.push(
                 "libtorch_cuda.so is there, but this executable was linked without it; build again \
                  (cargo build --release)"
                     .to_owned(),
             );
         }
-        match &self.driver {
-            Err(why) => return Some(why.clone()),
-            Ok(version) if *version < NEEDED_CUDA => {
-                return Some(format!(
-                    "the NVIDIA driver serves CUDA {} at most and this libtorch needs {}; update the driver",
-                    dotted(*version),
-                    dotted(NEEDED_CUDA)
-                ));
-            }
-            Ok(_) => {}
-        }
-        (self.devices == 0).then(|| {
+        if obstacles.is_empty() && self.devices == 0 {
             let hidden = match std::env::var("CUDA_VISIBLE_DEVICES") {
                 Ok(value) => format!("CUDA_VISIBLE_DEVICES is `{value}`; "),
                 Err(_) => String::new(),
             };
-            format!("the driver is there, but no device is; {hidden}see what nvidia-smi lists")
-        })
+            obstacles.push(format!(
+                "the driver is there, but no device is; {hidden}see what nvidia-smi lists"
+            ));
+        }
+        obstacles
     }
 }
 
@@ -342,21 +344,16 @@ pub fn doctor() -> String {
     let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
     say("  oneDNN", yes_no(tch::utils::has_mkldnn()));
     let cuda = Cuda::look();
-    say(
-        "CUDA",
-        match cuda.obstacle() {
-            None => "ready".to_owned(),
-            Some(obstacle) => format!("no: {obstacle}"),
-        },
-    );
+    let obstacles = cuda.obstacles();
+    say("CUDA", if obstacles.is_empty() { "ready" } else { "not usable:" }.to_owned());
+    for obstacle in &obstacles {
+        say("", format!("- {obstacle}"));
+    }
     say("  built with", yes_no(cuda.built));
     say("  linked", yes_no(cuda.linked));
     say(
         "  driver",
-        match &cuda.driver {
-            Ok(version) => format!("yes, up to CUDA {}", dotted(*version)),
-            Err(why) => format!("no: {why}"),
-        },
+        cuda.driver.as_ref().map_or("no".to_owned(), |v| format!("CUDA {}", dotted(*v))),
     );
     say("  devices", cuda.devices.to_string());
     if cuda.devices > 0 {
@@ -385,19 +382,30 @@ mod tests {
     }
 
     #[test]
-    fn each_obstacle_has_its_own_remedy_and_the_first_is_told() {
+    fn each_obstacle_has_its_own_remedy_and_all_are_told() {
         let ready = Cuda { built: true, linked: true, driver: Ok(13_000), devices: 1 };
-        assert_eq!(ready.obstacle(), None);
-        let cases = [
-            (Cuda { built: false, linked: false, devices: 0, ..ready.clone() }, "setup.sh --cuda"),
-            (Cuda { linked: false, devices: 0, ..ready.clone() }, "build again"),
-            (Cuda { driver: Err("no driver".into()), devices: 0, ..ready.clone() }, "no driver"),
-            (Cuda { driver: Ok(12_080), devices: 0, ..ready.clone() }, "CUDA 12.8 at most"),
-            (Cuda { devices: 0, ..ready }, "nvidia-smi"),
+        assert!(ready.obstacles().is_empty());
+        let no_driver = || Err("no driver".to_owned());
+        let cases: [(Cuda, &[&str]); 6] = [
+            (
+                Cuda { built: false, linked: false, devices: 0, ..ready.clone() },
+                &["setup.sh --cuda"],
+            ),
+            (Cuda { linked: false, devices: 0, ..ready.clone() }, &["build again"]),
+            (Cuda { driver: no_driver(), devices: 0, ..ready.clone() }, &["no driver"]),
+            (Cuda { driver: Ok(12_080), devices: 0, ..ready.clone() }, &["CUDA 12.8 at most"]),
+            (Cuda { devices: 0, ..ready.clone() }, &["nvidia-smi"]),
+            (
+                Cuda { built: false, linked: false, driver: no_driver(), devices: 0 },
+                &["no driver", "setup.sh --cuda"],
+            ),
         ];
         for (cuda, expected) in cases {
-            let obstacle = cuda.obstacle().unwrap_or_default();
-            assert!(obstacle.contains(expected), "{obstacle}");
+            let obstacles = cuda.obstacles();
+            assert_eq!(obstacles.len(), expected.len(), "{obstacles:?}");
+            for (obstacle, expected) in obstacles.iter().zip(expected) {
+                assert!(obstacle.contains(expected), "{obstacle}");
+            }
         }
     }
 }

@@ -14,7 +14,7 @@
 //! - [`data`]: images and batches; [`rng`]: noise and shuffles from (seed, stream, step);
 //! - [`train`]: one iteration ([`train::step`]), the loop and the run's folder;
 //! - [`record`]: what a run leaves behind; [`sample`]: images from a generator;
-//! - [`verify`]: this build against what the real TensorFlow computed; [`bench`]: its speed;
+//! - [`verify`]: this build against what the real TensorFlow computed; [`mod@bench`]: its speed;
 //! - [`config`], [`device`], [`tensor_file`]: settings, machine, files;
 //! - [`cli`], [`commands`] and `main`: the command line, which nothing else knows.
 //!

@@ -1,0 +1,274 @@
+#!/usr/bin/env python3
+"""Check that TensorBoard reads from a run what the run's own files say.
+
+Reads the run's event files with TensorBoard's own reader and compares them with the run:
+
+  tags      exactly the scalars, images and text that a run writes, each under its plugin
+  scalars   steps and values are those of metrics.jsonl (events hold float32)
+  samples   every step's image is samples/iteration-NNNNNN.png, pixel for pixel
+  real      is real.png, pixel for pixel
+  config    is a text of one string, not empty
+
+Steps ascend, each is there once. scripts/check_tensorboard.sh makes the environment for it.
+
+exit status: 0 all is as expected, 1 something is not, 2 wrong usage
+"""
+
+import argparse
+import io
+import json
+import logging
+import sys
+from pathlib import Path
+
+# Event tag: its key in metrics.jsonl.
+SCALARS = {
+    "discriminator_loss": "d_loss",
+    "generator_loss": "g_loss",
+    "mean_discriminator_output_prob_real": "mean_discriminator_output_prob_real",
+    "mean_discriminator_output_prob_fake": "mean_discriminator_output_prob_fake",
+    "images_per_s": "images_per_s",
+}
+IMAGES = ("real", "samples")
+TEXTS = ("config",)
+
+
+class Failure(Exception):
+    """What was expected and what was found. Exit status 1."""
+
+
+def expect(what, expected, found):
+    if expected != found:
+        raise Failure(f"{what}: expected {expected}, found {found}")
+
+
+def expect_steps(what, expected, found):
+    """Like `expect`, but names the first step that differs and not hundreds of equal ones."""
+    for i, (e, f) in enumerate(zip(expected, found)):
+        if e != f:
+            raise Failure(f"{what}: expected step {e} at position {i}, found step {f}")
+    if len(expected) != len(found):
+        more = list(expected[len(found) :] or found[len(expected) :])
+        verb = "lacks" if len(expected) > len(found) else "has unexpected"
+        shown = ", ".join(map(str, more[:5])) + (", ..." if len(more) > 5 else "")
+        raise Failure(f"{what}: expected {len(expected)} steps, found {len(found)}: {verb} {shown}")
+
+
+def expect_ascending(what, steps):
+    for before, after in zip(steps, steps[1:]):
+        if not before < after:
+            raise Failure(f"{what}: expected ascending steps, found step {after} after step {before}")
+
+
+# --------------------------------------------------------------------------------------- reading
+
+
+def event_folder(run):
+    """The one folder of event files in the run: two would be two runs in TensorBoard."""
+    folders = sorted({path.parent for path in run.rglob("*tfevents*")})
+    if len(folders) != 1:
+        names = ", ".join(str(folder) for folder in folders) or "none"
+        raise Failure(f"{run}: expected one folder of event files, found {names}")
+    return folders[0]
+
+
+def read_metrics(path):
+    rows = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(f"{path}: {error}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            row = json.loads(line)
+            for key in ("iteration", *SCALARS.values()):
+                if not isinstance(row[key], (int, float)):
+                    raise ValueError(f"expected a number for {key}, found {row[key]!r}")
+        except KeyError as error:
+            raise Failure(f"{path}:{number}: lacks {error.args[0]}") from error
+        except (ValueError, TypeError) as error:
+            raise Failure(f"{path}:{number}: {error}") from error
+        rows.append(row)
+    if not rows:
+        raise Failure(f"{path}: expected at least one line, found none")
+    return rows
+
+
+def decode(what, data):
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except UnidentifiedImageError as error:
+        raise Failure(f"{what}: expected an image, found {data[:16]!r}...") from error
+    except (OSError, SyntaxError) as error:
+        raise Failure(f"{what}: can't decode it: {error}") from error
+    return image
+
+
+# ---------------------------------------------------------------------------------------- checks
+
+
+def check_tags(events, folder):
+    """The tags that the reader finds, and those that TensorBoard's dashboards list."""
+    from tensorboard.backend.event_processing import plugin_event_multiplexer
+
+    tags = events.Tags()
+    expect("scalar tags", sorted(SCALARS), sorted(tags["scalars"]))
+    expect("image tags", sorted(IMAGES), sorted(tags["images"]))
+    expect("tensor tags", sorted(TEXTS), sorted(tags["tensors"]))
+    for kind in ("audio", "histograms", "distributions"):
+        expect(f"{kind} tags", [], sorted(tags[kind]))
+
+    multiplexer = plugin_event_multiplexer.EventMultiplexer()
+    multiplexer.AddRun(str(folder), "run")
+    multiplexer.Reload()
+    for plugin, expected in (("scalars", SCALARS), ("images", IMAGES), ("text", TEXTS)):
+        try:
+            found = multiplexer.PluginRunToTagToContent(plugin)
+        except KeyError:
+            found = {}
+        expect(f"tags of TensorBoard's {plugin} page", sorted(expected), sorted(found.get("run", {})))
+    return f"{len(SCALARS)} scalars, {len(IMAGES)} images, {len(TEXTS)} text, each on its page"
+
+
+def check_scalars(events, run):
+    import numpy as np
+
+    path = run / "metrics.jsonl"
+    rows = read_metrics(path)
+    steps = [row["iteration"] for row in rows]
+    expect_ascending(str(path), steps)
+    for tag, key in SCALARS.items():
+        found = events.Scalars(tag)
+        expect_ascending(tag, [event.step for event in found])
+        expect_steps(tag, steps, [event.step for event in found])
+        for row, event in zip(rows, found):
+            # The event's value is a float32, widened; any other float64 near it is wrong.
+            expected = float(np.float32(row[key]))
+            if not event.value == expected:
+                raise Failure(
+                    f"{tag} at step {event.step}: expected {expected!r} "
+                    f"(float32 of {key} {row[key]!r}), found {event.value!r}"
+                )
+    return f"{len(SCALARS)} x {len(steps)} values, steps {steps[0]} to {steps[-1]}, equal metrics.jsonl"
+
+
+def check_image(what, event, path):
+    """The event's image is that of the file: declared size, real size, every pixel."""
+    try:
+        wanted = decode(str(path), path.read_bytes())
+    except OSError as error:
+        raise Failure(f"{what}: expected the image of {path}: {error.strerror}") from error
+    image = decode(what, event.encoded_image_string)
+    expect(f"{what}: (width, height) of {path.name}", wanted.size, image.size)
+    expect(f"{what}: width and height fields", image.size, (event.width, event.height))
+    # RGBA holds what any 8 bit mode does, so gray and RGB files of the same picture are equal.
+    expected, found = wanted.convert("RGBA").tobytes(), image.convert("RGBA").tobytes()
+    if expected != found:
+        pixels = [i for i in range(0, len(expected), 4) if expected[i : i + 4] != found[i : i + 4]]
+        y, x = divmod(pixels[0] // 4, image.width)
+        at = pixels[0]
+        raise Failure(
+            f"{what}: {len(pixels)} of {image.width * image.height} pixels differ from {path.name}, "
+            f"first at x {x} y {y}: expected RGBA {tuple(expected[at : at + 4])}, found {tuple(found[at : at + 4])}"
+        )
+    return image
+
+
+def check_samples(events, run):
+    found = events.Images("samples")
+    steps = [event.step for event in found]
+    expect_ascending("samples", steps)
+    files = {path.name for path in (run / "samples").glob("iteration-*.png")}
+    named = {f"iteration-{step:06d}.png" for step in steps}
+    expect("samples: files without an event", [], sorted(files - named))
+    expect("samples: events without a file", [], sorted(named - files))
+    for event in found:
+        path = run / "samples" / f"iteration-{event.step:06d}.png"
+        image = check_image(f"samples at step {event.step}", event, path)
+    size = f"{image.width}x{image.height}"
+    return f"{len(steps)} images, steps {steps[0]} to {steps[-1]}, the last {size}, equal samples/*.png"
+
+
+def check_real(events, run):
+    found = events.Images("real")
+    expect_ascending("real", [event.step for event in found])
+    for event in found:
+        image = check_image(f"real at step {event.step}", event, run / "real.png")
+    return f"{len(found)} image, {image.width}x{image.height}, equals real.png"
+
+
+def check_config(events):
+    from tensorboard.compat.proto import types_pb2
+    from tensorboard.util import tensor_util
+
+    expect("config: plugin", "text", events.SummaryMetadata("config").plugin_data.plugin_name)
+    found = events.Tensors("config")
+    expect_ascending("config", [event.step for event in found])
+    for event in found:
+        what = f"config at step {event.step}"
+        dtype = types_pb2.DataType.Name(event.tensor_proto.dtype)
+        expect(f"{what}: type", "DT_STRING", dtype)
+        strings = tensor_util.make_ndarray(event.tensor_proto).ravel().tolist()
+        expect(f"{what}: number of strings", 1, len(strings))
+        try:
+            text = strings[0].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise Failure(f"{what}: expected UTF-8: {error}") from error
+        if not text.strip():
+            raise Failure(f"{what}: expected text, found {text!r}")
+    return f"{len(found)} text, {len(text)} characters"
+
+
+# ------------------------------------------------------------------------------------------ main
+
+
+def check(run):
+    try:
+        from PIL import Image  # noqa: F401, so that its absence shows before the work
+        from tensorboard.backend.event_processing import event_accumulator
+    except ImportError as error:
+        raise Failure(f"{error}; run scripts/check_tensorboard.sh, which makes the environment") from error
+
+    folder = event_folder(run)
+    guidance = event_accumulator.STORE_EVERYTHING_SIZE_GUIDANCE
+    events = event_accumulator.EventAccumulator(str(folder), size_guidance=guidance).Reload()
+    failures = 0
+    groups = (
+        ("tags", lambda: check_tags(events, folder)),
+        ("scalars", lambda: check_scalars(events, run)),
+        ("samples", lambda: check_samples(events, run)),
+        ("real", lambda: check_real(events, run)),
+        ("config", lambda: check_config(events)),
+    )
+    for name, group in groups:
+        try:
+            print(f"{name:8} ok: {group()}")
+        except (Failure, KeyError) as failure:
+            # The reader's KeyError names the tag that isn't there.
+            print(f"{name:8} FAILED: {failure.args[0]}")
+            failures += 1
+    if failures:
+        raise Failure(f"{run}: {failures} of {len(groups)} groups are not as expected")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, with its event files")
+    args = parser.parse_args()
+    # TensorBoard's own reader warns of damaged files: keep that, drop its chatter.
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)
+    try:
+        if not args.run.is_dir():
+            raise Failure(f"{args.run}: no such folder")
+        check(args.run)
+    except Failure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

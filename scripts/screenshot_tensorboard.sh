@@ -1,0 +1,192 @@
+#!/usr/bin/env bash
+#
+# Shows a run in the real TensorBoard and takes a picture of what a person sees. See --help.
+# Written for bash 3.2 (macOS) and later.
+set -euo pipefail
+
+PAGES="scalars images"
+WIDTH=1440
+HEIGHT=760 # of each page
+START_S=90 # for TensorBoard to start and to load the run
+PAGE_S=90  # for a page
+VIRTUAL_MS=20000
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+
+usage() {
+    cat <<EOF_USAGE
+Starts TensorBoard on a run, on a free port of the loopback address, opens its scalars and images
+pages in headless Chromium, and writes both screenshots, one above the other, to OUT.png.
+
+Usage: scripts/screenshot_tensorboard.sh RUN OUT.png
+
+  RUN         folder of a run, for example runs/NAME
+  OUT.png     picture to write, $WIDTH pixels wide; an existing one is replaced
+  -h, --help  this text
+
+TensorBoard 2.21.0 (no TensorFlow) is installed with pip into target/peers/tensorboard at first, 25 MB
+to download and 0.2 GB on disk; it needs Python 3.10 to 3.13. Chromium has to be there.
+
+Variables:
+  CHROMIUM=PROGRAM           the browser (default: chromium, chromium-browser or google-chrome)
+  PEER_TENSORBOARD_VENV=DIR  an environment of yours instead, with tensorboard and pillow
+  PYTHON=PROGRAM             the Python that makes the environment
+
+Exit code: 0 OUT.png is written, 1 it is not, 2 wrong usage.
+EOF_USAGE
+}
+
+die() {
+    printf 'screenshot_tensorboard: error: %s\n' "$1" >&2
+    shift
+    if [ $# -gt 0 ]; then printf '  %s\n' "$@" >&2; fi
+    exit 1
+}
+die_usage() {
+    printf "screenshot_tensorboard: error: %s\nTry 'scripts/screenshot_tensorboard.sh --help'.\n" "$1" >&2
+    exit 2
+}
+
+# shellcheck source=scripts/peers/venv.sh
+. "$root/scripts/peers/venv.sh"
+
+tensorboard="" scratch=""
+cleanup() {
+    stop_child
+    if [ -n "$tensorboard" ]; then
+        kill "$tensorboard" 2>/dev/null || true
+        # Its data server ends with it.
+        wait "$tensorboard" 2>/dev/null || true
+    fi
+    if [ -n "$scratch" ]; then rm -rf "$scratch"; fi
+}
+trap cleanup EXIT
+
+find_chromium() {
+    local candidate
+    for candidate in ${CHROMIUM:+"$CHROMIUM"} chromium chromium-browser google-chrome google-chrome-stable; do
+        if command -v "$candidate" >/dev/null 2>&1; then
+            chromium=$candidate
+            return
+        fi
+        [ "$candidate" != "${CHROMIUM:-}" ] || die "CHROMIUM=$CHROMIUM: no such program."
+    done
+    die "no Chromium in PATH." "Debian: apt install chromium. Fedora: dnf install chromium." \
+        "Or set CHROMIUM to a Chromium or Chrome that you have."
+}
+
+# Waits until TensorBoard says where it listens, then until it lists the run's data.
+wait_for_tensorboard() {
+    run_child "$venv_python" -B - "$scratch/log" "$tensorboard" "$START_S" <<'EOF_PY'
+import json, os, re, sys, time, urllib.error, urllib.request
+
+log, pid, limit_s = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+# The loopback address is never behind a proxy.
+get = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+end, url, missing = time.monotonic() + limit_s, None, ["scalars", "images"]
+while time.monotonic() < end:
+    try:
+        os.kill(pid, 0)  # asks whether it is there, no more
+    except OSError:
+        sys.exit("TensorBoard ended at once")
+    if url is None:
+        with open(log, errors="replace") as file:
+            found = re.search(r"^TensorBoard \S+ at (http://127\.0\.0\.1:\d+/)", file.read(), re.M)
+        url = found and found[1]
+    else:
+        try:
+            tags = {page: json.load(get(f"{url}data/plugin/{page}/tags", timeout=10)) for page in missing}
+            missing = [page for page in missing if not any(tags[page].values())]
+        except (OSError, ValueError):
+            pass  # it doesn't answer yet
+        if not missing:
+            print(url)
+            sys.exit()
+    time.sleep(0.3)
+sys.exit(f"after {limit_s} s TensorBoard " + (f"shows no {' and no '.join(missing)}" if url else "doesn't listen"))
+EOF_PY
+}
+
+case "${1:-}" in
+-h | --help)
+    usage
+    exit 0
+    ;;
+-*) die_usage "unknown argument '$1'." ;;
+esac
+[ $# -eq 2 ] || die_usage "expected the folder of a run and the picture to write, found $# arguments."
+case "$2" in
+*.png) ;;
+*) die_usage "expected a picture named *.png, found '$2'." ;;
+esac
+[ -d "$1" ] || die "$1: no such folder."
+run=$(cd "$1" && pwd -P)
+out_folder=$(cd "$(dirname "$2")" 2>/dev/null && pwd -P) || die "$2: the folder $(dirname "$2") does not exist."
+out=$out_folder/$(basename "$2")
+[ ! -d "$out" ] || die "$2: is a folder, expected a picture to write."
+
+find_chromium
+ensure_venv tensorboard 10 13 "$root/scripts/peers/requirements-tensorboard.txt"
+
+# ---- TensorBoard -------------------------------------------------------------------------------
+
+scratch=$(mktemp -d)
+# From the folder above, because the page shows the folder's name as it was given.
+cd "$run/.."
+"$venv_python" -B -m tensorboard.main --logdir "$(basename "$run")" --host 127.0.0.1 --port 0 \
+    >"$scratch/log" 2>&1 </dev/null &
+tensorboard=$!
+if ! wait_for_tensorboard >"$scratch/url" 2>"$scratch/why"; then
+    die "$(tail -n 1 "$scratch/why")." "TensorBoard said:" "$(tail -n 8 "$scratch/log")"
+fi
+url=$(cat "$scratch/url")
+
+# ---- Chromium ----------------------------------------------------------------------------------
+
+limit=""
+if command -v timeout >/dev/null 2>&1; then limit="timeout $PAGE_S"; fi
+files=()
+for page in $PAGES; do
+    files+=("$scratch/$page.png")
+    # tagFilter=. matches every tag: TensorBoard then shows all of them in one open group.
+    # Virtual time stands still while a request is on its way, so a slow machine is no problem.
+    # TMPDIR, so that what a stopped Chromium leaves goes with the scratch folder.
+    # shellcheck disable=SC2086 # limit is a command and its argument, or nothing
+    TMPDIR=$scratch run_child $limit "$chromium" --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
+        --disable-background-networking --disable-component-update --disable-sync --no-proxy-server \
+        --hide-scrollbars --user-data-dir="$scratch/profile" --window-size="$WIDTH,$HEIGHT" \
+        --virtual-time-budget=$VIRTUAL_MS --screenshot="$scratch/$page.png" \
+        "$url#$page&tagFilter=." >"$scratch/chromium.log" 2>&1 </dev/null ||
+        die "$chromium failed on the $page page; it said:" "$(tail -n 5 "$scratch/chromium.log")"
+    [ -s "$scratch/$page.png" ] ||
+        die "$chromium took no screenshot of the $page page; it said:" "$(tail -n 5 "$scratch/chromium.log")"
+done
+
+# ---- one picture -------------------------------------------------------------------------------
+
+run_child "$venv_python" -B - "$out" "${files[@]}" <<'EOF_PY' || die "$2 is not written; why is above."
+import os, sys
+from PIL import Image
+
+out, pages = sys.argv[1], [Image.open(path).convert("RGB") for path in sys.argv[2:]]
+for path, page in zip(sys.argv[2:], pages):
+    # TensorBoard's bar is orange; a browser's own error page has none.
+    red, green, blue = page.getpixel((8, 8))
+    if not (red > 200 and 80 < green < 180 and blue < 60):
+        sys.exit(f"{os.path.basename(path)}: expected TensorBoard's orange bar, found {(red, green, blue)}")
+whole = Image.new("RGB", (max(p.width for p in pages), sum(p.height for p in pages)), "white")
+top = 0
+for page in pages:
+    whole.paste(page, (0, top))
+    top += page.height
+beside = f"{out}.{os.getpid()}.tmp"
+try:
+    whole.save(beside, "PNG", optimize=True)
+    os.replace(beside, out)
+except OSError as error:
+    sys.exit(f"{out}: {error.strerror}")
+finally:
+    if os.path.exists(beside):
+        os.remove(beside)
+EOF_PY
+echo "$2: the pages $PAGES"
