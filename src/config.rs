@@ -226,9 +226,15 @@ impl TrainConfig {
                 return Err(Usage(message).into());
             }
         }
+        // Adam's are float32: what rounds to the forbidden end there is forbidden here.
         let real = [
-            ("learning-rate", self.learning_rate, 0.0 < self.learning_rate, "above 0, up to 1"),
-            ("beta1", self.beta1, self.beta1 < 1.0, "0 or more, below 1"),
+            (
+                "learning-rate",
+                self.learning_rate,
+                self.learning_rate as f32 > 0.0,
+                "above 0, up to 1",
+            ),
+            ("beta1", self.beta1, (self.beta1 as f32) < 1.0, "0 or more, below 1"),
             (
                 "label-smoothing",
                 self.label_smoothing,

@@ -1,5 +1,6 @@
 //! Parse, dispatch, print the error chain, choose the exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -14,7 +15,8 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {}", readable(&error));
+            // `eprintln!` panics where nobody reads any more.
+            let _ = writeln!(std::io::stderr(), "error: {}", readable(&error));
             ExitCode::from(if error.downcast_ref::<Usage>().is_some() { 2 } else { 1 })
         }
     }

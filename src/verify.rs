@@ -183,7 +183,7 @@ impl Bounds {
 
 /// Biases of convolutions that feed a batch norm: it takes them out again, so that their true
 /// gradient is 0 and rounding alone moves them.
-const CANCELLED: [&str; 4] = [
+pub(crate) const CANCELLED: [&str; 4] = [
     "generator/conv2d_transpose/bias",
     "generator/conv2d_transpose_1/bias",
     "discriminator/conv2d_1/bias",
@@ -565,14 +565,15 @@ fn upright(images: &Tensor) -> Result<Tensor> {
     Ok(rotate_images(images)?.f_permute([0, 2, 3, 1])?.f_contiguous()?)
 }
 
-/// Up to three positions, in order, that are off by more than `bound` of the largest value.
+/// Up to three positions, in order, that are off by more than `bound` of the largest finite value.
 fn first_bad(
     ours: &Tensor,
     theirs: &Tensor,
     difference: &Tensor,
     bound: f64,
 ) -> Result<Vec<String>> {
-    let scale = theirs.f_abs()?.f_max()?.f_double_value(&[])?;
+    let finite = theirs.f_nan_to_num(0., 0., 0.)?;
+    let scale = finite.f_abs()?.f_max()?.f_double_value(&[])?;
     // Not `>`: NaN is bad.
     let bad = difference.f_le(bound * scale)?.f_logical_not()?.f_nonzero()?;
     let positions = Vec::<Vec<i64>>::try_from(bad.f_narrow(0, 0, bad.size()[0].min(3))?)?;

@@ -6,7 +6,10 @@ use anyhow::Result;
 use dcgan::verify::{Group, verify};
 use tch::Device;
 
+use super::common::one_thread;
+
 fn agrees(file: &str) -> Result<()> {
+    one_thread();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(file);
     let report = verify(&path, Device::Cpu)?;
     let failures: Vec<_> = report

@@ -1,6 +1,6 @@
 //! What a person sees of a run: a bar on a terminal, plain lines elsewhere, nothing when quiet.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -81,9 +81,11 @@ impl Progress {
     }
 
     fn print(&self, text: &str) {
+        // `eprintln!` panics where nobody reads any more; training goes on.
+        let print = || drop(writeln!(std::io::stderr(), "{text}"));
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(print),
+            None => print(),
         }
     }
 }

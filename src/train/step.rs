@@ -202,3 +202,121 @@ impl Gan {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::super::NonFinite;
+    use super::*;
+    use crate::model::ModelConfig;
+    use crate::rng::{Latent, Stream, rng};
+    use crate::verify::CANCELLED;
+
+    const Z_DIM: usize = 5;
+
+    /// A small one on the CPU that looks at its losses as one on an accelerator does, or at once.
+    fn gan(deferred: bool, kind: Kind, learning_rate: f64) -> Result<Gan> {
+        let model = ModelConfig { base_width: 2, z_dim: Z_DIM as i64, ..Default::default() };
+        let model = Model::new(&model, 1, Device::Cpu, kind)?;
+        let adam = AdamConfig { learning_rate, ..Default::default() };
+        let config = StepConfig { adam, ..Default::default() };
+        if !deferred {
+            return Gan::new(model, config);
+        }
+        let finite = FiniteCheck::deferred(Device::Cpu, kind, 1 + config.g_steps)?;
+        Gan::with_check(model, config, finite)
+    }
+
+    /// Runs an iteration on batches of its own; one pixel is NaN if `poisoned`.
+    fn run(gan: &mut Gan, iteration: u64, poisoned: bool) -> Result<StepStats> {
+        let mut noise = rng(0, Stream::Z, iteration);
+        let mut pixels = Latent::Uniform.sample(&mut noise, 4, 32 * 32);
+        if poisoned {
+            pixels[100] = f32::NAN;
+        }
+        let real = Tensor::from_slice(&pixels).view([4, 1, 32, 32]).to_kind(gan.model.kind);
+        let z = gan.model.z(&Latent::Uniform.sample(&mut noise, 4, Z_DIM))?;
+        gan.iteration(&real, &z)
+    }
+
+    /// The generator's moments and variables, then the discriminator's: copies.
+    fn state(gan: &Gan) -> [Vec<Tensor>; 2] {
+        [(Network::Generator, &gan.g_adam), (Network::Discriminator, &gan.d_adam)].map(
+            |(network, adam)| {
+                let moments = adam.slots().iter().flat_map(|slot| [slot.m.copy(), slot.v.copy()]);
+                let variables = gan.model.variables(network);
+                moments.chain(variables.iter().map(|v| v.tensor.detach().copy())).collect()
+            },
+        )
+    }
+
+    fn failure(gan: &Gan) -> Option<NonFinite> {
+        gan.synchronize().err()?.downcast().ok()
+    }
+
+    #[test]
+    fn a_deferred_failure_leaves_every_bit_as_it_was_and_is_reported_later() -> Result<()> {
+        for kind in [Kind::Float, Kind::Double] {
+            let mut gan = gan(true, kind, 2e-4)?;
+            run(&mut gan, 1, false)?;
+            gan.synchronize()?;
+            let before = state(&gan);
+            for iteration in 2..=4 {
+                run(&mut gan, iteration, iteration == 2)?;
+            }
+            assert_eq!(failure(&gan), Some(NonFinite { iteration: 2, step: 0, in_loss: None }));
+            assert_eq!(state(&gan), before);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_deferred_failure_of_a_generator_step_keeps_the_generator() -> Result<()> {
+        // The discriminator's step makes its weights so large that its next logits overflow.
+        let mut gan = gan(true, Kind::Float, 1e30)?;
+        let [generator, discriminator] = state(&gan);
+        for iteration in 1..=2 {
+            run(&mut gan, iteration, false)?;
+        }
+        let error = failure(&gan);
+        assert_eq!(error, Some(NonFinite { iteration: 1, step: 1, in_loss: None }));
+        let message =
+            "generator_loss or one of its gradients is not finite at iteration 1, generator step 1";
+        assert_eq!(error.map(|error| error.to_string()).as_deref(), Some(message));
+        assert_eq!(state(&gan)[0], generator);
+        assert_ne!(state(&gan)[1], discriminator, "its own step was a right one");
+        assert!(state(&gan).iter().flatten().all(|x| x.isfinite().all() == Tensor::from(true)));
+        Ok(())
+    }
+
+    #[test]
+    fn without_a_failure_deferred_and_immediate_checks_train_alike() -> Result<()> {
+        let mut both = [gan(true, Kind::Double, 2e-4)?, gan(false, Kind::Double, 2e-4)?];
+        let mut values = Vec::new();
+        for iteration in 1..=4 {
+            for gan in &mut both {
+                values.push(run(gan, iteration, false)?.read()?);
+                gan.synchronize()?;
+            }
+        }
+        for pair in values.chunks(2) {
+            let (deferred, immediate) = (pair[0], pair[1]);
+            assert!((deferred.d_loss - immediate.d_loss).abs() <= 1e-12);
+            assert!((deferred.g_loss - immediate.g_loss).abs() <= 1e-12);
+        }
+        // Their Adams round differently: one works by whole tensors, one by elements.
+        let [deferred, immediate] = &both;
+        for network in Network::ALL {
+            let variables = deferred.model.variables(network);
+            for (ours, theirs) in variables.iter().zip(immediate.model.variables(network)) {
+                // Where the true gradient is 0, rounding is all there is.
+                let name = format!("{}/{}", network.name(), ours.tf_name);
+                let bound = if CANCELLED.contains(&name.as_str()) { 1e-8 } else { 1e-12 };
+                let error = (&ours.tensor - &theirs.tensor).abs().max().double_value(&[]);
+                assert!(error <= bound, "{name}: {error:e}");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,254 @@
+//! The executable, as people and scripts meet it.
+
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+use clap::CommandFactory;
+use dcgan::cli::Cli;
+use dcgan::config::TrainConfig;
+use dcgan::device::Cuda;
+
+use super::common::{SMALL, command, dcgan, files, train};
+
+/// Runs `args` in an empty folder, which must stay so; asserts the exit code and that the message
+/// has every one of `parts`.
+fn assert_refused(args: &str, code: i32, parts: &[&str]) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let ran = dcgan(folder.path(), args);
+    assert_eq!(ran.code, Some(code), "dcgan {args}\n{}", ran.stderr);
+    assert!(ran.stderr.starts_with("error: "), "dcgan {args}\n{}", ran.stderr);
+    for part in parts {
+        assert!(ran.stderr.contains(part), "dcgan {args}: no `{part}` in\n{}", ran.stderr);
+    }
+    assert_eq!(ran.stdout, "");
+    assert_eq!(files(folder.path())?.len(), 0);
+    Ok(())
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_and_says_what_was_expected_and_found() -> Result<()> {
+    for (args, parts) in [
+        ("--batch-size 0", ["--batch-size", "expected 1 to 65536", "found 0"]),
+        ("--batch-size many", ["--batch-size", "invalid digit", "'many'"]),
+        ("--learning-rate 2", ["--learning-rate", "above 0, up to 1", "found 2"]),
+        ("--learning-rate nan", ["--learning-rate", "expected a number", "found NaN"]),
+        // TensorFlow's hyperparameters are float32: there the first is 0 and the second 1.
+        ("--learning-rate 1e-60", ["--learning-rate", "above 0", "found 0.00"]),
+        ("--beta1 0.99999999999", ["--beta1", "below 1", "found 0.99999999999"]),
+        ("--label-smoothing 1", ["--label-smoothing", "below 1", "found 1"]),
+        ("--epochs -3", ["'-3'", "unexpected argument", "--help"]),
+        ("--precision f16", ["--precision", "f32, f64", "'f16'"]),
+        ("--latent gamma", ["--latent", "uniform, normal", "'gamma'"]),
+        ("--device gpu", ["--device", "cpu, cuda, cuda:N or mps", "`gpu`"]),
+        ("--dataset nope", ["--dataset nope", "no such data set", "`digits`"]),
+        ("--bach-size 3", ["'--bach-size'", "similar argument", "--batch-size"]),
+        ("--quiet --verbose", ["--quiet", "--verbose", "cannot be used with"]),
+        ("--config none.toml", ["--config none.toml", "cannot be read", "No such file"]),
+    ] {
+        // Were it not refused, it should at least end.
+        assert_refused(&format!("{args} --iterations 1 --base-width 1"), 2, &parts)?;
+    }
+    for (args, parts) in [
+        ("frobnicate", ["unrecognized", "'frobnicate'", "--help"]),
+        ("verify", ["required", "FILE.safetensors", "--help"]),
+        ("verify --threads 0 x", ["--threads", "'0'", "1..=1024"]),
+        ("bench --base-width 0", ["--base-width", "'0'", "1..=1024"]),
+        ("completions tcsh", ["'tcsh'", "bash", "zsh"]),
+    ] {
+        assert_refused(args, 2, &parts)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_wrong_configuration_file_is_named_with_its_key_and_the_remedy() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for (text, parts) in [
+        ("bach-size = 3", ["unknown key `bach-size`", "did you mean `batch-size`?"]),
+        ("xyzzy = 3", ["unknown key `xyzzy`", "expected one of"]),
+        ("seed = \"one\"", ["`seed`", "invalid type: string"]),
+        ("seed = ", ["not valid TOML", "seed = "]),
+    ] {
+        std::fs::write(folder.path().join("my.toml"), text)?;
+        let ran = dcgan(folder.path(), "--config my.toml --iterations 1 --base-width 1");
+        assert_eq!(ran.code, Some(2), "{text}");
+        for part in parts.iter().chain(&["--config my.toml"]) {
+            assert!(ran.stderr.contains(part), "{text}: {}", ran.stderr);
+        }
+    }
+    assert_eq!(files(folder.path())?.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn what_is_no_fault_of_the_command_is_exit_code_1() -> Result<()> {
+    assert_refused("verify none.safetensors", 1, &["none.safetensors", "No such file"])?;
+    // Longer than any file system's names.
+    let name = "x".repeat(300);
+    assert_refused(&format!("{SMALL} --run {name}"), 1, &[&name, "cannot be made"])
+}
+
+#[test]
+fn a_device_that_is_not_there_is_exit_code_2_with_a_remedy() -> Result<()> {
+    match Cuda::look().obstacles().first() {
+        Some(obstacle) => {
+            assert_refused("--iterations 1 --device cuda", 2, &["--device cuda:0", obstacle])?
+        }
+        None => assert_refused(
+            "--iterations 1 --device cuda:127",
+            2,
+            &["--device cuda:127", "no such device"],
+        )?,
+    }
+    if !tch::utils::has_mps() {
+        assert_refused("bench --device mps", 2, &["--device mps", "use cpu"])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn help_of_every_command_names_every_flag() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut cli = Cli::command();
+    cli.build();
+    let subcommands = cli.get_subcommands().filter(|command| command.get_name() != "help");
+    let mut commands: Vec<_> = subcommands.map(|command| (command.get_name(), command)).collect();
+    assert_eq!(commands.len(), 5);
+    commands.push(("", &cli));
+    for (name, command) in commands {
+        for flag in ["--help", "-h"] {
+            let ran = dcgan(folder.path(), &format!("{name} {flag}"));
+            assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{name}");
+            for option in command.get_arguments().filter_map(|argument| argument.get_long()) {
+                assert!(ran.stdout.contains(&format!("--{option}")), "{name}: --{option}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn help_states_the_defaults_that_hold() -> Result<()> {
+    let defaults = toml::Table::try_from(TrainConfig::default())?;
+    let command = Cli::command();
+    for (name, value) in defaults {
+        let argument = command.get_arguments().find(|a| a.get_long() == Some(&name));
+        let help = argument.and_then(|a| a.get_help()).with_context(|| name.clone())?.to_string();
+        let stated = help.split("[default: ").nth(1).and_then(|text| text.strip_suffix(']'));
+        let stated = stated.with_context(|| format!("--{name}: {help}"))?;
+        match value {
+            toml::Value::Float(value) => assert_eq!(stated.parse::<f64>()?, value, "{name}"),
+            toml::Value::String(value) => assert_eq!(stated, value, "{name}"),
+            value => assert_eq!(stated, value.to_string(), "{name}"),
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_version_is_printed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let ran = train(folder.path(), "--version");
+    assert_eq!(ran.stdout, format!("dcgan {}\n", env!("CARGO_PKG_VERSION")));
+    Ok(())
+}
+
+#[test]
+fn a_quiet_run_prints_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let ran = train(folder.path(), &format!("{SMALL} -q"));
+    assert_eq!((ran.stdout, ran.stderr), (String::new(), String::new()));
+    Ok(())
+}
+
+#[test]
+fn without_a_terminal_a_run_prints_plain_lines() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let ran = train(folder.path(), &format!("{SMALL} --log-every 2 --run run"));
+    assert_eq!(ran.stdout, "");
+    let lines: Vec<_> = ran.stderr.lines().collect();
+    assert_eq!(lines.len(), 4, "{}", ran.stderr);
+    assert!(lines[0].contains("10000 images of `digits`") && lines[0].ends_with("goes to run"));
+    assert!(lines[1].starts_with("iteration 2/4 · epoch 1 · d_loss "), "{}", lines[1]);
+    assert!(lines[2].starts_with("iteration 4/4 · epoch 1 · d_loss "), "{}", lines[2]);
+    assert!(lines[3].starts_with("done: 4 iterations"), "{}", lines[3]);
+    assert!(lines[3].ends_with("look at run/real_vs_generated.png"), "{}", lines[3]);
+    assert!(!ran.stderr.contains(['\r', '\x1b']), "{:?}", ran.stderr);
+    Ok(())
+}
+
+#[test]
+fn a_verbose_run_prints_the_configuration_and_the_layers_too() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let ran = train(folder.path(), &format!("{SMALL} -v"));
+    for part in ["batch-size = 4", "conv2d_transpose_2, tanh", "iteration 4/4"] {
+        assert!(ran.stderr.contains(part), "{}", ran.stderr);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_reader_that_goes_away_stops_neither_training_nor_printing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for args in [&format!("{SMALL} --run run"), "--dry-run", "completions bash"] {
+        let mut child =
+            command(folder.path(), args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        // Closed long before the first line comes: libtorch has yet to be loaded.
+        drop((child.stdout.take(), child.stderr.take()));
+        assert_eq!(child.wait()?.code(), Some(0), "{args}");
+    }
+    assert!(folder.path().join("run/generator.safetensors").exists());
+    Ok(())
+}
+
+#[test]
+fn completion_scripts_name_the_flags() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = train(folder.path(), &format!("completions {shell}"));
+        for flag in ["learning-rate", "dry-run", "verify"] {
+            assert!(ran.stdout.contains(flag), "{shell}: {flag}");
+        }
+        assert_eq!(ran.stderr, "");
+    }
+    Ok(())
+}
+
+#[test]
+fn doctor_tells_the_version_of_libtorch_and_what_cuda_lacks() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let ran = train(folder.path(), "doctor");
+    let fact = |name: &str| {
+        let line = ran.stdout.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        line.unwrap_or_else(|| panic!("no line `{name}` in\n{}", ran.stdout))
+    };
+    assert_eq!(fact("dcgan "), env!("CARGO_PKG_VERSION"));
+    assert!(fact("libtorch ").starts_with("2.13.0"), "{}", ran.stdout);
+    let obstacles = Cuda::look().obstacles();
+    assert_eq!(fact("CUDA "), if obstacles.is_empty() { "ready" } else { "not usable:" });
+    for obstacle in obstacles {
+        assert!(ran.stdout.contains(&obstacle), "{}", ran.stdout);
+    }
+    Ok(())
+}
+
+#[test]
+fn bench_prints_one_line_of_json() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let sizes = "--device cpu --threads 1 --base-width 1 --batch-size 2 --warmup 1 --iterations 3";
+    let ran = train(folder.path(), &format!("bench {sizes} --precision f64 --json"));
+    assert_eq!((ran.stdout.lines().count(), ran.stderr.as_str()), (1, ""));
+    let result: serde_json::Value = serde_json::from_str(&ran.stdout)?;
+    assert_eq!(result["batch"], 2);
+    assert_eq!(result["precision"], "f64");
+    assert_eq!(result["threads"], 1);
+    let number = |key: &str| result[key].as_f64().with_context(|| format!("{key}: {result}"));
+    assert!(number("min_ms")? > 0.0 && number("median_ms")? >= number("min_ms")?);
+    if cfg!(target_os = "linux") {
+        assert!(number("max_rss_mb")? > 10.0);
+    }
+    let ran = train(folder.path(), &format!("bench {sizes}"));
+    assert!(ran.stdout.contains("ms an iteration"), "{}", ran.stdout);
+    assert_eq!(files(folder.path())?.len(), 0);
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! What several test modules share.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::Result;
+use dcgan::model::{Model, ModelConfig, Network};
+use dcgan::rng::{Latent, Stream, rng};
+use dcgan::tf::{Role, Variable};
+use dcgan::train::step::Gan;
+use tch::{Device, Kind, Tensor};
+
+/// What a process left.
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// The executable, to be run in `folder` with `args`, which are split at blanks.
+pub fn command(folder: &Path, args: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dcgan"));
+    command.current_dir(folder).args(args.split_whitespace()).stdin(Stdio::null());
+    command
+}
+
+/// Runs the executable in `folder`. Whatever happens, it never panics.
+pub fn dcgan(folder: &Path, args: &str) -> Ran {
+    let Output { status, stdout, stderr } = command(folder, args).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let ran = Ran { code: status.code(), stdout: text(stdout), stderr: text(stderr) };
+    assert!(!ran.stderr.contains("panicked at"), "dcgan {args}\n{}", ran.stderr);
+    ran
+}
+
+/// A training run of 4 iterations that takes less than a second. At the usual learning rate its
+/// samples would still be all gray.
+pub const SMALL: &str = "--device cpu --threads 1 --base-width 1 --z-dim 3 --batch-size 4 \
+                         --iterations 4 --learning-rate 0.1";
+
+/// Makes libtorch compute on one thread. Tests run beside each other, and its threads wait for one
+/// another in busy loops: with more of them than cores, milliseconds become seconds.
+pub fn one_thread() {
+    tch::set_num_threads(1);
+}
+
+/// Trains in `folder`, to the end.
+pub fn train(folder: &Path, args: &str) -> Ran {
+    let ran = dcgan(folder, args);
+    assert_eq!(ran.code, Some(0), "dcgan {args}\n{}", ran.stderr);
+    ran
+}
+
+/// Every file under `folder`, by its path within it.
+pub fn files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().unwrap();
+        if entry.file_type()?.is_dir() {
+            let inner = files(&entry.path())?.into_iter();
+            all.extend(inner.map(|(path, bytes)| (format!("{name}/{path}"), bytes)));
+        } else {
+            all.insert(name, std::fs::read(entry.path())?);
+        }
+    }
+    Ok(all)
+}
+
+/// Standard normal values, the same for the same `seed`.
+pub fn normal(seed: u64, shape: &[i64]) -> Tensor {
+    let count = shape.iter().product::<i64>() as usize;
+    let values = Latent::Normal.sample(&mut rng(seed, Stream::SampleZ, 0), count, 1);
+    Tensor::from_slice(&values).to_kind(Kind::Double).reshape(shape)
+}
+
+/// Gives every variable values away from its initial ones, so that each of them matters.
+pub fn randomize(variables: &mut [Variable], seed: u64) {
+    let _no_grad = tch::no_grad_guard();
+    for (i, variable) in variables.iter_mut().enumerate() {
+        let x = normal(1000 * seed + i as u64, &variable.tensor.size());
+        variable.tensor.copy_(&match variable.role {
+            Role::Kernel => x * 0.2,
+            Role::Gamma => x * 0.2 + 1.0,
+            Role::MovingVariance => x.square() + 0.5,
+            Role::Bias | Role::Beta | Role::MovingMean => x * 0.2,
+        });
+    }
+}
+
+/// A small float64 model with [`randomize`]d variables.
+pub fn random_model(channels: i64, base_width: i64) -> Result<Model> {
+    one_thread();
+    let config = ModelConfig { channels, base_width, z_dim: 5, ..Default::default() };
+    let model = Model::new(&config, 0, Device::Cpu, Kind::Double)?;
+    for network in Network::ALL {
+        randomize(&mut model.variables(network), network as u64);
+    }
+    Ok(model)
+}
+
+/// Every variable and every moment, by name: copies.
+pub fn state(gan: &Gan) -> Vec<(String, Tensor)> {
+    let mut all = Vec::new();
+    for (network, adam) in
+        [(Network::Generator, &gan.g_adam), (Network::Discriminator, &gan.d_adam)]
+    {
+        all.extend(named(network, &gan.model.variables(network)));
+        for (variable, slot) in gan.model.trainable(network).iter().zip(adam.slots()) {
+            let name = format!("{}/{}", network.name(), variable.tf_name);
+            all.push((format!("{name}/adam_m"), slot.m.copy()));
+            all.push((format!("{name}/adam_v"), slot.v.copy()));
+        }
+    }
+    all
+}
+
+/// Every variable of a network, by its full name: copies.
+pub fn named(network: Network, variables: &[Variable]) -> Vec<(String, Tensor)> {
+    let name = |variable: &Variable| format!("{}/{}", network.name(), variable.tf_name);
+    variables.iter().map(|v| (name(v), v.tensor.detach().copy())).collect()
+}
+
+/// Asserts that ‖ours − theirs‖ is within `bound` of ‖theirs‖.
+pub fn assert_close(name: &str, ours: &Tensor, theirs: &Tensor, bound: f64) {
+    assert_eq!(ours.size(), theirs.size(), "{name}");
+    let _no_grad = tch::no_grad_guard();
+    let norm = |x: &Tensor| x.norm().double_value(&[]);
+    let difference = ours - theirs;
+    let error = match (norm(&difference), norm(theirs)) {
+        (0., 0.) => 0.,
+        (difference, theirs) => difference / theirs,
+    };
+    if !(error <= bound) {
+        let limit = bound * theirs.abs().max().double_value(&[]);
+        let bad = difference.abs().le(limit).logical_not().nonzero();
+        let first = Vec::<Vec<i64>>::try_from(bad.narrow(0, 0, bad.size()[0].min(3))).unwrap();
+        panic!("{name}: error {error:e}, bound {bound:e}, first bad positions {first:?}");
+    }
+}

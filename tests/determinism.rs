@@ -1,0 +1,105 @@
+//! A seed decides a run, bit for bit, on the CPU with equal threads.
+
+use std::path::Path;
+
+use anyhow::Result;
+use dcgan::record::jsonl::{Metrics, read};
+use dcgan::tensor_file::TensorFile;
+use tch::Kind;
+
+use super::common::{SMALL, files, train};
+
+const WEIGHTS: [&str; 2] = ["generator.safetensors", "discriminator.safetensors"];
+
+/// What a run leaves that does not depend on the clock.
+#[derive(PartialEq)]
+struct Trace {
+    files: Vec<(String, Vec<u8>)>,
+    metrics: Vec<Metrics>,
+}
+
+fn trace(run: &Path) -> Result<Trace> {
+    let files: Vec<_> = files(run)?
+        .into_iter()
+        .filter(|(name, _)| name.ends_with(".png") || name.ends_with(".safetensors"))
+        .collect();
+    // real, real_vs_generated, two samples, two networks.
+    assert_eq!(files.len(), 6);
+    let mut metrics: Vec<Metrics> = read(&run.join("metrics.jsonl"))?;
+    for line in &mut metrics {
+        (line.images_per_s, line.elapsed_s) = (0.0, 0.0);
+    }
+    Ok(Trace { files, metrics })
+}
+
+fn assert_repeats(options: &str) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let run = |name: &str, seed: u64| {
+        let reports = "--log-every 2 --sample-every 2";
+        let args = format!("{options} {reports} --seed {seed} --run {name}");
+        train(folder.path(), &args);
+        trace(&folder.path().join(name))
+    };
+    let first = run("first", 3)?;
+    assert!(first == run("again", 3)?);
+
+    let other = run("other", 4)?;
+    for (line, other) in first.metrics.iter().zip(&other.metrics) {
+        assert_ne!(line.d_loss, other.d_loss);
+    }
+    for ((name, bytes), (_, other)) in first.files.iter().zip(&other.files) {
+        // The first images of the data set are what they are.
+        assert_eq!(bytes == other, name == "real.png", "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn two_runs_with_one_seed_are_bit_identical_and_another_seed_differs() -> Result<()> {
+    assert_repeats(&SMALL.replace("--threads 1", "--threads 2"))
+}
+
+#[test]
+fn float64_runs_end_to_end_and_repeats_bit_for_bit() -> Result<()> {
+    assert_repeats(&format!("{SMALL} --precision f64"))
+}
+
+#[test]
+fn a_float64_run_has_float64_weights() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{SMALL} --precision f64 --run run"));
+    for name in WEIGHTS {
+        let file = TensorFile::read(&folder.path().join("run").join(name))?;
+        assert!(file.tensors.values().all(|tensor| tensor.kind() == Kind::Double), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn how_often_a_run_reports_changes_no_weight() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let run = |name: &str, reports: &str| {
+        train(folder.path(), &format!("{SMALL} {reports} --run {name}"));
+        WEIGHTS
+            .map(|file| Ok(TensorFile::read(&folder.path().join(name).join(file))?.tensors))
+            .into_iter()
+            .collect::<Result<Vec<_>>>()
+    };
+    let often = run("often", "--log-every 1 --sample-every 1")?;
+    assert!(often == run("seldom", "--log-every 100 --sample-every 0 --quiet")?);
+    Ok(())
+}
+
+#[test]
+fn the_saved_configuration_of_a_run_repeats_it_bit_for_bit() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    // Every option that decides the result is away from its default.
+    let args = "train --device cpu --threads 1 --base-width 2 --z-dim 7 --latent normal --g-steps 3 \
+                --batch-size 3 --iterations 4 --learning-rate 0.003 --beta1 0.4 \
+                --label-smoothing 0.2 --seed 9 --log-every 1 --sample-every 3 --run first";
+    train(folder.path(), args);
+    train(folder.path(), "--config first/config.toml --run again");
+    let run = |name: &str| trace(&folder.path().join(name));
+    assert!(run("first")? == run("again")?);
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! The shared forward pass against the slow, obvious form: three runs, each of which recomputes it.
+
+use anyhow::Result;
+use dcgan::model::{Model, ModelConfig, Network};
+use dcgan::tf::{Adam, AdamConfig, Statistics, sigmoid_cross_entropy};
+use dcgan::train::step::{Gan, StepConfig, StepValues};
+use tch::{Device, Kind, Tensor};
+
+use super::common::{assert_close, named, normal, one_thread, state};
+
+const Z_DIM: i64 = 5;
+
+fn model() -> Result<Model> {
+    one_thread();
+    let config = ModelConfig { channels: 3, base_width: 2, z_dim: Z_DIM, ..Default::default() };
+    Model::new(&config, 1, Device::Cpu, Kind::Double)
+}
+
+/// Inputs of an iteration: `real_rows` real images and 4 rows of noise.
+fn inputs(iteration: u64, real_rows: i64) -> (Tensor, Tensor) {
+    let real = normal(2 * iteration, &[real_rows, 3, 32, 32]).tanh();
+    (real, normal(2 * iteration + 1, &[4, Z_DIM]))
+}
+
+/// One iteration as TensorFlow runs it: every run computes the generator anew and updates its moving
+/// statistics.
+fn separate_runs(
+    gan: &mut Gan,
+    step: &StepConfig,
+    real: &Tensor,
+    z: &Tensor,
+) -> Result<StepValues> {
+    let Gan { model, g_adam, d_adam, .. } = gan;
+    let updating = Statistics::BatchUpdating { momentum: model.config.bn_momentum };
+    let step_with = |adam: &mut Adam, loss: &Tensor| {
+        let gradients = Tensor::f_run_backward(&[loss], &adam.variables(), false, false)?;
+        adam.step(&gradients, None)
+    };
+    let mean_prob = |logits: &Tensor| logits.sigmoid().mean(Kind::Double).double_value(&[]);
+
+    let fake = model.generator.forward(z, updating)?;
+    let real_logits = model.discriminator.forward(real, updating)?;
+    let fake_logits = model.discriminator.forward(&fake, updating)?;
+    let d_loss = sigmoid_cross_entropy(&real_logits, 1.0 - step.label_smoothing)?
+        + sigmoid_cross_entropy(&fake_logits, 0.0)?;
+    let mut values = StepValues {
+        d_loss: d_loss.double_value(&[]),
+        g_loss: f64::NAN,
+        mean_discriminator_output_prob_real: mean_prob(&real_logits),
+        mean_discriminator_output_prob_fake: mean_prob(&fake_logits),
+    };
+    step_with(d_adam, &d_loss)?;
+    for _ in 0..step.g_steps {
+        let fake = model.generator.forward(z, updating)?;
+        let fake_logits = model.discriminator.forward(&fake, Statistics::Batch)?;
+        let g_loss = sigmoid_cross_entropy(&fake_logits, 1.0)?;
+        values.g_loss = g_loss.double_value(&[]);
+        step_with(g_adam, &g_loss)?;
+    }
+    Ok(values)
+}
+
+/// Biases that a batch norm takes out again: their true gradient is 0 and rounding moves them.
+fn has_no_effect(name: &str) -> bool {
+    [
+        "generator/conv2d_transpose/bias",
+        "generator/conv2d_transpose_1/bias",
+        "discriminator/conv2d_1/bias",
+        "discriminator/conv2d_2/bias",
+    ]
+    .iter()
+    .any(|bias| name.starts_with(bias))
+}
+
+fn assert_separate_runs_agree(step: StepConfig) -> Result<()> {
+    let (mut shared, mut separate) = (Gan::new(model()?, step)?, Gan::new(model()?, step)?);
+    // The last batch of an epoch is smaller, in the middle of training too.
+    for (iteration, real_rows) in [(1, 4), (2, 4), (3, 1), (4, 4), (5, 3)] {
+        let (real, z) = inputs(iteration, real_rows);
+        let ours = shared.iteration(&real, &z)?.read()?;
+        let theirs = separate_runs(&mut separate, &step, &real, &z)?;
+        for (name, ours, theirs) in [
+            ("d_loss", ours.d_loss, theirs.d_loss),
+            ("g_loss", ours.g_loss, theirs.g_loss),
+            (
+                "mean_discriminator_output_prob_real",
+                ours.mean_discriminator_output_prob_real,
+                theirs.mean_discriminator_output_prob_real,
+            ),
+            (
+                "mean_discriminator_output_prob_fake",
+                ours.mean_discriminator_output_prob_fake,
+                theirs.mean_discriminator_output_prob_fake,
+            ),
+        ] {
+            let name = format!("{name} of iteration {iteration}");
+            assert_close(&name, &Tensor::from(ours), &Tensor::from(theirs), 1e-12);
+        }
+    }
+    for ((name, ours), (_, theirs)) in state(&shared).iter().zip(&state(&separate)) {
+        if has_no_effect(name) {
+            let difference = (ours - theirs).abs().max().double_value(&[]);
+            assert!(difference <= 1e-8, "{name}: {difference:e}");
+        } else {
+            assert_close(name, ours, theirs, 1e-12);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn one_shared_forward_pass_equals_three_passes_moving_statistics_included() -> Result<()> {
+    assert_separate_runs_agree(StepConfig::default())
+}
+
+#[test]
+fn one_generator_step_shares_its_pass_as_well() -> Result<()> {
+    assert_separate_runs_agree(StepConfig { g_steps: 1, ..Default::default() })
+}
+
+#[test]
+fn three_generator_steps_and_other_settings_equal_separate_passes() -> Result<()> {
+    let adam = AdamConfig { learning_rate: 1e-2, beta1: 0.3, ..Default::default() };
+    assert_separate_runs_agree(StepConfig { g_steps: 3, label_smoothing: 0.25, adam })
+}
+
+#[test]
+fn generator_steps_change_no_variable_of_the_discriminator() -> Result<()> {
+    let discriminator =
+        |model: &Model| named(Network::Discriminator, &model.variables(Network::Discriminator));
+    let after = |g_steps| -> Result<_> {
+        let mut gan = Gan::new(model()?, StepConfig { g_steps, ..Default::default() })?;
+        let (real, z) = inputs(1, 4);
+        gan.iteration(&real, &z)?;
+        // Its moving statistics too are those of its own step.
+        Ok(discriminator(&gan.model))
+    };
+    assert_eq!(after(1)?, after(3)?);
+    assert_ne!(after(1)?, discriminator(&model()?));
+    Ok(())
+}
+
+#[test]
+fn a_gan_without_generator_steps_is_refused() -> Result<()> {
+    let error = Gan::new(model()?, StepConfig { g_steps: 0, ..Default::default() }).unwrap_err();
+    assert!(error.to_string().contains("g_steps"), "{error}");
+    Ok(())
+}

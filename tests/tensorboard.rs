@@ -1,0 +1,139 @@
+//! A run's event file, read back.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use dcgan::record::jsonl::{Metrics, read};
+use protobuf::Message;
+use tensorboard_proto::event::Event;
+use tensorboard_proto::summary::{Summary_Image, Summary_Value};
+use tensorboard_rs::masked_crc32c::{crc32c, masked_crc32c};
+
+use super::common::{SMALL, files, train};
+
+/// The records of a TFRecord file: length, its checksum, data, its checksum.
+fn records(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+    fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8]> {
+        let (taken, rest) = bytes.split_at_checked(length).context("truncated")?;
+        *bytes = rest;
+        Ok(taken)
+    }
+    let checked = |data: &[u8], checksum: &[u8]| {
+        ensure!(masked_crc32c(data).to_le_bytes() == checksum, "wrong checksum");
+        Ok(())
+    };
+    let mut records = Vec::new();
+    while !bytes.is_empty() {
+        let length = take(&mut bytes, 8)?;
+        checked(length, take(&mut bytes, 4)?)?;
+        let data = take(&mut bytes, u64::from_le_bytes(length.try_into()?) as usize)?;
+        checked(data, take(&mut bytes, 4)?)?;
+        records.push(data.to_vec());
+    }
+    Ok(records)
+}
+
+/// Trains and returns the run's one event file, parsed.
+fn events_of_a_run(folder: &Path) -> Result<Vec<Event>> {
+    train(folder, &format!("{SMALL} --log-every 1 --sample-every 2 --run run"));
+    let files = files(&folder.join("run"))?;
+    let is_events = |name: &&String| name.starts_with("events.out.tfevents.");
+    let names: Vec<_> = files.keys().filter(is_events).collect();
+    assert_eq!(names.len(), 1);
+    records(&files[names[0]])?.iter().map(|data| Ok(Event::parse_from_bytes(data)?)).collect()
+}
+
+/// Every value of every summary, with its step.
+fn values(events: &[Event]) -> impl Iterator<Item = (i64, &Summary_Value)> {
+    let of = |event: &Event| (event.get_step(), event.has_summary());
+    events.iter().filter(move |event| of(event).1).flat_map(move |event| {
+        event.get_summary().get_value().iter().map(move |v| (of(event).0, v))
+    })
+}
+
+#[test]
+fn the_checksum_is_crc32c() {
+    // RFC 3720, appendix B.4, and the check value that every table of checksums gives.
+    assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+    assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+}
+
+#[test]
+fn the_file_begins_with_its_version_and_every_event_has_a_time() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let events = events_of_a_run(folder.path())?;
+    assert_eq!(events[0].get_file_version(), "brain.Event:2");
+    let times: Vec<_> = events.iter().map(Event::get_wall_time).collect();
+    // Seconds since 1970: after 2020, and in order.
+    assert!(times[0] > 1.5e9 && times.is_sorted(), "{times:?}");
+    Ok(())
+}
+
+#[test]
+fn scalars_are_the_metrics_of_every_logged_iteration() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let events = events_of_a_run(folder.path())?;
+    let scalars: Vec<_> = values(&events)
+        .filter(|(_, value)| value.has_simple_value())
+        .map(|(step, value)| (step, value.get_tag().to_owned(), value.get_simple_value()))
+        .collect();
+    let metrics: Vec<Metrics> = read(&folder.path().join("run/metrics.jsonl"))?;
+    assert_eq!(metrics.len(), 4);
+    let mut expected = Vec::new();
+    for line in metrics {
+        for (tag, value) in [
+            ("discriminator_loss", line.d_loss),
+            ("generator_loss", line.g_loss),
+            ("mean_discriminator_output_prob_real", line.mean_discriminator_output_prob_real),
+            ("mean_discriminator_output_prob_fake", line.mean_discriminator_output_prob_fake),
+            ("images_per_s", line.images_per_s),
+        ] {
+            expected.push((line.iteration as i64, tag.to_owned(), value as f32));
+        }
+    }
+    assert_eq!(scalars, expected);
+    Ok(())
+}
+
+#[test]
+fn images_are_the_pictures_on_disk_with_their_sizes() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let events = events_of_a_run(folder.path())?;
+    let images: Vec<_> = values(&events)
+        .filter(|(_, value)| value.has_image())
+        .map(|(step, value)| (step, value.get_tag(), value.get_image()))
+        .collect();
+    let expected = [
+        (0, "real", "real.png"),
+        (2, "samples", "samples/iteration-000002.png"),
+        (4, "samples", "samples/iteration-000004.png"),
+    ];
+    assert_eq!(images.len(), expected.len());
+    for ((step, tag, image), (expected_step, expected_tag, file)) in
+        images.into_iter().zip(expected)
+    {
+        assert_eq!((step, tag), (expected_step, expected_tag));
+        let png = std::fs::read(folder.path().join("run").join(file))?;
+        assert!(image.get_encoded_image_string() == png, "{file}");
+        let decoded = image::load_from_memory(&png)?;
+        let size = |image: &Summary_Image| (image.get_width(), image.get_height());
+        assert_eq!(size(image), (decoded.width() as i32, decoded.height() as i32), "{file}");
+        assert_eq!(image.get_colorspace(), i32::from(decoded.color().channel_count()), "{file}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_configuration_is_there_as_text() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let events = events_of_a_run(folder.path())?;
+    let texts: Vec<_> = values(&events).filter(|(_, value)| value.has_tensor()).collect();
+    assert_eq!(texts.len(), 1);
+    let (step, value) = texts[0];
+    assert_eq!((step, value.get_tag()), (0, "config"));
+    assert_eq!(value.get_metadata().get_plugin_data().get_plugin_name(), "text");
+    let config = std::fs::read_to_string(folder.path().join("run/config.toml"))?;
+    let text = value.get_tensor().get_string_val().first().context("no text")?;
+    assert_eq!(std::str::from_utf8(text)?, format!("```toml\n{config}```"));
+    Ok(())
+}
