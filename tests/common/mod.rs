@@ -132,7 +132,8 @@ pub fn assert_close(name: &str, ours: &Tensor, theirs: &Tensor, bound: f64) {
         (0., 0.) => 0.,
         (difference, theirs) => difference / theirs,
     };
-    if !(error <= bound) {
+    // NaN must fail.
+    if error.is_nan() || error > bound {
         let limit = bound * theirs.abs().max().double_value(&[]);
         let bad = difference.abs().le(limit).logical_not().nonzero();
         let first = Vec::<Vec<i64>>::try_from(bad.narrow(0, 0, bad.size()[0].min(3))).unwrap();
