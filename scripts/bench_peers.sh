@@ -23,7 +23,6 @@ Usage: scripts/bench_peers.sh [OPTIONS]
                       torch-compile      the same in f32, through torch.compile (needs a C++ compiler)
                       torch-compile-bf16 both
                       tensorflow         TensorFlow 2.15.1, graph mode, f32: the reference itself
-  --ours LIST       precisions of dcgan, f32 and/or bf16 (default: f32)
   --rounds N        every contender runs once a round, in a new process (default: 10)
   --iterations N    measured iterations of a run (default: 6)
   --warmup N        iterations before them (default: 2)
@@ -78,7 +77,6 @@ whole_number() {
 add() {
     case "$1" in
     dcgan) command=("$dcgan" bench --json --precision f32) ;;
-    dcgan-bf16) command=("$dcgan" bench --json --precision bf16) ;;
     pytorch) python_peer pytorch pytorch.py --precision f32 ;;
     pytorch-bf16) python_peer pytorch pytorch.py --precision bf16 ;;
     torch-compile) python_peer pytorch pytorch.py --precision f32 --compile ;;
@@ -106,7 +104,7 @@ python_peer() {
 }
 
 recorded=scripts/bench_peers.sh # the command that a saved file names: all but where it is saved
-peers=pytorch ours=f32 rounds=10 iterations=6 warmup=2 batch_size=128 out="" force=no prepare=no
+peers=pytorch rounds=10 iterations=6 warmup=2 batch_size=128 out="" force=no prepare=no
 threads=$(getconf _NPROCESSORS_ONLN)
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -116,11 +114,10 @@ while [ $# -gt 0 ]; do
         ;;
     --force) force=yes ;;
     --prepare) prepare=yes ;;
-    --peers | --ours | --rounds | --iterations | --warmup | --batch-size | --threads | --out)
+    --peers | --rounds | --iterations | --warmup | --batch-size | --threads | --out)
         [ $# -ge 2 ] || die_usage "$1 wants a value."
         case "$1" in
         --peers) peers=$2 ;;
-        --ours) ours=$2 ;;
         --rounds) whole_number "$1" "$2" 1 && rounds=$2 ;;
         --iterations) whole_number "$1" "$2" 1 && iterations=$2 ;;
         --warmup) whole_number "$1" "$2" 0 && warmup=$2 ;;
@@ -136,19 +133,9 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-names=() our_names=""
-IFS=, read -r -a precisions <<<"$ours"
-for precision in ${precisions[@]+"${precisions[@]}"}; do
-    case "$precision" in
-    f32) names+=(dcgan) our_names+=${our_names:+,}dcgan ;;
-    bf16) names+=(dcgan-bf16) our_names+=${our_names:+,}dcgan-bf16 ;;
-    *) die_usage "--ours: expected f32 or bf16, found '$precision'." ;;
-    esac
-done
-[ -n "$our_names" ] || die_usage "--ours: expected f32 or bf16, found nothing."
+names=(dcgan)
 IFS=, read -r -a peer_names <<<"$peers"
 [ ${#peer_names[@]} -gt 0 ] || die_usage "--peers: expected a list of peers, found nothing."
-case "$peers" in dcgan* | *,dcgan*) die_usage "--peers: dcgan is --ours." ;; esac
 names+=("${peer_names[@]}")
 repeated=$(printf '%s\n' "${names[@]}" | sort | uniq -d | head -n 1)
 [ -z "$repeated" ] || die_usage "$repeated is named twice."
@@ -189,5 +176,5 @@ export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$root/target/peers/ind
 cd "$root"
 exec "$venv_python" -B scripts/peers/compare.py \
     --rounds "$rounds" --batch-size "$batch_size" --threads "$threads" --warmup "$warmup" \
-    --iterations "$iterations" --ours "$our_names" --command "$recorded" ${out:+--out "$out"} \
+    --iterations "$iterations" --ours dcgan --command "$recorded" ${out:+--out "$out"} \
     "${contenders[@]}"

@@ -200,7 +200,7 @@ def check_real(events, run):
     return f"{len(found)} image, {image.width}x{image.height}, equals real.png"
 
 
-def check_config(events):
+def check_config(run, events):
     from tensorboard.compat.proto import types_pb2
     from tensorboard.util import tensor_util
 
@@ -217,8 +217,7 @@ def check_config(events):
             text = strings[0].decode("utf-8")
         except UnicodeDecodeError as error:
             raise Failure(f"{what}: expected UTF-8: {error}") from error
-        if not text.strip():
-            raise Failure(f"{what}: expected text, found {text!r}")
+        expect(f"{what}: text", "```toml\n" + (run / "config.toml").read_text() + "```", text)
     return f"{len(found)} text, {len(text)} characters"
 
 
@@ -241,7 +240,7 @@ def check(run):
         ("scalars", lambda: check_scalars(events, run)),
         ("samples", lambda: check_samples(events, run)),
         ("real", lambda: check_real(events, run)),
-        ("config", lambda: check_config(events)),
+        ("config", lambda: check_config(run, events)),
     )
     for name, group in groups:
         try:

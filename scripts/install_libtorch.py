@@ -172,7 +172,9 @@ def build_set(scratch, version, which, platform):
     (torch_wheel,) = wheels.glob("torch-*.whl")
     downloaded = torch_wheel.stat().st_size
     with zipfile.ZipFile(torch_wheel) as archive:
-        metadata = archive.read("torch-%s.dist-info/METADATA" % version).decode()
+        # Its folder's name holds the version, which an index of the user's own may extend (+cpu).
+        (name,) = [n for n in archive.namelist() if re.match(r"torch-[^/]*\.dist-info/METADATA$", n)]
+        metadata = archive.read(name).decode()
     say("unpacking %s" % torch_wheel.name)
     unpack(torch_wheel, new, in_torch)
 

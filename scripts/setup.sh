@@ -203,6 +203,11 @@ print(cpp_extension.library_paths()[-1])' 2>&1) ||
 
 check_own_libtorch() {
     [ -n "$LIBTORCH" ] || die "LIBTORCH is set, and empty." "Unset it (unset LIBTORCH), or set it to a libtorch folder."
+    # torch-sys looks from a folder of its own.
+    case $LIBTORCH in
+        /*) ;;
+        *) die "LIBTORCH=$LIBTORCH is a relative path." "Set it to the whole path: $(cd "$LIBTORCH" 2>/dev/null && pwd || echo /path/to/libtorch)" ;;
+    esac
     check_own "LIBTORCH=$LIBTORCH" "${LIBTORCH_INCLUDE:-$LIBTORCH}/include" "${LIBTORCH_LIB:-$LIBTORCH}/lib" \
         "$LIBTORCH/build-version"
 }

@@ -7,8 +7,9 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::device::DeviceChoice;
-use crate::model::{IMAGE_SIZE, Model, ModelConfig};
+use crate::model::{Model, ModelConfig};
 use crate::rng::{Latent, Stream, rng};
+use crate::tf::frame::IMAGE_SIZE;
 use crate::train::step::{Gan, StepConfig};
 
 /// What to measure.

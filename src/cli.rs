@@ -7,9 +7,10 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use serde::Serialize;
 
-use crate::config::{Resolved, Usage, resolve};
+use crate::config::{Resolved, resolve};
 use crate::device::DeviceChoice;
 use crate::record::progress::Verbosity;
+use crate::usage::Usage;
 
 /// Train a DCGAN exactly as the TensorFlow 1 reference does.
 #[derive(Debug, Parser)]
@@ -71,20 +72,20 @@ pub struct TrainArgs {
     #[arg(long, value_parser = ["f32", "f64"], help_heading = "Data and place")]
     precision: Option<String>,
     /// CPU threads [default: the physical cores]
-    #[arg(long, value_name = "N", help_heading = "Data and place")]
+    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Data and place")]
     threads: Option<u64>,
     /// The run's folder, new or empty [default: a new numbered one under runs/]
     #[arg(long, value_name = "DIR", help_heading = "Data and place")]
     run: Option<PathBuf>,
 
     /// Passes over the data set [default: 10]
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Training")]
     epochs: Option<u64>,
     /// Iterations (one discriminator step and --g-steps generator steps each); overrides --epochs
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Training")]
     iterations: Option<u64>,
     /// Images an iteration [default: 128]
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Training")]
     batch_size: Option<u64>,
     /// Adam's step size, of both networks [default: 2e-4]
     #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Training")]
@@ -96,27 +97,27 @@ pub struct TrainArgs {
     #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Training")]
     label_smoothing: Option<f64>,
     /// Generator steps an iteration [default: 2]
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Training")]
     g_steps: Option<u64>,
     /// Decides initial weights, noise and the order of images [default: 0]
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Training")]
     seed: Option<u64>,
 
     /// Length of the noise vector z [default: 100]
-    #[arg(long, value_name = "N", help_heading = "Networks")]
+    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Networks")]
     z_dim: Option<u64>,
     /// Distribution of z [default: uniform]
     #[arg(long, value_parser = ["uniform", "normal"], help_heading = "Networks")]
     latent: Option<String>,
     /// Scales every layer; the reference's networks have 64 [default: 64]
-    #[arg(long, value_name = "N", help_heading = "Networks")]
+    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Networks")]
     base_width: Option<u64>,
 
     /// Iterations between lines of metrics [default: 10]
-    #[arg(long, value_name = "N", help_heading = "Reports")]
+    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Reports")]
     log_every: Option<u64>,
     /// Iterations between sample grids; 0: only at the end [default: 100]
-    #[arg(long, value_name = "N", help_heading = "Reports")]
+    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Reports")]
     sample_every: Option<u64>,
     /// Say nothing but errors and warnings
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Reports")]
@@ -143,7 +144,8 @@ impl TrainArgs {
     /// # Errors
     /// [`Usage`], as [`resolve`].
     pub fn resolve(&self) -> Result<Resolved> {
-        let flags = toml::Table::try_from(self).map_err(|e| Usage(format!("{e}")))?;
+        let flags = toml::Table::try_from(self)
+            .map_err(|e| Usage(format!("--run: expected a path in UTF-8, found another ({e})")))?;
         resolve(self.config.as_deref(), flags)
     }
 
@@ -201,4 +203,9 @@ pub struct BenchArgs {
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Whole numbers as far as TOML's go; the configuration checks each one's own range.
+fn whole() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(0..=i64::MAX as u64)
 }

@@ -5,13 +5,13 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use tch::Kind;
+use tch::{Device, Kind};
 
 use crate::bench::{BenchConfig, BenchResult};
 use crate::cli::{BenchArgs, TrainArgs, VerifyArgs};
 use crate::config::{Resolved, TrainConfig};
 use crate::data::{ImageSet, load};
-use crate::device::{self, default_threads};
+use crate::device::{self, DeviceChoice, default_threads};
 use crate::model::{ModelConfig, Network, layer_table};
 use crate::record::progress::{Progress, Verbosity};
 use crate::train::RunDir;
@@ -29,10 +29,39 @@ pub fn print(bytes: &[u8]) -> Result<ExitCode> {
     }
 }
 
+/// Says on standard error what went wrong, the chain of causes in one line.
+pub fn print_error(error: &anyhow::Error) {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        // libtorch appends a stack of C++ frames to its messages.
+        let text = text.split("\nException raised from").next().unwrap_or_default().trim();
+        // Some errors repeat their source in their own message.
+        if parts.last().is_none_or(|last| !last.contains(text)) {
+            parts.push(text.to_owned());
+        }
+    }
+    say(&format!("error: {}", parts.join(": ")));
+}
+
+/// Writes a line to standard error; `eprintln!` panics where nobody reads any more.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// The device that `choice` comes to; says so where it was left open.
+fn resolve_aloud(choice: DeviceChoice, kind: Kind) -> Result<Device> {
+    let (device, note) = device::resolve(choice, kind)?;
+    if let Some(note) = note {
+        say(&note);
+    }
+    Ok(device)
+}
+
 /// `dcgan train`.
 ///
 /// # Errors
-/// As [`crate::train::train`], and [`crate::config::Usage`].
+/// As [`crate::train::train`], and [`crate::usage::Usage`].
 pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     let Resolved { mut config, run } = args.resolve()?;
     let verbosity = args.verbosity();
@@ -45,6 +74,12 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     let set = load(&config.dataset)?;
     let plan = plan(&config, &set)?;
     if args.dry_run {
+        if let Some(run) = &run {
+            RunDir::check(run)?;
+        }
+        if let Some(note) = note {
+            say(&note);
+        }
         return print(plan.as_bytes());
     }
 
@@ -103,12 +138,21 @@ fn plan(config: &TrainConfig, set: &ImageSet) -> Result<String> {
 /// As [`crate::verify::verify`]; a disagreement is exit status 1, no error.
 pub fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     device::configure(args.threads.map_or_else(default_threads, usize::from));
-    let (device, _) = device::resolve(args.device, Kind::Double)?;
+    let device = resolve_aloud(args.device, Kind::Float)?;
     let mut failed = 0;
     for path in &args.files {
-        let report = crate::verify::verify(path, device)?;
-        print(verify_table(&path.display().to_string(), &report, args.verbose)?.as_bytes())?;
-        failed += usize::from(!report.passed());
+        // A file that cannot be compared has not agreed; the next one may.
+        match crate::verify::verify(path, device) {
+            Ok(report) => {
+                let table = verify_table(&path.display().to_string(), &report, args.verbose)?;
+                print(table.as_bytes())?;
+                failed += usize::from(!report.passed());
+            }
+            Err(error) => {
+                print_error(&error);
+                failed += 1;
+            }
+        }
     }
     let count = args.files.len();
     print(format!("{} of {count} files agree with TensorFlow\n", count - failed).as_bytes())?;
@@ -170,7 +214,7 @@ fn verify_table(file: &str, report: &Report, every_tensor: bool) -> Result<Strin
 pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     device::configure(args.threads.map_or_else(default_threads, usize::from));
     let kind = if args.precision == "f64" { Kind::Double } else { Kind::Float };
-    let (device, _) = device::resolve(args.device, kind)?;
+    let device = resolve_aloud(args.device, kind)?;
     let result = crate::bench::bench(&BenchConfig {
         model: ModelConfig { base_width: args.base_width.into(), ..Default::default() },
         batch_size: args.batch_size as usize,

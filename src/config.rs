@@ -1,6 +1,5 @@
 //! What a training run is asked to do: defaults, TOML, validation.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
@@ -13,18 +12,7 @@ use crate::model::ModelConfig;
 use crate::rng::Latent;
 use crate::tf::AdamConfig;
 use crate::train::step::StepConfig;
-
-/// Wrong usage: something the user can put right in the command or the configuration file.
-#[derive(Debug)]
-pub struct Usage(pub String);
-
-impl fmt::Display for Usage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Usage {}
+use crate::usage::Usage;
 
 /// Kind of the weights and of the computation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,12 +126,23 @@ pub fn resolve(file: Option<&Path>, flags: toml::Table) -> Result<Resolved> {
     let mut table = toml::Table::new();
     if let Some(path) = file {
         table = read_file(path)?;
+        // On its own, so that the message can name the file.
+        settle(table.clone()).map_err(|e| in_file(path, &e.to_string()))?;
+        if flags.contains_key("epochs") && !flags.contains_key("iterations") {
+            // The file's iterations would override the flag.
+            table.remove("iterations");
+        }
     }
     table.extend(flags);
+    settle(table)
+}
+
+/// What a table comes to, validated.
+fn settle(mut table: toml::Table) -> Result<Resolved> {
     let run = match table.remove(RUN_KEY) {
-        Some(toml::Value::String(run)) => Some(PathBuf::from(run)),
+        Some(toml::Value::String(run)) if !run.is_empty() => Some(PathBuf::from(run)),
         Some(other) => {
-            return Err(Usage(format!("`run`: expected a path in quotes, found {other}")).into());
+            return Err(Usage(format!("--run: expected a path, found {other}")).into());
         }
         None => None,
     };
@@ -152,9 +151,12 @@ pub fn resolve(file: Option<&Path>, flags: toml::Table) -> Result<Resolved> {
     Ok(Resolved { config, run })
 }
 
+fn in_file(path: &Path, message: &str) -> anyhow::Error {
+    anyhow!(Usage(format!("--config {}: {message}", path.display())))
+}
+
 fn read_file(path: &Path) -> Result<toml::Table> {
-    let file = path.display();
-    let usage = |message: String| anyhow!(Usage(format!("--config {file}: {message}")));
+    let usage = |message: String| in_file(path, &message);
     let text = std::fs::read_to_string(path).map_err(|e| usage(format!("cannot be read: {e}")))?;
     let raw: toml::Table = text.parse().map_err(|e| usage(format!("not valid TOML\n{e}")))?;
     let mut table = toml::Table::new();
@@ -208,17 +210,17 @@ impl TrainConfig {
     /// [`Usage`], naming the flag, what was expected and what was found.
     pub fn validate(&self) -> Result<()> {
         let whole = [
-            ("epochs", self.epochs, 1, 1_000_000_000),
-            ("iterations", self.iterations.unwrap_or(1), 1, 1 << 40),
-            ("batch-size", self.batch_size as u64, 1, 65_536),
-            ("g-steps", self.g_steps, 1, 100),
-            ("z-dim", self.z_dim.try_into().unwrap_or(0), 1, 65_536),
-            ("base-width", self.base_width.try_into().unwrap_or(0), 1, 1024),
+            ("epochs", i128::from(self.epochs), 1, 1_000_000_000),
+            ("iterations", self.iterations.unwrap_or(1).into(), 1, 1 << 40),
+            ("batch-size", self.batch_size as i128, 1, 65_536),
+            ("g-steps", self.g_steps.into(), 1, 100),
+            ("z-dim", self.z_dim.into(), 1, 65_536),
+            ("base-width", self.base_width.into(), 1, 1024),
             // TOML's integers end there.
-            ("seed", self.seed, 0, i64::MAX as u64),
-            ("threads", self.threads.unwrap_or(1) as u64, 1, 1024),
-            ("log-every", self.log_every, 1, 1 << 40),
-            ("sample-every", self.sample_every, 0, 1 << 40),
+            ("seed", self.seed.into(), 0, i64::MAX.into()),
+            ("threads", self.threads.unwrap_or(1) as i128, 1, 1024),
+            ("log-every", self.log_every.into(), 1, 1 << 40),
+            ("sample-every", self.sample_every.into(), 0, 1 << 40),
         ];
         for (flag, value, low, high) in whole {
             if !(low..=high).contains(&value) {
@@ -310,6 +312,15 @@ mod tests {
     }
 
     #[test]
+    fn the_flag_for_epochs_wins_over_the_files_iterations() -> Result<()> {
+        let config = from_file("iterations = 4", "epochs = 20".parse()?)?.config;
+        assert_eq!((config.epochs, config.iterations), (20, None));
+        let config = from_file("iterations = 4", "epochs = 2\niterations = 3".parse()?)?.config;
+        assert_eq!(config.iterations, Some(3));
+        Ok(())
+    }
+
+    #[test]
     fn what_is_written_is_read_back_the_same() -> Result<()> {
         for config in [
             TrainConfig::default(),
@@ -338,7 +349,11 @@ mod tests {
         assert!(error_of("batch-size = 3\nbatch_size = 4").contains("twice"));
         assert!(error_of("batch-size = ").contains("some.toml"));
         assert!(error_of("seed = -1").contains("seed"));
-        assert!(error_of("run = 3").contains("run"));
+        assert!(error_of("run = 3").contains("some.toml"));
+        assert!(error_of("run = ''").contains("--run"));
+        assert!(
+            error_of("z-dim = -5").contains("some.toml") && error_of("z-dim = -5").contains("-5")
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-use crate::config::Usage;
+use crate::usage::Usage;
 
 /// What the user asks for with `--device`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,12 +105,16 @@ pub fn resolve(choice: DeviceChoice, kind: Kind) -> Result<(Device, Option<Strin
             }
             (Device::Mps, None)
         }
-        DeviceChoice::Auto => match Cuda::look().obstacles().first() {
-            None => (Device::Cuda(0), Some("a CUDA device was found; taking cuda:0".to_owned())),
-            Some(_) if tch::utils::has_mps() && kind == Kind::Float => {
+        DeviceChoice::Auto => match Cuda::look().obstacles().is_empty() {
+            true => (Device::Cuda(0), Some("a CUDA device was found; taking cuda:0".to_owned())),
+            false if tch::utils::has_mps() && kind == Kind::Float => {
                 (Device::Mps, Some("Apple's GPU was found; taking mps".to_owned()))
             }
-            Some(obstacle) => (Device::Cpu, Some(format!("computing on the CPU: {obstacle}"))),
+            false => {
+                let note =
+                    "no CUDA device is usable here (`dcgan doctor` says why); computing on the CPU";
+                (Device::Cpu, Some(note.to_owned()))
+            }
         },
     };
     if resolved.0 == Device::Mps && kind == Kind::Double {
@@ -152,8 +156,11 @@ fn keep_freed_memory() {
 /// Turns TensorFloat-32 off, which cuDNN's convolutions take by default and whose 10 bits of
 /// mantissa are not float32. The user's own `NVIDIA_TF32_OVERRIDE` stands.
 ///
+/// A program that uses this library on CUDA calls it first in `main`, or sets the variable itself;
+/// without, its float32 convolutions are not float32.
+///
 /// # Safety
-/// As [`std::env::set_var`]: no other thread may be running yet.
+/// As [`std::env::set_var`]: no other thread may read or write the environment meanwhile.
 pub unsafe fn forbid_tf32() {
     const NAME: &str = "NVIDIA_TF32_OVERRIDE";
     if std::env::var_os(NAME).is_none() {
@@ -239,6 +246,9 @@ impl Cuda {
     /// What stands in the way of a CUDA device, each with what to do about it; none: it is ready.
     pub fn obstacles(&self) -> Vec<String> {
         let mut obstacles = Vec::new();
+        if self.devices > 0 {
+            return obstacles;
+        }
         match &self.driver {
             Err(why) => obstacles.push(why.clone()),
             Ok(version) if *version < NEEDED_CUDA => obstacles.push(format!(
@@ -262,7 +272,7 @@ impl Cuda {
                     .to_owned(),
             );
         }
-        if obstacles.is_empty() && self.devices == 0 {
+        if obstacles.is_empty() {
             let hidden = match std::env::var("CUDA_VISIBLE_DEVICES") {
                 Ok(value) => format!("CUDA_VISIBLE_DEVICES is `{value}`; "),
                 Err(_) => String::new(),
@@ -330,7 +340,7 @@ pub fn doctor() -> String {
     let capability = cpu_capability();
     say(
         "  capability",
-        if capability.is_empty() { "baseline".to_owned() } else { capability.join(", ") },
+        if capability.is_empty() { "unknown".to_owned() } else { capability.join(", ") },
     );
     say(
         "  threads",
@@ -342,7 +352,11 @@ pub fn doctor() -> String {
         ),
     );
     let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
-    say("  oneDNN", yes_no(tch::utils::has_mkldnn()));
+    let one_dnn = match tch::utils::has_mkldnn() {
+        true => "yes",
+        false => "no: convolutions will be slow; use a libtorch that was built with it",
+    };
+    say("  oneDNN", one_dnn.to_owned());
     let cuda = Cuda::look();
     let obstacles = cuda.obstacles();
     say("CUDA", if obstacles.is_empty() { "ready" } else { "not usable:" }.to_owned());
@@ -357,9 +371,18 @@ pub fn doctor() -> String {
     );
     say("  devices", cuda.devices.to_string());
     if cuda.devices > 0 {
-        say("  cuDNN", yes_no(tch::Cuda::cudnn_is_available()));
+        let cudnn = match tch::Cuda::cudnn_is_available() {
+            true => "yes",
+            false => "no: convolutions will be slow; run ./scripts/setup.sh --cuda again",
+        };
+        say("  cuDNN", cudnn.to_owned());
     }
-    say("Apple GPU", yes_no(tch::utils::has_mps()));
+    let apple = match (tch::utils::has_mps(), cfg!(target_os = "macos")) {
+        (true, _) => "yes, --device mps",
+        (false, true) => "no: it needs Apple silicon and macOS 14 or later",
+        (false, false) => "no: this is no Mac",
+    };
+    say("Apple GPU", apple.to_owned());
     lines.join("\n")
 }
 
@@ -386,7 +409,7 @@ mod tests {
         let ready = Cuda { built: true, linked: true, driver: Ok(13_000), devices: 1 };
         assert!(ready.obstacles().is_empty());
         let no_driver = || Err("no driver".to_owned());
-        let cases: [(Cuda, &[&str]); 6] = [
+        let cases: [(Cuda, &[&str]); 7] = [
             (
                 Cuda { built: false, linked: false, devices: 0, ..ready.clone() },
                 &["setup.sh --cuda"],
@@ -395,6 +418,8 @@ mod tests {
             (Cuda { driver: no_driver(), devices: 0, ..ready.clone() }, &["no driver"]),
             (Cuda { driver: Ok(12_080), devices: 0, ..ready.clone() }, &["CUDA 12.8 at most"]),
             (Cuda { devices: 0, ..ready.clone() }, &["nvidia-smi"]),
+            // A libtorch for an older CUDA: what works needs no explanation.
+            (Cuda { driver: Ok(12_080), ..ready.clone() }, &[]),
             (
                 Cuda { built: false, linked: false, driver: no_driver(), devices: 0 },
                 &["no driver", "setup.sh --cuda"],

@@ -35,6 +35,7 @@ pub mod sample;
 pub mod tensor_file;
 pub mod tf;
 pub mod train;
+pub mod usage;
 pub mod verify;
 
 /// The version of this program.

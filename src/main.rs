@@ -1,22 +1,21 @@
 //! Parse, dispatch, print the error chain, choose the exit code.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 use dcgan::cli::{Cli, Command};
-use dcgan::config::Usage;
+use dcgan::usage::Usage;
 use dcgan::{commands, device};
 
 fn main() -> ExitCode {
-    // SAFETY: nothing has started a thread yet.
+    // SAFETY: this program has started no thread yet, and those that libraries may have started when
+    // they were loaded read no environment.
     unsafe { device::forbid_tf32() };
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            // `eprintln!` panics where nobody reads any more.
-            let _ = writeln!(std::io::stderr(), "error: {}", readable(&error));
+            commands::print_error(&error);
             ExitCode::from(if error.downcast_ref::<Usage>().is_some() { 2 } else { 1 })
         }
     }
@@ -35,18 +34,4 @@ fn run(cli: Cli) -> Result<ExitCode> {
             commands::print(&script)
         }
     }
-}
-
-/// The chain in one line, without the stack of C++ frames that libtorch appends to its messages.
-fn readable(error: &anyhow::Error) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        let text = text.split("\nException raised from").next().unwrap_or_default().trim();
-        // Some errors repeat their source in their own message.
-        if parts.last().is_none_or(|last| !last.contains(text)) {
-            parts.push(text.to_owned());
-        }
-    }
-    parts.join(": ")
 }

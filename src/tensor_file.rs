@@ -27,7 +27,7 @@ impl TensorFile {
     ///
     /// # Errors
     /// If the file cannot be read, is no safetensors file, is truncated, or holds a tensor of a kind
-    /// other than float32, float64 or bfloat16; the message names the file and the tensor.
+    /// other than float32 or float64; the message names the file and the tensor.
     pub fn read(path: &Path) -> Result<Self> {
         let file = path.display();
         let bytes = fs::read(path).with_context(|| format!("{file}: cannot be read"))?;
@@ -47,8 +47,7 @@ impl TensorFile {
             let kind = match view.dtype() {
                 Dtype::F32 => Kind::Float,
                 Dtype::F64 => Kind::Double,
-                Dtype::BF16 => Kind::BFloat16,
-                other => bail!("{file}: tensor {name}: expected F32, F64 or BF16, found {other:?}"),
+                other => bail!("{file}: tensor {name}: expected F32 or F64, found {other:?}"),
             };
             let shape =
                 view.shape().iter().map(|&n| i64::try_from(n)).collect::<Result<Vec<_>, _>>();
@@ -65,7 +64,7 @@ impl TensorFile {
     /// bytes, which the crate's own writer does not promise: it orders metadata anew each time.
     ///
     /// # Errors
-    /// If a tensor is neither float32, float64 nor bfloat16, or the file cannot be written.
+    /// If a tensor is neither float32 nor float64, or the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let mut header = serde_json::Map::new();
         header.insert("__metadata__".to_owned(), json!(self.metadata));
@@ -74,7 +73,6 @@ impl TensorFile {
             let dtype = match tensor.f_kind()? {
                 Kind::Float => "F32",
                 Kind::Double => "F64",
-                Kind::BFloat16 => "BF16",
                 other => bail!("tensor {name}: {other:?} cannot be written"),
             };
             let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
@@ -110,14 +108,12 @@ pub fn write_atomically(
         _ => Path::new("."),
     };
     let attempt = || -> Result<()> {
-        let mut beside = tempfile::Builder::new().prefix(".unfinished-").tempfile_in(folder)?;
-        write(beside.as_file_mut())?;
-        // A temporary file is private; what it becomes is as readable as any other.
+        let mut builder = tempfile::Builder::new();
+        // A temporary file is private; what it becomes is as readable as the user's other files.
         #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            beside.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-        }
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut beside = builder.prefix(".unfinished-").tempfile_in(folder)?;
+        write(beside.as_file_mut())?;
         beside.as_file().sync_all()?;
         beside.persist(path)?;
         #[cfg(unix)]

@@ -12,9 +12,9 @@ use std::str::FromStr;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
-use crate::model::{IMAGE_SIZE, Model, ModelConfig, Network};
+use crate::model::{BIASES_OF_NO_EFFECT, Model, ModelConfig, Network};
 use crate::tensor_file::TensorFile;
-use crate::tf::frame::rotate_images;
+use crate::tf::frame::{IMAGE_SIZE, rotate_images};
 use crate::tf::{AdamConfig, Role, Statistics, Variable, sigmoid_cross_entropy};
 use crate::train::step::{Gan, StepConfig};
 
@@ -181,15 +181,6 @@ impl Bounds {
     }
 }
 
-/// Biases of convolutions that feed a batch norm: it takes them out again, so that their true
-/// gradient is 0 and rounding alone moves them.
-pub(crate) const CANCELLED: [&str; 4] = [
-    "generator/conv2d_transpose/bias",
-    "generator/conv2d_transpose_1/bias",
-    "discriminator/conv2d_1/bias",
-    "discriminator/conv2d_2/bias",
-];
-
 /// Compares this build, on `device`, with the reference file at `path`.
 ///
 /// # Errors
@@ -279,12 +270,27 @@ impl<'a> Comparison<'a> {
     fn new(file: &'a TensorFile, device: Device) -> Result<Self> {
         let settings = Settings::read(&file.metadata)?;
         let bounds = Bounds::of(settings.kind);
+        ensure!(
+            !(settings.kind == Kind::Double && device == Device::Mps),
+            "the file is in float64, which Apple's GPUs have not; use --device cpu"
+        );
         let comparison =
             Self { file, settings, bounds, device, checks: Vec::new(), not_compared: Vec::new() };
         // Before a network of the promised size is made, the file must hold one.
         let ModelConfig { channels: c, base_width: w, z_dim, .. } = comparison.settings.model;
-        comparison.tensor("init/generator/dense/kernel", &[z_dim, 128 * w])?;
-        comparison.tensor("init/discriminator/conv2d/kernel", &[5, 5, c, w])?;
+        let kernels: [(&str, &[i64]); 8] = [
+            ("generator/dense", &[z_dim, 128 * w]),
+            ("generator/conv2d_transpose", &[5, 5, 4 * w, 8 * w]),
+            ("generator/conv2d_transpose_1", &[5, 5, 2 * w, 4 * w]),
+            ("generator/conv2d_transpose_2", &[5, 5, c, 2 * w]),
+            ("discriminator/conv2d", &[5, 5, c, w]),
+            ("discriminator/conv2d_1", &[5, 5, w, 2 * w]),
+            ("discriminator/conv2d_2", &[5, 5, 2 * w, 4 * w]),
+            ("discriminator/dense", &[64 * w, 1]),
+        ];
+        for (layer, shape) in kernels {
+            comparison.tensor(&format!("init/{layer}/kernel"), shape)?;
+        }
         Ok(comparison)
     }
 
@@ -518,7 +524,7 @@ impl<'a> Comparison<'a> {
         ours: &Tensor,
         bound: f64,
     ) -> Result<()> {
-        if !CANCELLED.contains(&variable) {
+        if !BIASES_OF_NO_EFFECT.contains(&variable) {
             return self.compare(group, name, ours, bound);
         }
         match self.bounds.cancelled {
@@ -545,7 +551,12 @@ impl<'a> Comparison<'a> {
         };
         let mut check = Check { group, name: name.to_owned(), error, bound, first_bad: Vec::new() };
         if !check.passed() {
-            check.first_bad = first_bad(&ours, &theirs, &difference, bound)?;
+            let scale = if group.is_absolute() {
+                1.
+            } else {
+                theirs.f_nan_to_num(0., 0., 0.)?.f_abs()?.f_max()?.f_double_value(&[])?
+            };
+            check.first_bad = first_bad(&ours, &theirs, &difference, bound * scale)?;
         }
         self.checks.push(check);
         Ok(())
@@ -565,17 +576,15 @@ fn upright(images: &Tensor) -> Result<Tensor> {
     Ok(rotate_images(images)?.f_permute([0, 2, 3, 1])?.f_contiguous()?)
 }
 
-/// Up to three positions, in order, that are off by more than `bound` of the largest finite value.
+/// Up to three positions, in order, that are off by more than `limit`.
 fn first_bad(
     ours: &Tensor,
     theirs: &Tensor,
     difference: &Tensor,
-    bound: f64,
+    limit: f64,
 ) -> Result<Vec<String>> {
-    let finite = theirs.f_nan_to_num(0., 0., 0.)?;
-    let scale = finite.f_abs()?.f_max()?.f_double_value(&[])?;
     // Not `>`: NaN is bad.
-    let bad = difference.f_le(bound * scale)?.f_logical_not()?.f_nonzero()?;
+    let bad = difference.f_le(limit)?.f_logical_not()?.f_nonzero()?;
     let positions = Vec::<Vec<i64>>::try_from(bad.f_narrow(0, 0, bad.size()[0].min(3))?)?;
     positions
         .into_iter()

@@ -60,6 +60,12 @@ fn two_runs_with_one_seed_are_bit_identical_and_another_seed_differs() -> Result
 }
 
 #[test]
+fn layers_large_enough_for_two_threads_repeat_bit_for_bit() -> Result<()> {
+    let sizes = "--base-width 16 --batch-size 32 --iterations 4";
+    assert_repeats(&format!("--device cpu --threads 2 {sizes}"))
+}
+
+#[test]
 fn float64_runs_end_to_end_and_repeats_bit_for_bit() -> Result<()> {
     assert_repeats(&format!("{SMALL} --precision f64"))
 }

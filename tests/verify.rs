@@ -37,6 +37,14 @@ fn verbosely_every_tensor_is_listed() {
     }
 }
 
+#[test]
+fn a_file_that_cannot_be_read_does_not_keep_the_next_from_being_verified() {
+    let ran = dcgan(&reference(), &format!("verify none.safetensors {SMALLEST}"));
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("none.safetensors"), "{}", ran.stderr);
+    assert!(ran.stdout.ends_with("1 of 2 files agree with TensorFlow\n"), "{}", ran.stdout);
+}
+
 /// Verifies a copy of the smallest file after `damage`; returns stdout and stderr of what must be
 /// exit code 1.
 fn verify_damaged(damage: impl FnOnce(&mut TensorFile)) -> Result<(String, String)> {
@@ -97,7 +105,7 @@ fn changed_inputs_and_initial_values_fail() -> Result<()> {
 /// Asserts that `damage` is an error that names the file and has `part`.
 fn assert_error(part: &str, damage: impl FnOnce(&mut TensorFile)) -> Result<()> {
     let (stdout, stderr) = verify_damaged(damage)?;
-    assert_eq!(stdout, "", "{part}");
+    assert_eq!(stdout, "0 of 1 files agree with TensorFlow\n", "{part}");
     assert!(stderr.contains("damaged.safetensors"), "{stderr}");
     assert!(stderr.contains(part), "no `{part}` in {stderr}");
     Ok(())
@@ -133,7 +141,7 @@ fn wrong_metadata_is_named() -> Result<()> {
         ("batch", "-1", "expected 1 to"),
         ("base_width", "3", "init/generator/dense/kernel"),
         ("base_width", "99999999999999999999", "base_width"),
-        ("channels", "1", "init/discriminator/conv2d/kernel"),
+        ("channels", "1", "init/generator/conv2d_transpose_2/kernel"),
         ("z_dim", "31", "init/generator/dense/kernel"),
         ("image_size", "64", "image_size"),
         ("iterations", "2", "input/images/1"),
@@ -161,7 +169,8 @@ fn a_truncated_or_foreign_file_is_an_error_that_names_it() -> Result<()> {
     for bytes in [vec![], whole[..7].to_vec(), whole[..whole.len() - 1].to_vec(), foreign] {
         std::fs::write(folder.path().join("damaged.safetensors"), bytes)?;
         let ran = dcgan(folder.path(), "verify --threads 1 damaged.safetensors");
-        assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));
+        let summary = "0 of 1 files agree with TensorFlow\n";
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), summary));
         assert!(ran.stderr.contains("damaged.safetensors"), "{}", ran.stderr);
         assert!(ran.stderr.contains("safetensors file"), "{}", ran.stderr);
     }

@@ -4,9 +4,8 @@ use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use super::{ImageSet, SIZE};
-use crate::model::IMAGE_SIZE;
 use crate::rng::{Stream, permutation, rng};
-use crate::tf::frame::rotate_pixels;
+use crate::tf::frame::{IMAGE_SIZE, rotate_pixels};
 
 /// A data set in training order: shuffled once an epoch, the last, smaller batch kept.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 pub use batches::Batches;
 
-use crate::model::IMAGE_SIZE;
+use crate::tf::frame::IMAGE_SIZE;
 
 /// Width and height of every image, as a length.
 pub const SIZE: usize = IMAGE_SIZE as usize;
@@ -78,11 +78,11 @@ impl ImageSet {
 /// The data set that `spec` names.
 ///
 /// # Errors
-/// [`crate::config::Usage`], if there is none of that name; it lists those there are.
+/// [`crate::usage::Usage`], if there is none of that name; it lists those there are.
 pub fn load(spec: &str) -> Result<ImageSet> {
     match spec {
         builtin::DIGITS => builtin::digits(),
-        other => Err(crate::config::Usage(format!(
+        other => Err(crate::usage::Usage(format!(
             "--dataset {other}: no such data set; this version has `{}`",
             builtin::DIGITS
         ))

@@ -22,7 +22,7 @@ pub struct Discriminator {
 }
 
 impl Discriminator {
-    /// Creates the variables under `path`; [`crate::tf::initialize`] fills them.
+    /// Creates the variables under `path`; [`super::initialize`] fills them.
     pub fn new(path: &nn::Path, config: &ModelConfig) -> Self {
         let ModelConfig { channels, base_width: w, alpha, bn_epsilon, .. } = *config;
         let batch_norm = |name, channels| {

@@ -24,7 +24,7 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Creates the variables under `path`; [`crate::tf::initialize`] fills them.
+    /// Creates the variables under `path`; [`super::initialize`] fills them.
     pub fn new(path: &nn::Path, config: &ModelConfig) -> Self {
         let ModelConfig { channels, base_width: w, z_dim: features, bn_epsilon, .. } = *config;
         let batch_norm = |name, channels| {

@@ -2,18 +2,17 @@
 
 mod discriminator;
 mod generator;
+mod init;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn};
 
 pub use discriminator::Discriminator;
 pub use generator::Generator;
+pub use init::{KERNEL_STDDEV, initialize};
 
-use crate::tf::{Variable, initialize};
-
-/// Width and height of every image.
-pub const IMAGE_SIZE: i64 = 32;
+use crate::tf::Variable;
 
 /// Sizes and constants of both networks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +43,15 @@ impl Default for ModelConfig {
         }
     }
 }
+
+/// Biases of convolutions that feed a batch norm, which takes them out again: their true gradient is
+/// 0, and rounding alone moves them.
+pub const BIASES_OF_NO_EFFECT: [&str; 4] = [
+    "generator/conv2d_transpose/bias",
+    "generator/conv2d_transpose_1/bias",
+    "discriminator/conv2d_1/bias",
+    "discriminator/conv2d_2/bias",
+];
 
 /// Which of the two networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +96,16 @@ impl Model {
     /// # Errors
     /// If the device cannot hold them.
     pub fn new(config: &ModelConfig, seed: u64, device: Device, kind: Kind) -> Result<Self> {
+        // tch panics where a variable cannot be allocated, so ask first: for the weights, their
+        // gradients and two moments.
+        let parameters: i64 = Network::ALL
+            .into_iter()
+            .flat_map(|network| layer_table(config, network))
+            .map(|row| row.parameters)
+            .sum();
+        let _room = Tensor::f_empty([4, parameters], (kind, device)).with_context(|| {
+            format!("{device:?} cannot hold networks of {parameters} parameters (--base-width)")
+        })?;
         let (mut g_store, mut d_store) = (nn::VarStore::new(device), nn::VarStore::new(device));
         let model = Self {
             config: config.clone(),

@@ -143,3 +143,62 @@ impl TensorBoard {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The summaries of an event file, whose record framing the integration tests check.
+    fn values(folder: &Path) -> Result<Vec<Summary_Value>> {
+        let path = std::fs::read_dir(folder)?.next().context("no event file")??.path();
+        let (bytes, mut at, mut values) = (std::fs::read(path)?, 0, Vec::new());
+        while let Some(length) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+            let length = u64::from_le_bytes(*length) as usize;
+            let event = Event::parse_from_bytes(&bytes[at + 12..at + 12 + length])?;
+            values.extend(event.get_summary().get_value().to_vec());
+            at += 8 + 4 + length + 4;
+        }
+        Ok(values)
+    }
+
+    #[test]
+    fn pictures_that_are_not_square_keep_their_sides_gray_and_rgb() -> Result<()> {
+        for (channels, columns) in [(1, 3), (3, 2)] {
+            let folder = tempfile::tempdir()?;
+            let images: Vec<u8> = (0..3 * 4 * channels).map(|i| i as u8).collect();
+            let picture = Picture::grid(&images, 2, channels, columns)?;
+            let png = picture.png()?;
+            let mut board = TensorBoard::create(folder.path())?;
+            board.image(7, "samples", &picture, &png)?;
+            board.flush()?;
+            let values = values(folder.path())?;
+            let image = values[0].get_image();
+            let decoded = image::load_from_memory(image.get_encoded_image_string())?;
+            assert_eq!(
+                (image.get_width() as u32, image.get_height() as u32),
+                (decoded.width(), decoded.height())
+            );
+            assert_eq!(
+                (picture.width as u32, picture.height as u32),
+                (decoded.width(), decoded.height())
+            );
+            assert_eq!(
+                (image.get_colorspace() as usize, decoded.as_bytes()),
+                (channels, &picture.pixels[..])
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn two_writers_in_one_second_have_files_of_their_own() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mut boards = [TensorBoard::create(folder.path())?, TensorBoard::create(folder.path())?];
+        for board in &mut boards {
+            board.scalars(1, &[("x", 1.0)])?;
+            board.flush()?;
+        }
+        assert_eq!(std::fs::read_dir(folder.path())?.count(), 2);
+        Ok(())
+    }
+}

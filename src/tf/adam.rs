@@ -177,6 +177,11 @@ impl Slot {
     /// write it ten times over.
     fn step_in_one_pass<T: Element>(&mut self, g: &Tensor, factors: Factors<T>) -> Result<()> {
         let g = in_order_of(&self.theta, g)?;
+        let written = [&self.theta, &self.m, &self.v].map(Tensor::data_ptr);
+        ensure!(
+            !written.contains(&g.data_ptr()),
+            "a gradient is the variable or its moment itself"
+        );
         let Factors { alpha, m_share, v_share, epsilon } = factors;
         let theta = elements_mut::<T>(&mut self.theta)?.par_chunks_mut(CHUNK);
         let m = elements_mut::<T>(&mut self.m)?.par_chunks_mut(CHUNK);

@@ -40,7 +40,7 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
-    /// Creates the layer's variables under `path / name`; [`super::initialize`] fills them.
+    /// Creates the layer's variables under `path / name`.
     pub fn new(path: &nn::Path, name: &'static str, config: BatchNormConfig) -> Self {
         let BatchNormConfig { channels, epsilon } = config;
         let norm = nn::batch_norm2d(

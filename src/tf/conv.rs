@@ -1,10 +1,10 @@
 //! `tf.layers.conv2d` with kernel 5, stride 2 and "same" padding.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tch::{Device, Tensor, nn};
 
 use super::frame::{KERNEL, Layout, PADDING, STRIDE};
-use super::variable::{Role, Variable};
+use super::variable::{Variable, kernel_and_bias};
 
 /// Channels of a [`Conv`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Conv {
 }
 
 impl Conv {
-    /// Creates the layer's variables, all zero, under `path / name`; [`super::initialize`] fills them.
+    /// Creates the layer's variables, all zero, under `path / name`.
     pub fn new(path: &nn::Path, name: &'static str, config: ConvConfig) -> Self {
         let zero = nn::Init::Const(0.);
         let conv_config = nn::ConvConfig {
@@ -47,6 +47,7 @@ impl Conv {
     /// # Source
     /// Parity: `tests/frame.rs::conv_equals_pad_and_crop`, `tests/parity.rs`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ensure!(x.dim() == 4, "{}: expected [N, C, H, W], found {:?}", self.name, x.size());
         // Gray images on the CPU: oneDNN's gradient of so thin an input takes 11 ms, a matrix
         // product's 3, and its output is in the memory order that the next layer is fastest on.
         let output = if matches!(x.size()[..], [_, 1, _, _]) && x.device() == Device::Cpu {
@@ -74,13 +75,8 @@ impl Conv {
 
     /// The layer's variables: kernel, bias.
     pub fn variables(&self) -> Vec<Variable> {
-        let conv = &self.conv;
-        let mut variables =
-            vec![Variable::new(self.name, "weight", Role::Kernel, Layout::ConvKernel, &conv.ws)];
-        if let Some(bs) = &conv.bs {
-            variables.push(Variable::new(self.name, "bias", Role::Bias, Layout::Channels, bs));
-        }
-        variables
+        let bias = (Layout::Channels, self.conv.bs.as_ref());
+        kernel_and_bias(self.name, (Layout::ConvKernel, &self.conv.ws), bias)
     }
 }
 

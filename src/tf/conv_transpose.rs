@@ -1,11 +1,11 @@
 //! `tf.layers.conv2d_transpose` with kernel 5, stride 2 and "same" padding.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tch::{Device, Tensor, nn};
 
 use super::conv::in_channels_last_order;
 use super::frame::{KERNEL, Layout, OUTPUT_PADDING, PADDING, STRIDE};
-use super::variable::{Role, Variable};
+use super::variable::{Variable, kernel_and_bias};
 
 /// Channels of a [`ConvTranspose`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct ConvTranspose {
 }
 
 impl ConvTranspose {
-    /// Creates the layer's variables, all zero, under `path / name`; [`super::initialize`] fills them.
+    /// Creates the layer's variables, all zero, under `path / name`.
     pub fn new(path: &nn::Path, name: &'static str, config: ConvTransposeConfig) -> Self {
         let zero = nn::Init::Const(0.);
         let conv_config = nn::ConvTransposeConfig {
@@ -53,6 +53,7 @@ impl ConvTranspose {
     /// # Source
     /// Parity: `tests/frame.rs::conv_transpose_equals_pad_and_crop`, `tests/parity.rs`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ensure!(x.dim() == 4, "{}: expected [N, C, H, W], found {:?}", self.name, x.size());
         // Gray images on the CPU: oneDNN's pass takes 20 ms both ways, a matrix product's 11.
         let thin = matches!(self.conv.ws.size()[..], [_, 1, _, _]);
         let output = if thin && x.device() == Device::Cpu {
@@ -85,12 +86,7 @@ impl ConvTranspose {
 
     /// The layer's variables: kernel, bias.
     pub fn variables(&self) -> Vec<Variable> {
-        let (conv, layout) = (&self.conv, Layout::ConvTransposeKernel);
-        let mut variables =
-            vec![Variable::new(self.name, "weight", Role::Kernel, layout, &conv.ws)];
-        if let Some(bs) = &conv.bs {
-            variables.push(Variable::new(self.name, "bias", Role::Bias, Layout::Channels, bs));
-        }
-        variables
+        let bias = (Layout::Channels, self.conv.bs.as_ref());
+        kernel_and_bias(self.name, (Layout::ConvTransposeKernel, &self.conv.ws), bias)
     }
 }

@@ -37,8 +37,9 @@ pub(super) fn elements<T: Element>(x: &Tensor) -> Result<&[T]> {
 /// The elements of a dense CPU tensor, in memory order, to write to.
 pub(super) fn elements_mut<T: Element>(x: &mut Tensor) -> Result<&mut [T]> {
     check::<T>(x)?;
-    // SAFETY: as in `elements`; the exclusive borrow of the handle stands for exclusive access,
-    // which its owner (one optimizer, one parameter) grants while no forward pass is running.
+    // SAFETY: as in `elements`; the exclusive borrow of the handle stands for exclusive access: the
+    // optimizer, which alone calls this, has checked that what it reads lies elsewhere, and no
+    // forward pass runs during its step.
     Ok(match x.numel() {
         0 => &mut [],
         numel => unsafe { std::slice::from_raw_parts_mut(x.data_ptr().cast(), numel) },

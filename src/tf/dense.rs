@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use tch::{Tensor, nn};
 
 use super::frame::Layout;
-use super::variable::{Role, Variable};
+use super::variable::{Variable, kernel_and_bias};
 
 /// Which side of a dense layer, if any, is the 4×4 grid of channels that the mirrored frame rotates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Dense {
 }
 
 impl Dense {
-    /// Creates the layer's variables, all zero, under `path / name`; [`super::initialize`] fills them.
+    /// Creates the layer's variables, all zero, under `path / name`.
     pub fn new(path: &nn::Path, name: &'static str, config: DenseConfig) -> Self {
         let cells = super::frame::GRID * super::frame::GRID;
         let (inputs, outputs) = match config {
@@ -61,12 +61,6 @@ impl Dense {
             DenseConfig::ToGrid { .. } => (Layout::KernelToGrid, Layout::BiasOfGrid),
             DenseConfig::FromGrid { .. } => (Layout::KernelFromGrid, Layout::Channels),
         };
-        let linear = &self.linear;
-        let mut variables =
-            vec![Variable::new(self.name, "weight", Role::Kernel, kernel, &linear.ws)];
-        if let Some(bs) = &linear.bs {
-            variables.push(Variable::new(self.name, "bias", Role::Bias, bias, bs));
-        }
-        variables
+        kernel_and_bias(self.name, (kernel, &self.linear.ws), (bias, self.linear.bs.as_ref()))
     }
 }

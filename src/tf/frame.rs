@@ -18,6 +18,8 @@ pub const STRIDE: i64 = 2;
 pub const PADDING: i64 = 2;
 /// Extra rows and columns at the end of a transposed convolution's output.
 pub const OUTPUT_PADDING: i64 = 1;
+/// Width and height of every image.
+pub const IMAGE_SIZE: i64 = 32;
 /// Width and height of the grid between the dense layers and the convolutions.
 pub const GRID: i64 = 4;
 

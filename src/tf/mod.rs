@@ -9,7 +9,6 @@ mod conv_transpose;
 mod cpu;
 mod dense;
 pub mod frame;
-mod init;
 mod loss;
 mod variable;
 
@@ -19,6 +18,5 @@ pub use conv::{Conv, ConvConfig};
 pub use conv_transpose::{ConvTranspose, ConvTransposeConfig};
 pub use cpu::all_finite;
 pub use dense::{Dense, DenseConfig};
-pub use init::{KERNEL_STDDEV, initialize};
 pub use loss::{leaky_relu, sigmoid_cross_entropy};
 pub use variable::{Role, Variable};

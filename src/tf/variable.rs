@@ -28,6 +28,17 @@ impl Role {
     }
 }
 
+/// A layer's kernel and bias as variables.
+pub(super) fn kernel_and_bias(
+    layer: &str,
+    (kernel, weight): (Layout, &Tensor),
+    (bias, values): (Layout, Option<&Tensor>),
+) -> Vec<Variable> {
+    let kernel = Variable::new(layer, "weight", Role::Kernel, kernel, weight);
+    let bias = values.map(|values| Variable::new(layer, "bias", Role::Bias, bias, values));
+    std::iter::once(kernel).chain(bias).collect()
+}
+
 /// One variable: its names on both sides, its layout and the live tensor (mirrored frame).
 #[derive(Debug)]
 pub struct Variable {

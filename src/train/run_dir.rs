@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::config::Usage;
+use crate::usage::Usage;
 
 /// Where runs go unless the user says otherwise.
 const RUNS: &str = "runs";
@@ -23,12 +23,38 @@ impl RunDir {
     /// [`Usage`], if the folder asked for holds something already; or if none can be made.
     pub fn create(asked: Option<&Path>, dataset: &str) -> Result<Self> {
         let path = match asked {
-            Some(path) => empty_folder(path)?,
+            Some(path) => {
+                Self::check(path)?;
+                fs::create_dir_all(path).with_context(|| cannot_make(path))?;
+                path.to_path_buf()
+            }
             None => next_folder(Path::new(RUNS), dataset)?,
         };
         let samples = path.join("samples");
         fs::create_dir(&samples).with_context(|| cannot_make(&samples))?;
         Ok(Self(path))
+    }
+
+    /// Whether a run may go to `path`: there is nothing, or an empty folder.
+    ///
+    /// # Errors
+    /// [`Usage`], if there is something; or if it cannot be looked at.
+    pub fn check(path: &Path) -> Result<()> {
+        let taken = |what: &str| {
+            Usage(format!(
+                "--run {}: {what}; a run never writes over another, name a new folder",
+                path.display()
+            ))
+        };
+        match fs::read_dir(path) {
+            Ok(mut entries) => match entries.next() {
+                Some(_) => Err(taken("the folder is not empty").into()),
+                None => Ok(()),
+            },
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotADirectory => Err(taken("it is a file").into()),
+            Err(e) => Err(e).with_context(|| cannot_make(path)),
+        }
     }
 
     /// The folder itself.
@@ -49,27 +75,6 @@ impl RunDir {
 
 fn cannot_make(path: &Path) -> String {
     format!("{}: the run's folder cannot be made", path.display())
-}
-
-fn empty_folder(path: &Path) -> Result<PathBuf> {
-    let taken = |what: &str| {
-        Usage(format!(
-            "--run {}: {what}; a run never writes over another, name a new folder",
-            path.display()
-        ))
-    };
-    match fs::read_dir(path) {
-        Ok(mut entries) => match entries.next() {
-            Some(_) => Err(taken("the folder is not empty").into()),
-            None => Ok(path.to_path_buf()),
-        },
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            fs::create_dir_all(path).with_context(|| cannot_make(path))?;
-            Ok(path.to_path_buf())
-        }
-        Err(e) if e.kind() == ErrorKind::NotADirectory => Err(taken("it is a file").into()),
-        Err(e) => Err(e).with_context(|| cannot_make(path)),
-    }
 }
 
 fn next_folder(runs: &Path, dataset: &str) -> Result<PathBuf> {

@@ -4,8 +4,8 @@ use anyhow::Result;
 use rand_distr::{Distribution, StandardNormal};
 use tch::Tensor;
 
-use super::variable::{Role, Variable};
 use crate::rng::{Stream, rng};
+use crate::tf::{Role, Variable};
 
 /// Standard deviation of every kernel's initial values, dense ones too.
 pub const KERNEL_STDDEV: f32 = 0.02;
