@@ -35,7 +35,9 @@ pub fn print_error(error: &anyhow::Error) {
     for cause in error.chain() {
         let text = cause.to_string();
         // libtorch appends a stack of C++ frames to its messages.
-        let text = text.split("\nException raised from").next().unwrap_or_default().trim();
+        let cut =
+            ["\nException raised from", "\nframe #"].iter().filter_map(|m| text.find(m)).min();
+        let text = text[..cut.unwrap_or(text.len())].trim();
         // Some errors repeat their source in their own message.
         if parts.last().is_none_or(|last| !last.contains(text)) {
             parts.push(text.to_owned());

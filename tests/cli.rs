@@ -20,8 +20,11 @@ fn assert_refused(args: &str, code: i32, parts: &[&str]) -> Result<()> {
     for part in parts {
         assert!(ran.stderr.contains(part), "dcgan {args}: no `{part}` in\n{}", ran.stderr);
     }
-    let summary =
-        if args.starts_with("verify ") { "0 of 1 files agree with TensorFlow\n" } else { "" };
+    let summary = if code == 1 && args.starts_with("verify ") {
+        "0 of 1 files agree with TensorFlow\n"
+    } else {
+        ""
+    };
     assert_eq!(ran.stdout, summary);
     assert_eq!(files(folder.path())?.len(), 0);
     Ok(())
@@ -88,6 +91,26 @@ fn what_is_no_fault_of_the_command_is_exit_code_1() -> Result<()> {
     // Longer than any file system's names.
     let name = "x".repeat(300);
     assert_refused(&format!("{SMALL} --run {name}"), 1, &[&name, "cannot be made"])
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn networks_too_large_for_the_memory_are_an_error_in_a_few_lines() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    // 16 GB of address space, as if the machine had no more; the networks take 140.
+    let limited = "ulimit -v 16000000 && exec \"$0\" --device cpu --threads 1 --z-dim 65536 \
+                   --base-width 1024 --batch-size 1 --iterations 1 --run run";
+    let output = std::process::Command::new("sh")
+        .args(["-c", limited, env!("CARGO_BIN_EXE_dcgan")])
+        .current_dir(folder.path())
+        .output()?;
+    let stderr = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("error: no memory for networks of"), "{stderr}");
+    assert!(stderr.contains("--base-width"), "{stderr}");
+    // Nothing of libtorch's stack of C++ frames.
+    assert!(!stderr.contains("frame #") && stderr.lines().count() <= 3, "{stderr}");
+    Ok(())
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! A loss or gradient that is not finite never reaches a weight or a file.
 
 use anyhow::{Context, Result};
+use dcgan::config::TrainConfig;
+use dcgan::data::ImageSet;
 use dcgan::model::{Model, ModelConfig, Network};
+use dcgan::record::progress::{Progress, Verbosity};
 use dcgan::tf::AdamConfig;
-use dcgan::train::NonFinite;
 use dcgan::train::step::{Gan, StepConfig};
+use dcgan::train::{NonFinite, RunDir, train};
 use tch::{Device, Kind, Tensor};
 
-use super::common::{named, normal, one_thread, state};
+use super::common::{files, named, normal, one_thread, state};
 
 const Z_DIM: i64 = 5;
 
@@ -117,5 +120,34 @@ fn a_generator_step_that_fails_changes_no_bit_of_the_generator() -> Result<()> {
     for (name, tensor) in state(&gan) {
         assert_eq!(tensor.isfinite().all(), Tensor::from(true), "{name}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_run_whose_loss_is_not_finite_ends_with_that_error_and_without_weights() -> Result<()> {
+    one_thread();
+    let folder = tempfile::tempdir()?;
+    let run = RunDir::create(Some(&folder.path().join("run")), "noise")?;
+    let pixels = (0..8 * 32 * 32).map(|i| (i * i % 251) as u8).collect();
+    // No learning rate that the command line takes overflows; this one does.
+    let config = TrainConfig {
+        learning_rate: 1e30,
+        base_width: 1,
+        z_dim: 3,
+        batch_size: 4,
+        log_every: 1,
+        sample_every: 1,
+        ..Default::default()
+    };
+    let set = ImageSet::new("noise", 1, pixels)?;
+    let error = train(&config, Device::Cpu, set, &run, &Progress::new(Verbosity::Quiet, 20));
+    let error = error.err().context("the run went through")?;
+    let expected = NonFinite { iteration: 1, step: 1, in_loss: Some(true) };
+    assert_eq!(error.downcast_ref(), Some(&expected));
+
+    let files = files(folder.path())?;
+    assert_eq!(files["run/metrics.jsonl"], b"");
+    let unwanted = |name: &&String| name.contains("safetensors") || name.contains("iteration");
+    assert_eq!(files.keys().find(unwanted), None);
     Ok(())
 }

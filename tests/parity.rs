@@ -3,15 +3,21 @@
 use std::path::Path;
 
 use anyhow::Result;
-use dcgan::verify::{Group, verify};
+use dcgan::config::TrainConfig;
+use dcgan::model::ModelConfig;
+use dcgan::verify::{Group, Report, verify};
 use tch::Device;
 
 use super::common::one_thread;
 
-fn agrees(file: &str) -> Result<()> {
+fn report(file: &str) -> Result<Report> {
     one_thread();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(file);
-    let report = verify(&path, Device::Cpu)?;
+    verify(&path, Device::Cpu)
+}
+
+fn agrees(file: &str) -> Result<()> {
+    let report = report(file)?;
     let failures: Vec<_> = report
         .checks
         .iter()
@@ -55,4 +61,19 @@ fn fused_float32_kernels_and_moving_statistics_equal_tensorflows() -> Result<()>
 #[test]
 fn moving_variance_takes_the_unbiased_batch_variance() -> Result<()> {
     agrees("f32_rgb_w2_variance.safetensors")
+}
+
+#[test]
+fn the_defaults_are_the_references() -> Result<()> {
+    // This file was made with the reference's settings, but for its sizes.
+    let settings = report("f64_rgb_w3_20it.safetensors")?.settings;
+    let (ours, model) = (TrainConfig::default(), ModelConfig::default());
+    assert_eq!(ours.step(), settings.step);
+    assert_eq!((model.alpha, model.bn_epsilon), (settings.model.alpha, settings.model.bn_epsilon));
+    assert!((model.bn_momentum - settings.model.bn_momentum).abs() < 1e-15);
+    // Its sizes and intervals.
+    assert_eq!(ours.model(1), model);
+    assert_eq!((ours.batch_size, model.z_dim, model.base_width), (128, 100, 64));
+    assert_eq!((ours.log_every, ours.sample_every), (10, 100));
+    Ok(())
 }

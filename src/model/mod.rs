@@ -96,16 +96,7 @@ impl Model {
     /// # Errors
     /// If the device cannot hold them.
     pub fn new(config: &ModelConfig, seed: u64, device: Device, kind: Kind) -> Result<Self> {
-        // tch panics where a variable cannot be allocated, so ask first: for the weights, their
-        // gradients and two moments.
-        let parameters: i64 = Network::ALL
-            .into_iter()
-            .flat_map(|network| layer_table(config, network))
-            .map(|row| row.parameters)
-            .sum();
-        let _room = Tensor::f_empty([4, parameters], (kind, device)).with_context(|| {
-            format!("{device:?} cannot hold networks of {parameters} parameters (--base-width)")
-        })?;
+        ensure_room(config, device, kind)?;
         let (mut g_store, mut d_store) = (nn::VarStore::new(device), nn::VarStore::new(device));
         let model = Self {
             config: config.clone(),
@@ -146,6 +137,21 @@ impl Model {
         let z = Tensor::f_from_slice(values)?.f_view([-1, self.config.z_dim])?;
         Ok(z.f_to_device(self.device)?.f_to_kind(self.kind)?)
     }
+}
+
+/// Asks for all the memory that weights, gradients and moments will take, and gives it back. Where
+/// there is none, `tch::nn` would panic.
+fn ensure_room(config: &ModelConfig, device: Device, kind: Kind) -> Result<()> {
+    let rows = Network::ALL.into_iter().flat_map(|network| layer_table(config, network));
+    let count: i64 = rows.map(|row| row.parameters).sum();
+    Tensor::f_empty([4 * count], (kind, device)).map(drop).with_context(|| {
+        let gb = 4. * count as f64 * kind.elt_size_in_bytes() as f64 / 1e9;
+        format!(
+            "no memory for networks of {count} parameters ({gb:.1} GB with gradients and moments); \
+             expected a smaller --base-width or --z-dim than {} and {}",
+            config.base_width, config.z_dim
+        )
+    })
 }
 
 /// One row of the layer table.

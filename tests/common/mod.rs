@@ -22,6 +22,8 @@ pub struct Ran {
 pub fn command(folder: &Path, args: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dcgan"));
     command.current_dir(folder).args(args.split_whitespace()).stdin(Stdio::null());
+    // As `one_thread` says; here threads that wait sleep.
+    command.env("OMP_WAIT_POLICY", "passive");
     command
 }
 
