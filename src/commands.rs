@@ -14,7 +14,7 @@ use crate::data::{ImageSet, load};
 use crate::device::{self, DeviceChoice, default_threads};
 use crate::model::{ModelConfig, Network, layer_table};
 use crate::record::progress::{Progress, Verbosity};
-use crate::train::RunDir;
+use crate::train::{NonFinite, RunDir};
 use crate::verify::Report;
 
 /// Writes to standard output. A reader that went away (`| head`) is no error.
@@ -101,7 +101,13 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
         set.name(),
         config.device
     ));
-    let outcome = crate::train::train(&config, device, set, &run, &progress)?;
+    let outcome = crate::train::train(&config, device, set, &run, &progress).map_err(|error| {
+        if error.is::<NonFinite>() {
+            error.context("training stopped, no weights are written; try a smaller --learning-rate")
+        } else {
+            error
+        }
+    })?;
     let (last, iterations) = (outcome.last, outcome.iterations);
     progress.note(&format!(
         "done: {iterations} iterations in {:.0} s; d_loss {:.4}, g_loss {:.4}; look at {path}/real_vs_generated.png",

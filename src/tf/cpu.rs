@@ -72,14 +72,15 @@ fn is_dense(x: &Tensor) -> bool {
     })
 }
 
-/// Whether every element of every tensor is finite. Dense CPU tensors of kind Float or Double.
+/// Whether every element of every tensor is finite, and its square too, which Adam's second moment
+/// takes. Dense CPU tensors of kind Float or Double.
 ///
 /// # Errors
 /// If a tensor is not of that sort.
 pub fn all_finite(tensors: &[Tensor]) -> Result<bool> {
     fn finite<T: Element>(x: &Tensor) -> Result<bool> {
         // No short cut within a chunk: so the compiler uses vector registers.
-        let is_finite = |chunk: &[T]| chunk.iter().fold(true, |all, x| all & x.is_finite());
+        let is_finite = |chunk: &[T]| chunk.iter().fold(true, |all, &x| all & (x * x).is_finite());
         Ok(elements::<T>(x)?.par_chunks(CHUNK).all(is_finite))
     }
     for x in tensors {
@@ -99,7 +100,8 @@ mod tests {
     #[test]
     fn a_single_nan_or_infinity_anywhere_is_found() -> Result<()> {
         for kind in [Kind::Float, Kind::Double] {
-            for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let square_overflows = if kind == Kind::Float { 2e19 } else { 2e154 };
+            for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, square_overflows] {
                 for at in [0, 1, 16383, 16384, 39_999] {
                     let good = Tensor::rand([40_000], (kind, Device::Cpu));
                     assert!(all_finite(&[good.shallow_clone()])?);

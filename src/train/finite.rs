@@ -97,10 +97,11 @@ impl FiniteCheck {
             }
             Mode::Deferred { gate, failed_at } => {
                 let _no_grad = tch::no_grad_guard();
-                // 0 · x is 0 only where x is finite: one number tells of all.
+                // 0 · x is 0 only where x is finite: one number tells of all. Of a gradient the square,
+                // because Adam's second moment takes it.
                 let mut zero = loss.f_mul_scalar(0.)?;
                 for g in gradients {
-                    zero = zero.f_add(&g.f_mul_scalar(0.)?.f_sum(g.kind())?)?;
+                    zero = zero.f_add(&g.f_square()?.f_mul_scalar(0.)?.f_sum(g.kind())?)?;
                 }
                 let ok = zero.f_eq(0.)?;
                 let number = 1 + (iteration - 1) * self.steps_per_iteration + step;
