@@ -8,8 +8,8 @@ use dcgan::model::Network;
 use dcgan::sample::sample;
 use dcgan::tf::frame::rotate_images;
 use dcgan::tf::{
-    BatchNorm, BatchNormConfig, Conv, ConvConfig, ConvTranspose, ConvTransposeConfig, Dense,
-    DenseConfig, Statistics, Variable, sigmoid_cross_entropy,
+    BatchNorm, BatchNormConfig, Conv, ConvConfig, ConvTranspose, Dense, DenseConfig, Statistics,
+    Variable, sigmoid_cross_entropy,
 };
 use tch::{Device, Kind, Tensor, nn};
 
@@ -134,7 +134,7 @@ fn conv_equals_pad_and_crop() -> Result<()> {
 #[test]
 fn conv_transpose_equals_pad_and_crop() -> Result<()> {
     for (in_channels, out_channels, h, w) in SHAPES {
-        let config = ConvTransposeConfig { in_channels, out_channels };
+        let config = ConvConfig { in_channels, out_channels };
         let new = |p: &nn::Path| ConvTranspose::new(p, "t", config);
         let (conv, upright) = layer(new, ConvTranspose::variables)?;
         let x = normal(1, &[2, in_channels, h, w]);

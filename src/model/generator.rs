@@ -6,8 +6,7 @@ use tch::{Tensor, nn};
 use super::ModelConfig;
 use crate::tf::frame::GRID;
 use crate::tf::{
-    BatchNorm, BatchNormConfig, ConvTranspose, ConvTransposeConfig, Dense, DenseConfig, Statistics,
-    Variable,
+    BatchNorm, BatchNormConfig, ConvConfig, ConvTranspose, Dense, DenseConfig, Statistics, Variable,
 };
 
 /// The generator, in the mirrored frame.
@@ -31,7 +30,7 @@ impl Generator {
             BatchNorm::new(path, name, BatchNormConfig { channels, epsilon: bn_epsilon })
         };
         let conv_transpose = |name, in_channels, out_channels| {
-            ConvTranspose::new(path, name, ConvTransposeConfig { in_channels, out_channels })
+            ConvTranspose::new(path, name, ConvConfig { in_channels, out_channels })
         };
         let to_grid = DenseConfig::ToGrid { features, channels: 8 * w };
         Self {

@@ -6,7 +6,7 @@ use tch::{Device, Tensor, nn};
 use super::frame::{KERNEL, Layout, PADDING, STRIDE};
 use super::variable::{Variable, kernel_and_bias};
 
-/// Channels of a [`Conv`].
+/// Channels of a [`Conv`] or a [`super::ConvTranspose`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvConfig {
     /// Input channels.

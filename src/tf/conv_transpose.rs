@@ -3,18 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Tensor, nn};
 
-use super::conv::in_channels_last_order;
+use super::conv::{ConvConfig, in_channels_last_order};
 use super::frame::{KERNEL, Layout, OUTPUT_PADDING, PADDING, STRIDE};
 use super::variable::{Variable, kernel_and_bias};
-
-/// Channels of a [`ConvTranspose`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConvTransposeConfig {
-    /// Input channels.
-    pub in_channels: i64,
-    /// Output channels.
-    pub out_channels: i64,
-}
 
 /// A transposed convolution with bias: kernel 5, stride 2, TensorFlow's "same" padding, in the
 /// mirrored frame.
@@ -26,7 +17,7 @@ pub struct ConvTranspose {
 
 impl ConvTranspose {
     /// Creates the layer's variables, all zero, under `path / name`.
-    pub fn new(path: &nn::Path, name: &'static str, config: ConvTransposeConfig) -> Self {
+    pub fn new(path: &nn::Path, name: &'static str, config: ConvConfig) -> Self {
         let zero = nn::Init::Const(0.);
         let conv_config = nn::ConvTransposeConfig {
             stride: STRIDE,
@@ -36,7 +27,7 @@ impl ConvTranspose {
             bs_init: zero,
             ..Default::default()
         };
-        let ConvTransposeConfig { in_channels, out_channels } = config;
+        let ConvConfig { in_channels, out_channels } = config;
         let mut conv =
             nn::conv_transpose2d(path / name, in_channels, out_channels, KERNEL, conv_config);
         // Measured: the first layer's forward pass takes 57 ms with its weights in channels-last

@@ -15,7 +15,7 @@ mod variable;
 pub use adam::{Adam, AdamConfig, Slot};
 pub use batch_norm::{BatchNorm, BatchNormConfig, Statistics};
 pub use conv::{Conv, ConvConfig};
-pub use conv_transpose::{ConvTranspose, ConvTransposeConfig};
+pub use conv_transpose::ConvTranspose;
 pub use cpu::all_finite;
 pub use dense::{Dense, DenseConfig};
 pub use loss::{leaky_relu, sigmoid_cross_entropy};
