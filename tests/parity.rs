@@ -54,6 +54,11 @@ fn every_setting_away_from_its_default_equals_tensorflows() -> Result<()> {
 }
 
 #[test]
+fn gray_images_in_float64_equal_tensorflows() -> Result<()> {
+    agrees("f64_gray_w2_5it.safetensors")
+}
+
+#[test]
 fn fused_float32_kernels_and_moving_statistics_equal_tensorflows() -> Result<()> {
     agrees("f32_gray_w6_1it.safetensors")
 }
