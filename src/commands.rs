@@ -86,8 +86,8 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     }
 
     let run = RunDir::create(run.as_deref(), &config.dataset)?;
-    let per_epoch = set.count().div_ceil(config.batch_size) as u64;
-    let progress = Progress::new(verbosity, config.total_iterations(per_epoch));
+    let total = config.total_iterations(set.per_epoch(config.batch_size));
+    let progress = Progress::new(verbosity, total);
     if verbosity == Verbosity::Verbose {
         progress.note(&plan);
     }
@@ -119,7 +119,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
 /// The resolved configuration and the layers, as `--dry-run` prints them.
 fn plan(config: &TrainConfig, set: &ImageSet) -> Result<String> {
     let mut text = toml::to_string(config)?;
-    let per_epoch = set.count().div_ceil(config.batch_size) as u64;
+    let per_epoch = set.per_epoch(config.batch_size);
     let total = config.total_iterations(per_epoch);
     writeln!(
         text,

@@ -61,6 +61,11 @@ impl ImageSet {
         self.pixels.len() / (SIZE * SIZE * self.channels)
     }
 
+    /// Batches of `batch_size` (at least 1) an epoch, the last, smaller one included.
+    pub fn per_epoch(&self, batch_size: usize) -> u64 {
+        self.count().div_ceil(batch_size) as u64
+    }
+
     /// The first images, at most `count`: `[n, 32, 32, C]`, upright.
     pub fn first(&self, count: usize) -> &[u8] {
         &self.pixels[..count.min(self.count()) * SIZE * SIZE * self.channels]
