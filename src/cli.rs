@@ -18,6 +18,8 @@ use crate::usage::Usage;
     name = "dcgan",
     version,
     args_conflicts_with_subcommands = true,
+    args_override_self = true,
+    allow_negative_numbers = true,
     after_help = "\
 Training is the default command: `dcgan --epochs 5` is `dcgan train --epochs 5`.
 
@@ -41,6 +43,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Train a GAN (the default)
+    #[command(args_override_self = true, allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
     /// Check this build against files of what the real TensorFlow computed
     ///
@@ -72,52 +75,52 @@ pub struct TrainArgs {
     #[arg(long, value_parser = ["f32", "f64"], help_heading = "Data and place")]
     precision: Option<String>,
     /// CPU threads [default: the physical cores]
-    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Data and place")]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Data and place")]
     threads: Option<u64>,
     /// The run's folder, new or empty [default: a new numbered one under runs/]
     #[arg(long, value_name = "DIR", help_heading = "Data and place")]
     run: Option<PathBuf>,
 
     /// Passes over the data set [default: 10]
-    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Training")]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Training")]
     epochs: Option<u64>,
     /// Iterations (one discriminator step and --g-steps generator steps each); overrides --epochs
-    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Training")]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Training")]
     iterations: Option<u64>,
     /// Images an iteration [default: 128]
-    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Training")]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Training")]
     batch_size: Option<u64>,
     /// Adam's step size, of both networks [default: 2e-4]
-    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Training")]
+    #[arg(long, value_name = "X", help_heading = "Training")]
     learning_rate: Option<f64>,
     /// Adam's decay of the first moment [default: 0.5]
-    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Training")]
+    #[arg(long, value_name = "X", help_heading = "Training")]
     beta1: Option<f64>,
     /// Real images are labelled 1 - X [default: 0.1]
-    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Training")]
+    #[arg(long, value_name = "X", help_heading = "Training")]
     label_smoothing: Option<f64>,
     /// Generator steps an iteration [default: 2]
-    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Training")]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Training")]
     g_steps: Option<u64>,
     /// Decides initial weights, noise and the order of images [default: 0]
-    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Training")]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Training")]
     seed: Option<u64>,
 
     /// Length of the noise vector z [default: 100]
-    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Networks")]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Networks")]
     z_dim: Option<u64>,
     /// Distribution of z [default: uniform]
     #[arg(long, value_parser = ["uniform", "normal"], help_heading = "Networks")]
     latent: Option<String>,
     /// Scales every layer; the reference's networks have 64 [default: 64]
-    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Networks")]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Networks")]
     base_width: Option<u64>,
 
     /// Iterations between lines of metrics [default: 10]
-    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Reports")]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Reports")]
     log_every: Option<u64>,
     /// Iterations between sample grids; 0: only at the end [default: 100]
-    #[arg(long, value_parser = whole(), value_name = "N", help_heading = "Reports")]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Reports")]
     sample_every: Option<u64>,
     /// Say nothing but errors and warnings
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Reports")]
@@ -205,7 +208,8 @@ pub struct BenchArgs {
     pub json: bool,
 }
 
-/// Whole numbers as far as TOML's go; the configuration checks each one's own range.
-fn whole() -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(0..=i64::MAX as u64)
+/// A whole number as far as TOML's go; the configuration checks each one's own range.
+fn whole(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|&number| number <= i64::MAX as u64);
+    number.ok_or_else(|| "expected a whole number, 0 or more".to_owned())
 }

@@ -75,11 +75,18 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     config.threads = Some(threads);
     let set = load(&config.dataset)?;
     let plan = plan(&config, &set)?;
+    if config.batch_size > set.count() {
+        say(&format!(
+            "warning: --batch-size {}: there are {} images, so each batch is the whole set",
+            config.batch_size,
+            set.count()
+        ));
+    }
     if args.dry_run {
         if let Some(run) = &run {
             RunDir::check(run)?;
         }
-        if let Some(note) = note {
+        if let Some(note) = note.filter(|_| verbosity > Verbosity::Quiet) {
             say(&note);
         }
         return print(plan.as_bytes());

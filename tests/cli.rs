@@ -34,14 +34,14 @@ fn assert_refused(args: &str, code: i32, parts: &[&str]) -> Result<()> {
 fn wrong_usage_is_exit_code_2_and_says_what_was_expected_and_found() -> Result<()> {
     for (args, parts) in [
         ("--batch-size 0", ["--batch-size", "expected 1 to 65536", "found 0"]),
-        ("--batch-size many", ["--batch-size", "invalid digit", "'many'"]),
+        ("--batch-size many", ["--batch-size", "expected a whole number", "'many'"]),
         ("--learning-rate 2", ["--learning-rate", "above 0, up to 1", "found 2"]),
         ("--learning-rate nan", ["--learning-rate", "expected a number", "found NaN"]),
         // TensorFlow's hyperparameters are float32: there the first is 0 and the second 1.
         ("--learning-rate 1e-60", ["--learning-rate", "above 0", "found 0.00"]),
         ("--beta1 0.99999999999", ["--beta1", "below 1", "found 0.99999999999"]),
         ("--label-smoothing 1", ["--label-smoothing", "below 1", "found 1"]),
-        ("--epochs -3", ["'-3'", "unexpected argument", "--help"]),
+        ("--epochs -3", ["'-3'", "expected a whole number", "--help"]),
         ("--precision f16", ["--precision", "f32, f64", "'f16'"]),
         ("--latent gamma", ["--latent", "uniform, normal", "'gamma'"]),
         ("--device gpu", ["--device", "cpu, cuda, cuda:N or mps", "`gpu`"]),
@@ -82,6 +82,26 @@ fn a_wrong_configuration_file_is_named_with_its_key_and_the_remedy() -> Result<(
         }
     }
     assert_eq!(files(folder.path())?.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn of_a_flag_given_twice_the_last_wins() -> Result<()> {
+    for command in ["", "train"] {
+        let folder = tempfile::tempdir()?;
+        let ran = dcgan(folder.path(), &format!("{command} --seed 1 --seed 2 --dry-run"));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert!(ran.stdout.contains("seed = 2\n"), "{}", ran.stdout);
+    }
+    Ok(())
+}
+
+#[test]
+fn more_images_a_batch_than_there_are_is_said() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    // Found out before anything is allocated for it.
+    let ran = dcgan(folder.path(), &format!("{SMALL} --batch-size 10001 --dry-run"));
+    assert!(ran.stderr.contains("--batch-size 10001: there are 10000 images"), "{}", ran.stderr);
     Ok(())
 }
 

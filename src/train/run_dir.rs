@@ -30,9 +30,21 @@ impl RunDir {
             }
             None => next_folder(Path::new(RUNS), dataset)?,
         };
-        let samples = path.join("samples");
-        fs::create_dir(&samples).with_context(|| cannot_make(&samples))?;
         Ok(Self(path))
+    }
+
+    /// Takes the folder: nobody else has begun a run in it, and nobody else will.
+    ///
+    /// # Errors
+    /// [`Usage`], if another process was faster; or if the folder cannot be written.
+    pub fn begin(&self) -> Result<()> {
+        let samples = self.file("samples");
+        match fs::create_dir(&samples) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                Err(taken(&self.0, "another run has just begun there").into())
+            }
+            done => done.with_context(|| cannot_make(&samples)),
+        }
     }
 
     /// Whether a run may go to `path`: there is nothing, or an empty folder.
@@ -40,19 +52,15 @@ impl RunDir {
     /// # Errors
     /// [`Usage`], if there is something; or if it cannot be looked at.
     pub fn check(path: &Path) -> Result<()> {
-        let taken = |what: &str| {
-            Usage(format!(
-                "--run {}: {what}; a run never writes over another, name a new folder",
-                path.display()
-            ))
-        };
         match fs::read_dir(path) {
             Ok(mut entries) => match entries.next() {
-                Some(_) => Err(taken("the folder is not empty").into()),
+                Some(_) => Err(taken(path, "the folder is not empty").into()),
                 None => Ok(()),
             },
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            Err(e) if e.kind() == ErrorKind::NotADirectory => Err(taken("it is a file").into()),
+            Err(e) if e.kind() == ErrorKind::NotADirectory => {
+                Err(taken(path, "it is a file").into())
+            }
             Err(e) => Err(e).with_context(|| cannot_make(path)),
         }
     }
@@ -71,6 +79,11 @@ impl RunDir {
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
+}
+
+fn taken(path: &Path, what: &str) -> Usage {
+    let path = path.display();
+    Usage(format!("--run {path}: {what}; a run never writes over another, name a new folder"))
 }
 
 fn cannot_make(path: &Path) -> String {
@@ -123,6 +136,8 @@ mod tests {
         let parent = tempfile::tempdir()?;
         let asked = parent.path().join("a/b");
         let run = RunDir::create(Some(&asked), "digits")?;
+        run.begin()?;
+        assert!(run.begin().unwrap_err().to_string().contains("another run"));
         assert!(run.sample(100).ends_with("a/b/samples/iteration-000100.png"));
         let again = RunDir::create(Some(&asked), "digits").unwrap_err();
         assert!(again.downcast_ref::<Usage>().is_some() && again.to_string().contains("not empty"));

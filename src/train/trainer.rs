@@ -47,10 +47,11 @@ pub fn train(
     progress: &Progress,
 ) -> Result<Outcome> {
     let kind = config.precision.kind();
+    // The networks come first: where they do not fit, nothing has been written.
+    let model = Model::new(&config.model(set.channels()), config.seed, device, kind)?;
+    let mut gan = Gan::new(model, config.step())?;
     let mut record = Record::create(config, device, &set, run, progress)?;
     let mut batches = Batches::new(set, config.batch_size, config.seed);
-    let model = Model::new(&config.model(batches.channels()), config.seed, device, kind)?;
-    let mut gan = Gan::new(model, config.step())?;
     let total = config.total_iterations(batches.per_epoch());
     let fixed_z = {
         let mut rng = rng(config.seed, Stream::SampleZ, 0);
@@ -130,6 +131,7 @@ impl<'a> Record<'a> {
         run: &'a RunDir,
         progress: &'a Progress,
     ) -> Result<Self> {
+        run.begin()?;
         let text = config_toml(config, device, set)?;
         write_bytes(&run.file("config.toml"), text.as_bytes())?;
         let real = Picture::grid(set.first(GRID * GRID), SIZE, set.channels(), GRID)?;
