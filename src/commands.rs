@@ -13,7 +13,7 @@ use crate::config::{Resolved, TrainConfig};
 use crate::data::{ImageSet, load};
 use crate::device::{self, DeviceChoice, default_threads};
 use crate::model::{ModelConfig, Network, layer_table};
-use crate::record::progress::{Progress, Verbosity};
+use crate::record::progress::{Progress, Verbosity, say};
 use crate::train::{NonFinite, RunDir};
 use crate::verify::Report;
 
@@ -44,11 +44,6 @@ pub fn print_error(error: &anyhow::Error) {
         }
     }
     say(&format!("error: {}", parts.join(": ")));
-}
-
-/// Writes a line to standard error; `eprintln!` panics where nobody reads any more.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// The device that `choice` comes to; says so where it was left open.
@@ -188,7 +183,8 @@ fn verify_table(file: &str, report: &Report, every_tensor: bool) -> Result<Strin
     );
     let verdict = |passed: bool| if passed { "ok" } else { "FAILED" };
     writeln!(text, "  {:<24} {:>7} {:>9} {:>7}  {:<6} worst", "", "tensors", "error", "bound", "")?;
-    for (group, (count, worst)) in report.worst() {
+    let groups = report.worst();
+    for (group, (count, worst)) in &groups {
         writeln!(
             text,
             "  {group:<24} {count:>7} {:>9.1e} {:>7.0e}  {:<6} {}",
@@ -213,7 +209,7 @@ fn verify_table(file: &str, report: &Report, every_tensor: bool) -> Result<Strin
     for reason in &report.not_compared {
         writeln!(text, "  not compared: {reason}")?;
     }
-    if report.worst().keys().any(|group| group.is_absolute()) {
+    if groups.keys().any(|group| group.is_absolute()) {
         writeln!(
             text,
             "  † of biases that a batch norm takes out again: the largest absolute difference"

@@ -105,17 +105,17 @@ pub fn resolve(choice: DeviceChoice, kind: Kind) -> Result<(Device, Option<Strin
             }
             (Device::Mps, None)
         }
-        DeviceChoice::Auto => match Cuda::look().obstacles().is_empty() {
-            true => (Device::Cuda(0), Some("a CUDA device was found; taking cuda:0".to_owned())),
-            false if tch::utils::has_mps() && kind == Kind::Float => {
-                (Device::Mps, Some("Apple's GPU was found; taking mps".to_owned()))
-            }
-            false => {
-                let note =
-                    "no CUDA device is usable here (`dcgan doctor` says why); computing on the CPU";
-                (Device::Cpu, Some(note.to_owned()))
-            }
-        },
+        DeviceChoice::Auto if Cuda::look().obstacles().is_empty() => {
+            (Device::Cuda(0), Some("a CUDA device was found; taking cuda:0".to_owned()))
+        }
+        DeviceChoice::Auto if tch::utils::has_mps() && kind == Kind::Float => {
+            (Device::Mps, Some("Apple's GPU was found; taking mps".to_owned()))
+        }
+        DeviceChoice::Auto => {
+            let note =
+                "no CUDA device is usable here (`dcgan doctor` says why); computing on the CPU";
+            (Device::Cpu, Some(note.to_owned()))
+        }
     };
     if resolved.0 == Device::Mps && kind == Kind::Double {
         let why = "Apple's GPUs have no float64; use --precision f32 or --device cpu";

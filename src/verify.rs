@@ -320,7 +320,7 @@ impl<'a> Comparison<'a> {
         .into();
         for network in Network::ALL {
             for variable in model.variables(network) {
-                let name = full_name(network, &variable);
+                let name = network.full_name(&variable);
                 if variable.role.is_trainable() {
                     expected.extend([
                         format!("grad/{name}"),
@@ -366,7 +366,7 @@ impl<'a> Comparison<'a> {
         let _no_grad = tch::no_grad_guard();
         for network in Network::ALL {
             for mut variable in model.variables(network) {
-                let name = format!("init/{}", full_name(network, &variable));
+                let name = format!("init/{}", network.full_name(&variable));
                 let shape = tf_shape(&variable)?;
                 let mirrored = variable.layout.mirrored_from_tf(self.tensor(&name, &shape)?)?;
                 variable.tensor.f_copy_(&mirrored)?;
@@ -425,7 +425,7 @@ impl<'a> Comparison<'a> {
             let inputs: Vec<_> = variables.iter().map(|variable| &variable.tensor).collect();
             let gradients = Tensor::f_run_backward(&[loss], &inputs, true, false)?;
             for (variable, gradient) in variables.iter().zip(&gradients) {
-                let name = full_name(network, variable);
+                let name = network.full_name(variable);
                 let ours = variable.layout.tf_from_mirrored(gradient)?;
                 let groups = (Group::Gradients, Group::CancelledGradients);
                 let bound = self.bounds.gradients;
@@ -463,7 +463,7 @@ impl<'a> Comparison<'a> {
                 Network::Discriminator => &gan.d_adam,
             };
             for (variable, slot) in gan.model.trainable(network).iter().zip(adam.slots()) {
-                let name = full_name(network, variable);
+                let name = network.full_name(variable);
                 let cancelled = Group::CancelledBiases;
                 for (group, suffix, ours, bound) in [
                     (Group::Variables, "", &variable.tensor, self.bounds.variables),
@@ -477,7 +477,7 @@ impl<'a> Comparison<'a> {
             }
         }
         for variable in gan.model.variables(Network::Generator) {
-            let name = format!("final/{}", full_name(Network::Generator, &variable));
+            let name = format!("final/{}", Network::Generator.full_name(&variable));
             match (variable.role, self.bounds.moving_variances) {
                 (Role::MovingMean, _) => {
                     let bound = self.bounds.moving_means;
@@ -561,10 +561,6 @@ impl<'a> Comparison<'a> {
         self.checks.push(check);
         Ok(())
     }
-}
-
-fn full_name(network: Network, variable: &Variable) -> String {
-    format!("{}/{}", network.name(), variable.tf_name)
 }
 
 fn tf_shape(variable: &Variable) -> Result<Vec<i64>> {

@@ -257,7 +257,7 @@ fn every_gradient_of_the_whole_network_equals_the_upright_one() -> Result<()> {
                 };
                 let ours = variable.layout.tf_from_mirrored(&gradient(&ours, &variable.tensor))?;
                 let theirs = gradient(&theirs, theirs_of);
-                let name = format!("{}/{}", network.name(), variable.tf_name);
+                let name = network.full_name(&variable);
                 if norm(&theirs) < 1e-14 {
                     // A bias that a batch norm takes out again: rounding alone.
                     assert!(norm(&ours) < 1e-14, "{name}");

@@ -73,6 +73,11 @@ impl Network {
             Self::Discriminator => "discriminator",
         }
     }
+
+    /// TensorFlow's whole name of one of the network's variables, such as `generator/dense/kernel`.
+    pub fn full_name(self, variable: &Variable) -> String {
+        format!("{}/{}", self.name(), variable.tf_name)
+    }
 }
 
 /// Both networks, on one device and of one kind.

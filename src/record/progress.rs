@@ -19,6 +19,12 @@ pub enum Verbosity {
     Verbose,
 }
 
+/// Writes a line to standard error. Where nobody reads any more, `eprintln!` would panic; what goes on
+/// behind the line need not stop.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// The progress of one run, on standard error.
 #[derive(Debug)]
 pub struct Progress {
@@ -81,11 +87,9 @@ impl Progress {
     }
 
     fn print(&self, text: &str) {
-        // `eprintln!` panics where nobody reads any more; training goes on.
-        let print = || drop(writeln!(std::io::stderr(), "{text}"));
         match &self.bar {
-            Some(bar) => bar.suspend(print),
-            None => print(),
+            Some(bar) => bar.suspend(|| say(text)),
+            None => say(text),
         }
     }
 }

@@ -100,11 +100,6 @@ impl Adam {
         self.slots.iter().map(|slot| &slot.theta).collect()
     }
 
-    /// β1^t and β2^t of the next step, as TensorFlow's `beta1_power` and `beta2_power`.
-    pub fn beta_powers(&self) -> (f32, f32) {
-        (self.beta1_power, self.beta2_power)
-    }
-
     /// One step: `θ −= lr_t · m / (sqrt(v) + ε)`, with `lr_t = lr · sqrt(1 − β2^t) / (1 − β1^t)`.
     ///
     /// `gradients` has one of the variable's shape and kind for each, in their order. Where `gate`

@@ -312,7 +312,7 @@ mod tests {
             for (ours, theirs) in variables.iter().zip(immediate.model.variables(network)) {
                 // Where the true gradient is 0, rounding is all there is, and a moving mean holds
                 // such a bias.
-                let name = format!("{}/{}", network.name(), ours.tf_name);
+                let name = network.full_name(ours);
                 let rounding =
                     ours.role == Role::MovingMean || BIASES_OF_NO_EFFECT.contains(&name.as_str());
                 let bound = if rounding { 1e-8 } else { 1e-12 };

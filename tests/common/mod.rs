@@ -110,7 +110,7 @@ pub fn state(gan: &Gan) -> Vec<(String, Tensor)> {
     {
         all.extend(named(network, &gan.model.variables(network)));
         for (variable, slot) in gan.model.trainable(network).iter().zip(adam.slots()) {
-            let name = format!("{}/{}", network.name(), variable.tf_name);
+            let name = network.full_name(variable);
             all.push((format!("{name}/adam_m"), slot.m.copy()));
             all.push((format!("{name}/adam_v"), slot.v.copy()));
         }
@@ -120,8 +120,7 @@ pub fn state(gan: &Gan) -> Vec<(String, Tensor)> {
 
 /// Every variable of a network, by its full name: copies.
 pub fn named(network: Network, variables: &[Variable]) -> Vec<(String, Tensor)> {
-    let name = |variable: &Variable| format!("{}/{}", network.name(), variable.tf_name);
-    variables.iter().map(|v| (name(v), v.tensor.detach().copy())).collect()
+    variables.iter().map(|v| (network.full_name(v), v.tensor.detach().copy())).collect()
 }
 
 /// Asserts that ‖ours − theirs‖ is within `bound` of ‖theirs‖.
