@@ -7,9 +7,10 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use serde::Serialize;
 
-use crate::config::{Resolved, resolve};
+use crate::config::{Resolved, TrainConfig, resolve, resolve_on};
 use crate::device::DeviceChoice;
 use crate::record::progress::Verbosity;
+use crate::train::RUNS;
 use crate::usage::Usage;
 
 /// Train a DCGAN exactly as the TensorFlow 1 reference does.
@@ -28,6 +29,7 @@ Examples:
   dcgan --device cuda --epochs 50        longer, on the GPU
   dcgan --iterations 20 --base-width 8   a first look, in seconds
   dcgan --config runs/NAME/config.toml   repeat a run
+  dcgan --resume runs/NAME               go on with one
   tensorboard --logdir runs              watch"
 )]
 pub struct Cli {
@@ -53,6 +55,9 @@ pub enum Command {
     Bench(BenchArgs),
     /// Say what this build and this machine can do, and what to do about each 'no'
     Doctor,
+    /// List the runs under runs/, show one, or remove old checkpoints
+    #[command(args_conflicts_with_subcommands = true)]
+    Runs(RunsArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -122,6 +127,27 @@ pub struct TrainArgs {
     /// Iterations between sample grids; 0: only at the end [default: 100]
     #[arg(long, value_parser = whole, value_name = "N", help_heading = "Reports")]
     sample_every: Option<u64>,
+    /// Iterations between checkpoints, besides those at the ends of epochs of 50 iterations or more;
+    /// 0: only the first and the last [default: 500]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Checkpoints")]
+    checkpoint_every: Option<u64>,
+    /// How many of the newest checkpoints are kept [default: 3]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Checkpoints")]
+    keep: Option<u64>,
+    /// When the discriminator has won, the samples have become one or the losses have frozen: warn;
+    /// stop; or roll back to the last healthy checkpoint and go on with other noise, at most 3 times
+    /// [default: warn]
+    #[arg(long, value_parser = ["warn", "stop", "rollback"], help_heading = "Checkpoints")]
+    on_collapse: Option<String>,
+    /// Go on with a run: its folder, or its name or number under runs/. With --fork also a checkpoint
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["run", "config"], help_heading = "Checkpoints")]
+    #[serde(skip)]
+    pub resume: Option<PathBuf>,
+    /// With --resume: leave that run as it is and go on in this new folder; settings may change
+    #[arg(long, value_name = "DIR", requires = "resume", help_heading = "Checkpoints")]
+    #[serde(skip)]
+    pub fork: Option<PathBuf>,
+
     /// Say nothing but errors and warnings
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Reports")]
     #[serde(skip)]
@@ -147,9 +173,20 @@ impl TrainArgs {
     /// # Errors
     /// [`Usage`], as [`resolve`].
     pub fn resolve(&self) -> Result<Resolved> {
-        let flags = toml::Table::try_from(self)
-            .map_err(|e| Usage(format!("--run: expected a path in UTF-8, found another ({e})")))?;
-        resolve(self.config.as_deref(), flags)
+        resolve(self.config.as_deref(), self.flags()?)
+    }
+
+    /// The configuration of a run that goes on from one with `base`, overridden by the flags.
+    ///
+    /// # Errors
+    /// [`Usage`], as [`resolve_on`].
+    pub fn resolve_on(&self, base: &TrainConfig) -> Result<TrainConfig> {
+        Ok(resolve_on(base, self.flags()?)?.config)
+    }
+
+    fn flags(&self) -> Result<toml::Table> {
+        Ok(toml::Table::try_from(self)
+            .map_err(|e| Usage(format!("--run: expected a path in UTF-8, found another ({e})")))?)
     }
 
     /// How much to say.
@@ -204,6 +241,63 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u16).range(1..))]
     pub iterations: u16,
     /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `runs`.
+#[derive(Debug, Args)]
+pub struct RunsArgs {
+    /// What to do; without one: list
+    #[command(subcommand)]
+    pub command: Option<RunsCommand>,
+    /// Options of `list`.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// The commands of `runs`.
+#[derive(Debug, Subcommand)]
+pub enum RunsCommand {
+    /// List all runs (the default)
+    List(ListArgs),
+    /// Show one run in full
+    Show {
+        /// Its folder, or its name or number under runs/
+        run: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove old checkpoints, after asking
+    ///
+    /// Keeps the newest of each run, the newest that shows no sign of collapse, and every file that was
+    /// given a name of its own. Leaves runs alone that are running.
+    Prune {
+        /// Which runs: folders, or names or numbers under runs/ [default: all under --dir]
+        runs: Vec<PathBuf>,
+        /// How many of the newest checkpoints each run keeps
+        #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+        keep: u32,
+        /// Don't ask
+        #[arg(short, long)]
+        yes: bool,
+        /// Say what would be removed, and stop
+        #[arg(long, conflicts_with = "yes")]
+        dry_run: bool,
+        /// The folder of the runs
+        #[arg(long, value_name = "DIR", default_value = RUNS, conflicts_with = "runs")]
+        dir: PathBuf,
+    },
+}
+
+/// Arguments of `runs list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// The folder of the runs
+    #[arg(long, value_name = "DIR", default_value = RUNS)]
+    pub dir: PathBuf,
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -35,6 +35,19 @@ impl Precision {
     }
 }
 
+/// What to do when a run has collapsed or its values are not finite.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnCollapse {
+    /// Say so and go on; stop where a value is not finite.
+    #[default]
+    Warn,
+    /// Stop.
+    Stop,
+    /// Go back to the last healthy checkpoint and on with other noise, a few times.
+    Rollback,
+}
+
 /// Everything that decides a run's result, and how often it reports. One name serves the flag, the
 /// key in TOML and the field.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +89,13 @@ pub struct TrainConfig {
     pub log_every: u64,
     /// Iterations between sample grids; 0: only at the end.
     pub sample_every: u64,
+    /// Iterations between checkpoints, besides those at the ends of epochs; 0: only the first and the
+    /// last.
+    pub checkpoint_every: u64,
+    /// How many of the newest checkpoints are kept.
+    pub keep: usize,
+    /// What to do about a collapse.
+    pub on_collapse: OnCollapse,
 }
 
 impl Default for TrainConfig {
@@ -99,9 +119,38 @@ impl Default for TrainConfig {
             threads: None,
             log_every: 10,
             sample_every: 100,
+            checkpoint_every: 500,
+            keep: 3,
+            on_collapse: OnCollapse::Warn,
         }
     }
 }
+
+/// A key with two values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its name, as in the file and as a flag.
+    pub key: String,
+    /// The value in the run.
+    pub was: String,
+    /// The value asked for.
+    pub is: String,
+}
+
+/// Keys that may change between a run and its continuation: they don't change what is computed. For
+/// the data set the images count, not the name.
+const FREE_KEYS: [&str; 10] = [
+    "dataset",
+    "device",
+    "epochs",
+    "iterations",
+    "threads",
+    "log-every",
+    "sample-every",
+    "checkpoint-every",
+    "keep",
+    "on-collapse",
+];
 
 /// Keys that a configuration file may hold besides those of [`TrainConfig`].
 const RUN_KEY: &str = "run";
@@ -128,13 +177,37 @@ pub fn resolve(file: Option<&Path>, flags: toml::Table) -> Result<Resolved> {
         table = read_file(path)?;
         // On its own, so that the message can name the file.
         settle(table.clone()).map_err(|e| in_file(path, &e.to_string()))?;
-        if flags.contains_key("epochs") && !flags.contains_key("iterations") {
-            // The file's iterations would override the flag.
-            table.remove("iterations");
-        }
+    }
+    override_by(&mut table, flags);
+    settle(table)
+}
+
+/// The configuration of a run that goes on from one with `base`: its own, overridden by the flags.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_on(base: &TrainConfig, flags: toml::Table) -> Result<Resolved> {
+    let mut table = toml::Table::try_from(base)?;
+    override_by(&mut table, flags);
+    settle(table)
+}
+
+/// The configuration that the run's file at `path` holds.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn read_run_config(path: &Path) -> Result<TrainConfig> {
+    settle(read_file(path)?)
+        .map(|resolved| resolved.config)
+        .map_err(|e| in_file(path, &e.to_string()))
+}
+
+fn override_by(table: &mut toml::Table, flags: toml::Table) {
+    if flags.contains_key("epochs") && !flags.contains_key("iterations") {
+        // Iterations would override the flag.
+        table.remove("iterations");
     }
     table.extend(flags);
-    settle(table)
 }
 
 /// What a table comes to, validated.
@@ -221,6 +294,8 @@ impl TrainConfig {
             ("threads", self.threads.unwrap_or(1) as i128, 1, 1024),
             ("log-every", self.log_every.into(), 1, 1 << 40),
             ("sample-every", self.sample_every.into(), 0, 1 << 40),
+            ("checkpoint-every", self.checkpoint_every.into(), 0, 1 << 40),
+            ("keep", self.keep as i128, 1, 1_000_000),
         ];
         for (flag, value, low, high) in whole {
             if !(low..=high).contains(&value) {
@@ -251,6 +326,26 @@ impl TrainConfig {
             }
         }
         Ok(())
+    }
+
+    /// The keys that differ in `other` and change what is computed, each with its value here and there.
+    ///
+    /// # Errors
+    /// If a value cannot be told.
+    pub fn changes(&self, other: &Self) -> Result<Vec<Change>> {
+        let (ours, theirs) = (toml::Table::try_from(self)?, toml::Table::try_from(other)?);
+        let told =
+            |value: Option<&toml::Value>| value.map_or("nothing".to_owned(), |v| v.to_string());
+        let keys: std::collections::BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+        Ok(keys
+            .into_iter()
+            .filter(|key| !FREE_KEYS.contains(&key.as_str()) && ours.get(*key) != theirs.get(*key))
+            .map(|key| Change {
+                key: key.clone(),
+                was: told(ours.get(key)),
+                is: told(theirs.get(key)),
+            })
+            .collect())
     }
 
     /// The networks for images of `channels` channels.
@@ -367,6 +462,7 @@ mod tests {
             "base-width = 0",
             "threads = 0",
             "log-every = 0",
+            "keep = 0",
             "learning-rate = 0.0",
             "learning-rate = nan",
             "beta1 = 1.0",

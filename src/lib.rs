@@ -23,20 +23,24 @@
 #![deny(missing_docs)]
 
 pub mod bench;
+pub mod checkpoint;
 pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod interrupt;
 pub mod model;
 pub mod record;
 pub mod rng;
+pub mod runs;
 pub mod sample;
 pub mod tensor_file;
 pub mod tf;
 pub mod train;
 pub mod usage;
 pub mod verify;
+pub mod watch;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -27,6 +27,12 @@ pub fn rng(seed: u64, stream: Stream, step: u64) -> ChaCha8Rng {
     rng
 }
 
+/// The generator of training's noise at an iteration below 2^48. `salt` is 0 but for runs that were
+/// rolled back, which go on with other noise.
+pub fn noise(seed: u64, salt: u8, iteration: u64) -> ChaCha8Rng {
+    rng(seed, Stream::Z, u64::from(salt) << 48 | iteration)
+}
+
 /// Distribution of the noise `z`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -83,6 +89,9 @@ mod tests {
         {
             assert_ne!(one, other);
         }
+        let salted = |salt| noise(0, salt, 1).next_u64();
+        assert_eq!(one, salted(0));
+        assert!(salted(1) != one && salted(2) != salted(1));
     }
 
     #[test]

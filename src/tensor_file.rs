@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 /// A safetensors file's content, in the order of names.
@@ -21,6 +22,10 @@ pub struct TensorFile {
 
 /// What a header may take: thousands of times what any file here needs.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
+/// Where a sealed file keeps its checksum.
+const CHECKSUM_KEY: &str = "sha256";
+/// How the files begin that have not got their name yet.
+pub(crate) const UNFINISHED: &str = ".unfinished-";
 
 impl TensorFile {
     /// Reads `path`.
@@ -29,19 +34,10 @@ impl TensorFile {
     /// If the file cannot be read, is no safetensors file, is truncated, or holds a tensor of a kind
     /// other than float32 or float64; the message names the file and the tensor.
     pub fn read(path: &Path) -> Result<Self> {
+        let metadata = Self::read_metadata(path)?;
         let file = path.display();
         let bytes = fs::read(path).with_context(|| format!("{file}: cannot be read"))?;
-        if let Some(length) = bytes.first_chunk::<8>() {
-            let length = u64::from_le_bytes(*length);
-            ensure!(
-                length <= MAX_HEADER_BYTES,
-                "{file}: not a safetensors file: its first 8 bytes promise a header of {length} bytes"
-            );
-        }
-        let not_one = || format!("{file}: not a whole safetensors file ({} bytes)", bytes.len());
-        let (_, header) = SafeTensors::read_metadata(&bytes).with_context(not_one)?;
-        let content = SafeTensors::deserialize(&bytes).with_context(not_one)?;
-        let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+        let content = SafeTensors::deserialize(&bytes).with_context(|| not_whole(path))?;
         let mut tensors = BTreeMap::new();
         for (name, view) in content.iter() {
             let kind = match view.dtype() {
@@ -60,39 +56,131 @@ impl TensorFile {
         Ok(Self { metadata, tensors })
     }
 
+    /// What the file at `path` says of itself: its beginning alone is read, and its length compared
+    /// with what that promises.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is no safetensors file, or is longer or shorter than promised.
+    pub fn read_metadata(path: &Path) -> Result<BTreeMap<String, String>> {
+        let cannot = || format!("{}: cannot be read", path.display());
+        let mut file = File::open(path).with_context(cannot)?;
+        let length = file.metadata().with_context(cannot)?.len();
+        let mut header_length = [0; 8];
+        file.read_exact(&mut header_length).with_context(|| not_whole(path))?;
+        let header_length = u64::from_le_bytes(header_length);
+        ensure!(
+            header_length <= MAX_HEADER_BYTES,
+            "{}: not a safetensors file: its first 8 bytes promise a header of {header_length} bytes",
+            path.display()
+        );
+        let mut header = vec![0; header_length as usize];
+        file.read_exact(&mut header).with_context(|| not_whole(path))?;
+        let header: safetensors::tensor::Metadata =
+            serde_json::from_slice(&header).with_context(|| not_whole(path))?;
+        let promised = header_length.saturating_add(8).saturating_add(header.data_len() as u64);
+        ensure!(
+            length == promised,
+            "{}: expected {promised} bytes, found {length}",
+            not_whole(path)
+        );
+        Ok(header.metadata().clone().unwrap_or_default().into_iter().collect())
+    }
+
     /// Writes `path`, replacing what is there, whole or not at all. The same content gives the same
     /// bytes, which the crate's own writer does not promise: it orders metadata anew each time.
     ///
     /// # Errors
     /// If a tensor is neither float32 nor float64, or the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut header = serde_json::Map::new();
-        header.insert("__metadata__".to_owned(), json!(self.metadata));
-        let mut data: Vec<u8> = Vec::new();
-        for (name, tensor) in &self.tensors {
-            let dtype = match tensor.f_kind()? {
-                Kind::Float => "F32",
-                Kind::Double => "F64",
-                other => bail!("tensor {name}: {other:?} cannot be written"),
-            };
-            let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
-            let (begin, numel) = (data.len(), tensor.numel());
-            data.resize(begin + numel * tensor.kind().elt_size_in_bytes(), 0);
-            tensor.f_copy_data_u8(&mut data[begin..], numel)?;
-            let entry = json!({
-                "dtype": dtype, "shape": tensor.size(), "data_offsets": [begin, data.len()],
-            });
-            header.insert(name.clone(), entry);
+        self.write_with(&self.metadata, path)
+    }
+
+    /// As [`Self::write`], with a checksum of everything among the metadata, for
+    /// [`Self::read_sealed`].
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_sealed(&self, path: &Path) -> Result<()> {
+        let mut metadata = self.metadata.clone();
+        metadata.insert(CHECKSUM_KEY.to_owned(), self.checksum()?);
+        self.write_with(&metadata, path)
+    }
+
+    /// Reads what [`Self::write_sealed`] wrote; not one bit of it has changed since.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; if there is no checksum, or it is of another content.
+    pub fn read_sealed(path: &Path) -> Result<Self> {
+        let mut file = Self::read(path)?;
+        let stated = file
+            .metadata
+            .remove(CHECKSUM_KEY)
+            .with_context(|| format!("{}: has no checksum", path.display()))?;
+        let found = file.checksum()?;
+        ensure!(
+            stated == found,
+            "{}: damaged: its SHA-256 should be {stated} and is {found}",
+            path.display()
+        );
+        Ok(file)
+    }
+
+    fn checksum(&self) -> Result<String> {
+        let mut digest = Sha256::new();
+        digest.update(self.header(&self.metadata)?);
+        for tensor in self.tensors.values() {
+            digest.update(bytes_of(tensor)?);
         }
-        let mut header = serde_json::to_vec(&header)?;
+        Ok(hex::encode(digest.finalize()))
+    }
+
+    fn write_with(&self, metadata: &BTreeMap<String, String>, path: &Path) -> Result<()> {
+        let mut header = self.header(metadata)?;
         // The data begins at a multiple of 8.
         header.resize(header.len().next_multiple_of(8), b' ');
         write_atomically(path, |file| {
             file.write_all(&(header.len() as u64).to_le_bytes())?;
             file.write_all(&header)?;
-            file.write_all(&data)
+            for tensor in self.tensors.values() {
+                file.write_all(&bytes_of(tensor).map_err(std::io::Error::other)?)?;
+            }
+            Ok(())
         })
     }
+
+    /// The header, in one way for one content.
+    fn header(&self, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+        let mut header = serde_json::Map::new();
+        header.insert("__metadata__".to_owned(), json!(metadata));
+        let mut begin = 0;
+        for (name, tensor) in &self.tensors {
+            let kind = tensor.f_kind()?;
+            let dtype = match kind {
+                Kind::Float => "F32",
+                Kind::Double => "F64",
+                other => bail!("tensor {name}: {other:?} cannot be written"),
+            };
+            let end = begin + tensor.numel() * kind.elt_size_in_bytes();
+            let entry =
+                json!({ "dtype": dtype, "shape": tensor.size(), "data_offsets": [begin, end] });
+            header.insert(name.clone(), entry);
+            begin = end;
+        }
+        Ok(serde_json::to_vec(&header)?)
+    }
+}
+
+/// The tensor's elements, row by row.
+fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
+    let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
+    let numel = tensor.numel();
+    let mut bytes = vec![0; numel * tensor.kind().elt_size_in_bytes()];
+    tensor.f_copy_data_u8(&mut bytes, numel)?;
+    Ok(bytes)
+}
+
+fn not_whole(path: &Path) -> String {
+    format!("{}: not a whole safetensors file", path.display())
 }
 
 /// Writes a file whole or not at all: beside, synced, renamed, and the folder synced.
@@ -112,7 +200,7 @@ pub fn write_atomically(
         // A temporary file is private; what it becomes is as readable as the user's other files.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut beside = builder.prefix(".unfinished-").tempfile_in(folder)?;
+        let mut beside = builder.prefix(UNFINISHED).tempfile_in(folder)?;
         write(beside.as_file_mut())?;
         beside.as_file().sync_all()?;
         beside.persist(path)?;
@@ -121,6 +209,25 @@ pub fn write_atomically(
         Ok(())
     };
     attempt().with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// Removes what writes that were cut off have left in `folder`.
+///
+/// # Errors
+/// If such a file cannot be removed or the folder not be read.
+pub fn remove_unfinished(folder: &Path) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| format!("{}: cannot be read", folder.display()))?,
+    };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            let path = entry.path();
+            fs::remove_file(&path)
+                .with_context(|| format!("{}: cannot be removed", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -167,6 +274,31 @@ mod tests {
         }
         fs::write(&path, [&[0xff; 8][..], &whole[8..]].concat())?;
         assert!(TensorFile::read(&path).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn of_a_sealed_file_no_changed_bit_goes_unseen() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("sealed.safetensors");
+        let written = sample();
+        written.write_sealed(&path)?;
+        let read = TensorFile::read_sealed(&path)?;
+        assert_eq!((&read.metadata, &read.tensors), (&written.metadata, &written.tensors));
+        let whole = fs::read(&path)?;
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            fs::write(&path, bytes)?;
+            match TensorFile::read_sealed(&path) {
+                Err(error) => assert!(format!("{error:#}").contains("sealed.safetensors")),
+                // A blank after the header may become another kind of blank.
+                Ok(same) => assert!(whole[at] == b' ' && same.tensors == read.tensors, "{at}"),
+            }
+        }
+        sample().write(&path)?;
+        let error = TensorFile::read_sealed(&path).unwrap_err().to_string();
+        assert!(error.contains("no checksum"), "{error}");
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use dcgan::record::jsonl::{Metrics, read};
+use dcgan::record::jsonl::{Metrics, read_metrics};
 use dcgan::tensor_file::TensorFile;
 use tch::Kind;
 
@@ -23,9 +23,9 @@ fn trace(run: &Path) -> Result<Trace> {
         .into_iter()
         .filter(|(name, _)| name.ends_with(".png") || name.ends_with(".safetensors"))
         .collect();
-    // real, real_vs_generated, two samples, two networks.
-    assert_eq!(files.len(), 6);
-    let mut metrics: Vec<Metrics> = read(&run.join("metrics.jsonl"))?;
+    // real, real_vs_generated, two samples, two networks, two checkpoints.
+    assert_eq!(files.len(), 8);
+    let mut metrics: Vec<Metrics> = read_metrics(&run.join("metrics.jsonl"))?;
     for line in &mut metrics {
         (line.images_per_s, line.elapsed_s) = (0.0, 0.0);
     }

@@ -3,11 +3,12 @@
 use anyhow::{Context, Result};
 use dcgan::config::TrainConfig;
 use dcgan::data::ImageSet;
+use dcgan::interrupt::Interrupt;
 use dcgan::model::{Model, ModelConfig, Network};
 use dcgan::record::progress::{Progress, Verbosity};
 use dcgan::tf::AdamConfig;
 use dcgan::train::step::{Gan, StepConfig};
-use dcgan::train::{NonFinite, RunDir, train};
+use dcgan::train::{Job, NonFinite, RunDir, train};
 use tch::{Device, Kind, Tensor};
 
 use super::common::{files, named, normal, one_thread, state};
@@ -140,14 +141,26 @@ fn a_run_whose_loss_is_not_finite_ends_with_that_error_and_without_weights() -> 
         ..Default::default()
     };
     let set = ImageSet::new("noise", 1, pixels)?;
-    let error = train(&config, Device::Cpu, set, &run, &Progress::new(Verbosity::Quiet, 20));
+    let error = train(Job {
+        config: &config,
+        device: Device::Cpu,
+        set,
+        run: &run,
+        from: None,
+        progress: &Progress::new(Verbosity::Quiet, 20),
+        interrupt: &Interrupt::default(),
+    });
     let error = error.err().context("the run went through")?;
     let expected = NonFinite { iteration: 1, step: 1, in_loss: Some(true) };
     assert_eq!(error.downcast_ref(), Some(&expected));
 
     let files = files(folder.path())?;
     assert_eq!(files["run/metrics.jsonl"], b"");
-    let unwanted = |name: &&String| name.contains("safetensors") || name.contains("iteration");
+    let state = "run/checkpoints/iteration-000000.safetensors";
+    let unwanted = |name: &&String| {
+        (name.contains("safetensors") || name.contains("iteration")) && name.as_str() != state
+    };
     assert_eq!(files.keys().find(unwanted), None);
+    assert!(files.contains_key(state));
     Ok(())
 }

@@ -7,7 +7,7 @@ use dcgan::config::TrainConfig;
 use dcgan::data::builtin;
 use dcgan::model::{Model, ModelConfig, Network};
 use dcgan::record::grid::Picture;
-use dcgan::record::jsonl::{Metrics, read};
+use dcgan::record::jsonl::{Metrics, read_metrics};
 use dcgan::rng::{Latent, Stream, rng};
 use dcgan::sample::sample;
 use dcgan::tensor_file::TensorFile;
@@ -28,6 +28,9 @@ fn a_run_leaves_exactly_its_files() -> Result<()> {
     let files = files(folder.path())?;
     let names: Vec<_> = files.keys().filter(|name| !name.contains("tfevents")).collect();
     let expected = [
+        "run/.lock",
+        "run/checkpoints/iteration-000000.safetensors",
+        "run/checkpoints/iteration-000004.safetensors",
         "run/config.toml",
         "run/discriminator.safetensors",
         "run/generator.safetensors",
@@ -80,7 +83,7 @@ fn metrics_are_lines_of_json_with_the_agreed_keys() -> Result<()> {
         ];
         assert_eq!(keys, expected);
     }
-    let metrics: Vec<Metrics> = read(&path)?;
+    let metrics: Vec<Metrics> = read_metrics(&path)?;
     let iterations: Vec<_> = metrics.iter().map(|line| (line.iteration, line.epoch)).collect();
     assert_eq!(iterations, [(3, 1), (4, 1)]);
     for line in metrics {
@@ -100,7 +103,7 @@ fn epochs_are_counted_and_the_last_smaller_batch_of_each_is_trained_on() -> Resu
     let args = "--device cpu --threads 1 --base-width 1 --z-dim 1 --batch-size 6000 --epochs 2 --log-every 1 \
                 --g-steps 1 --sample-every 0 --run run";
     train(folder.path(), args);
-    let metrics: Vec<Metrics> = read(&folder.path().join("run/metrics.jsonl"))?;
+    let metrics: Vec<Metrics> = read_metrics(&folder.path().join("run/metrics.jsonl"))?;
     let iterations: Vec<_> = metrics.iter().map(|line| (line.iteration, line.epoch)).collect();
     assert_eq!(iterations, [(1, 1), (2, 1), (3, 2), (4, 2)]);
     Ok(())
@@ -121,7 +124,7 @@ fn the_saved_configuration_is_complete_and_says_where_it_ran() -> Result<()> {
     assert_eq!(environment["device"].as_str(), Some("cpu"));
     assert_eq!(environment["threads"].as_integer(), Some(1));
     assert_eq!(environment["images"].as_integer(), Some(10_000));
-    assert_eq!(environment["images-sha256"].as_str(), Some(&*builtin::digits()?.sha256()));
+    assert_eq!(environment["images-sha256"].as_str(), Some(&*builtin::digits()?.identity().sha256));
 
     let config: TrainConfig = table.try_into()?;
     let expected = TrainConfig {

@@ -1,5 +1,6 @@
 //! All integration tests in one binary, so that libtorch is linked once.
 
+mod checkpoint;
 mod cli;
 mod common;
 mod determinism;
@@ -7,6 +8,7 @@ mod frame;
 mod init;
 mod nonfinite;
 mod parity;
+mod resume;
 mod run_folder;
 mod sharing;
 mod tensorboard;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use dcgan::record::jsonl::{Metrics, read};
+use dcgan::record::jsonl::{Metrics, read_metrics};
 use protobuf::Message;
 use tensorboard_proto::event::Event;
 use tensorboard_proto::summary::{Summary_Image, Summary_Value};
@@ -77,7 +77,7 @@ fn scalars_are_the_metrics_of_every_logged_iteration() -> Result<()> {
         .filter(|(_, value)| value.has_simple_value())
         .map(|(step, value)| (step, value.get_tag().to_owned(), value.get_simple_value()))
         .collect();
-    let metrics: Vec<Metrics> = read(&folder.path().join("run/metrics.jsonl"))?;
+    let metrics: Vec<Metrics> = read_metrics(&folder.path().join("run/metrics.jsonl"))?;
     assert_eq!(metrics.len(), 4);
     let mut expected = Vec::new();
     for line in metrics {

@@ -4,9 +4,8 @@ pub mod batches;
 pub mod builtin;
 pub mod idx;
 
-use std::fmt::Write as _;
-
 use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use batches::Batches;
@@ -71,12 +70,32 @@ impl ImageSet {
         &self.pixels[..count.min(self.count()) * SIZE * SIZE * self.channels]
     }
 
-    /// The set's identity: SHA-256 of its upright pixels, in hexadecimal.
-    pub fn sha256(&self) -> String {
-        Sha256::digest(&self.pixels).iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+    /// What tells the set from every other one.
+    pub fn identity(&self) -> SetIdentity {
+        SetIdentity {
+            images: self.count(),
+            channels: self.channels,
+            sha256: hex::encode(Sha256::digest(&self.pixels)),
+        }
+    }
+}
+
+/// What tells a data set from every other one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetIdentity {
+    /// Number of images.
+    pub images: usize,
+    /// Channels of an image.
+    pub channels: usize,
+    /// SHA-256 of the upright pixels, in hexadecimal.
+    pub sha256: String,
+}
+
+impl SetIdentity {
+    /// Batches of `batch_size` (at least 1) an epoch, the last, smaller one included.
+    pub fn per_epoch(&self, batch_size: usize) -> u64 {
+        self.images.div_ceil(batch_size) as u64
     }
 }
 

@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::tensor_file::write_atomically;
+
 /// One logged iteration.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Metrics {
     /// Counted from 1.
     pub iteration: u64,
@@ -28,6 +31,28 @@ pub struct Metrics {
     pub elapsed_s: f64,
 }
 
+/// A run that had collapsed went back to a checkpoint and on with other noise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rollback {
+    /// The iteration of the checkpoint it went back to.
+    pub iteration: u64,
+    /// The iteration at which that was decided.
+    pub rolled_back_from: u64,
+    /// What had gone wrong, in words.
+    pub because: String,
+}
+
+/// A line of the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Line {
+    /// A logged iteration.
+    Metrics(Metrics),
+    /// Between two of them.
+    Rollback(Rollback),
+}
+
 /// Appends lines to a file; each is there, whole, when `write` returns.
 #[derive(Debug)]
 pub struct JsonLines {
@@ -36,38 +61,164 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// Creates `path`, which must not exist.
+    /// Opens `path` to append to it; creates it where it does not exist.
     ///
     /// # Errors
-    /// If it exists or cannot be created.
-    pub fn create(path: PathBuf) -> Result<Self> {
-        let file = OpenOptions::new().append(true).create_new(true).open(&path);
-        let file = file.with_context(|| format!("{}: cannot be created", path.display()))?;
+    /// If it cannot be opened.
+    pub fn append(path: PathBuf) -> Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).open(&path);
+        let file = file.with_context(|| cannot_be_written(&path))?;
         Ok(Self { path, file })
     }
 
-    /// Appends `value` as one line.
+    /// Appends `line`.
     ///
     /// # Errors
     /// If it cannot be written; the message names the file.
-    pub fn write(&mut self, value: &impl Serialize) -> Result<()> {
-        let mut line = serde_json::to_vec(value)?;
-        line.push(b'\n');
-        self.file
-            .write_all(&line)
-            .with_context(|| format!("{}: cannot be written", self.path.display()))
+    pub fn write(&mut self, line: &Line) -> Result<()> {
+        let line = text(line)?;
+        self.file.write_all(line.as_bytes()).with_context(|| cannot_be_written(&self.path))
+    }
+
+    /// Waits until everything is on the disk.
+    ///
+    /// # Errors
+    /// If that fails; the message names the file.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().with_context(|| cannot_be_written(&self.path))
     }
 }
 
-/// Reads a file of lines of `T`.
+fn cannot_be_written(path: &Path) -> String {
+    format!("{}: cannot be written", path.display())
+}
+
+fn text(line: &Line) -> Result<String> {
+    Ok(serde_json::to_string(line)? + "\n")
+}
+
+/// Every line of the file at `path`. A last one that a crash has cut off is left out.
 ///
 /// # Errors
-/// If it cannot be read or a line is not such an object; the message names the file and the line.
-pub fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Vec<T>> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("{}: cannot be read", path.display()))?;
+/// If it cannot be read or a line is neither [`Metrics`] nor a [`Rollback`]; the message names the
+/// file and the line.
+pub fn read(path: &Path) -> Result<Vec<Line>> {
+    let bytes =
+        std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    // What has no end is no line yet. A crash may cut within a character, too.
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
     let parse = |(i, line)| {
-        serde_json::from_str(line).with_context(|| format!("{}: line {}", path.display(), i + 1))
+        serde_json::from_slice(line).with_context(|| format!("{}: line {}", path.display(), i + 1))
     };
-    text.lines().enumerate().map(parse).collect()
+    bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate().map(parse).collect()
+}
+
+/// The [`Metrics`] among the lines of the file at `path`.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_metrics(path: &Path) -> Result<Vec<Metrics>> {
+    let metrics = |line| match line {
+        Line::Metrics(metrics) => Some(metrics),
+        Line::Rollback(_) => None,
+    };
+    Ok(read(path)?.into_iter().filter_map(metrics).collect())
+}
+
+/// Rewrites the file at `path` as it is when training goes on after `iteration`: the [`Metrics`] up to
+/// there, and `rollbacks`, each where it happened. The metrics that are left.
+///
+/// # Errors
+/// As [`read`], or if the file cannot be written.
+pub fn rewind(path: &Path, iteration: u64, rollbacks: &[Rollback]) -> Result<Vec<Metrics>> {
+    let mut kept = if path.exists() { read_metrics(path)? } else { Vec::new() };
+    kept.retain(|metrics| metrics.iteration <= iteration);
+    let mut lines = Vec::new();
+    let mut rest = kept.iter().copied().peekable();
+    for (i, rollback) in rollbacks.iter().enumerate() {
+        // A later one that went further back has taken what was between away.
+        let place = rollbacks[i..].iter().map(|later| later.iteration).min().unwrap_or_default();
+        while let Some(metrics) = rest.next_if(|metrics| metrics.iteration <= place) {
+            lines.push(Line::Metrics(metrics));
+        }
+        lines.push(Line::Rollback(rollback.clone()));
+    }
+    lines.extend(rest.map(Line::Metrics));
+    let text = lines.iter().map(text).collect::<Result<String>>()?;
+    write_atomically(path, |file| file.write_all(text.as_bytes()))?;
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics(iteration: u64) -> Line {
+        Line::Metrics(Metrics {
+            iteration,
+            epoch: 1,
+            // Not every decimal text is read back the same by a careless reader.
+            d_loss: 0.1 + 0.2 + iteration as f64 / 3.0,
+            g_loss: 1.0 / 49.0,
+            mean_discriminator_output_prob_real: 1e-300,
+            mean_discriminator_output_prob_fake: 0.3,
+            images_per_s: 1.0,
+            elapsed_s: 2.0,
+        })
+    }
+
+    fn rollback(iteration: u64, rolled_back_from: u64) -> Rollback {
+        Rollback { iteration, rolled_back_from, because: "it collapsed".to_owned() }
+    }
+
+    #[test]
+    fn lines_are_read_back_as_they_were_but_for_one_that_was_cut_off() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("metrics.jsonl");
+        let lines = [metrics(1), Line::Rollback(rollback(1, 5)), metrics(2), metrics(3)];
+        let mut file = JsonLines::append(path.clone())?;
+        lines.iter().try_for_each(|line| file.write(line))?;
+        let whole = std::fs::read(&path)?;
+        let ends: Vec<_> = (0..whole.len()).filter(|&i| whole[i] == b'\n').collect();
+        for length in 0..=whole.len() {
+            std::fs::write(&path, &whole[..length])?;
+            let complete = ends.iter().filter(|&&end| end < length).count();
+            assert_eq!(read(&path)?, lines[..complete], "{length} bytes");
+        }
+        assert_eq!(read_metrics(&path)?.len(), 3);
+        std::fs::write(&path, "{}\n")?;
+        let error = format!("{:#}", read(&path).unwrap_err());
+        assert!(error.contains("metrics.jsonl: line 1"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn rewinding_cuts_what_came_after_and_tells_each_rollback_once_in_its_place() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("metrics.jsonl");
+        assert_eq!(rewind(&path, 7, &[])?, []);
+        let write = |iterations: std::ops::RangeInclusive<u64>| {
+            let mut file = JsonLines::append(path.clone())?;
+            iterations.into_iter().try_for_each(|i| file.write(&metrics(i)))
+        };
+        let told = |rollback: &Rollback| Line::Rollback(rollback.clone());
+        // To 3 from 5, on to 6, to 2 from 6, on to 4.
+        let (first, second) = (rollback(3, 5), rollback(2, 6));
+        write(1..=5)?;
+        rewind(&path, 3, std::slice::from_ref(&first))?;
+        write(4..=6)?;
+        let both = [first.clone(), second.clone()];
+        assert_eq!(rewind(&path, 2, &both)?.len(), 2);
+        write(3..=4)?;
+        let [one, two, three, four] = [1, 2, 3, 4].map(metrics);
+        let expected = [one, two, told(&first), told(&second), three, four];
+        assert_eq!(read(&path)?, expected);
+        // Nothing new: the same file.
+        assert_eq!(rewind(&path, 4, &both)?.len(), 4);
+        assert_eq!(read(&path)?, expected);
+        // From a checkpoint before it, a rollback has not happened.
+        rewind(&path, 1, &[])?;
+        assert_eq!(read(&path)?, expected[..1]);
+        Ok(())
+    }
 }

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use protobuf::{Message, RepeatedField};
-use tensorboard_proto::event::Event;
+use tensorboard_proto::event::{Event, SessionLog, SessionLog_SessionStatus};
 use tensorboard_proto::summary::{
     Summary, Summary_Image, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData,
 };
@@ -21,6 +21,18 @@ use tensorboard_rs::record_writer::RecordWriter;
 
 use super::grid::Picture;
 
+/// What the names of event files begin with; seconds since 1970 follow.
+const PREFIX: &str = "events.out.tfevents.";
+
+fn files_in(folder: &Path) -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+fn seconds_of(name: &str) -> Option<u64> {
+    name.strip_prefix(PREFIX)?.split('.').next()?.parse().ok()
+}
+
 /// Writes one event file.
 pub struct TensorBoard {
     path: PathBuf,
@@ -29,17 +41,19 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Creates a new event file in `folder`.
+    /// Creates a new event file in `folder`, which TensorBoard reads after those that are there.
     ///
     /// # Errors
     /// If it cannot be created.
     pub fn create(folder: &Path) -> Result<Self> {
         let host = gethostname::gethostname();
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        // TensorBoard reads by name, and a run may be resumed within a second.
+        let seconds = files_in(folder).filter_map(|name| seconds_of(&name)).max();
+        let seconds = seconds.map_or(now, |last| now.max(last.saturating_add(1)));
         let (mut number, pid) = (0, std::process::id());
         let (path, file) = loop {
-            let name =
-                format!("events.out.tfevents.{seconds:010}.{}.{pid}.{number}", host.display());
+            let name = format!("{PREFIX}{seconds:010}.{}.{pid}.{number}", host.display());
             let path = folder.join(name.replace(['/', '\\'], "_"));
             match OpenOptions::new().append(true).create_new(true).open(&path) {
                 Ok(file) => break (path, file),
@@ -56,6 +70,19 @@ impl TensorBoard {
         board.write(event)?;
         board.flush()?;
         Ok(board)
+    }
+
+    /// Says that training goes on from `step`: TensorBoard drops what it knows from there on.
+    ///
+    /// # Errors
+    /// The first time that writing fails.
+    pub fn restart(&mut self, step: u64) -> Result<()> {
+        let mut session = SessionLog::new();
+        session.set_status(SessionLog_SessionStatus::START);
+        let mut event = Event::new();
+        event.set_step(i64::try_from(step)?);
+        event.set_session_log(session);
+        self.write(event)
     }
 
     /// Scalars of one step, by tag.

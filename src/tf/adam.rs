@@ -95,6 +95,16 @@ impl Adam {
         &self.slots
     }
 
+    /// β1^t and β2^t, t being the number of the next step.
+    pub fn powers(&self) -> (f32, f32) {
+        (self.beta1_power, self.beta2_power)
+    }
+
+    /// Puts the powers where they were; the moments are [`Self::slots`]' own.
+    pub fn set_powers(&mut self, (beta1_power, beta2_power): (f32, f32)) {
+        (self.beta1_power, self.beta2_power) = (beta1_power, beta2_power);
+    }
+
     /// The variables alone, as [`Tensor::run_backward`] takes them.
     pub fn variables(&self) -> Vec<&Tensor> {
         self.slots.iter().map(|slot| &slot.theta).collect()

@@ -122,6 +122,15 @@ impl FiniteCheck {
         }
     }
 
+    /// Forgets what has failed: the state is another one now.
+    pub(super) fn reset(&mut self) -> Result<()> {
+        if let Mode::Deferred { gate, failed_at } = &mut self.mode {
+            let _ = gate.f_fill_(1.)?;
+            let _ = failed_at.f_fill_(0)?;
+        }
+        Ok(())
+    }
+
     /// Waits for the device and reports the first failure, if there was one.
     ///
     /// # Errors

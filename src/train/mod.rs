@@ -1,10 +1,13 @@
 //! Training: one iteration ([`step`]), the loop around it and the folder it writes.
 
 mod finite;
+mod journal;
+mod lock;
+pub mod resume;
 mod run_dir;
 pub mod step;
 mod trainer;
 
 pub use finite::NonFinite;
-pub use run_dir::RunDir;
-pub use trainer::{Outcome, train};
+pub use run_dir::{RUNS, RunDir};
+pub use trainer::{End, Job, MAX_ROLLBACKS, Outcome, train};

@@ -4,23 +4,34 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
+use super::lock::Lock;
+use crate::checkpoint::Folder;
+use crate::tensor_file::{UNFINISHED, remove_unfinished};
 use crate::usage::Usage;
 
 /// Where runs go unless the user says otherwise.
-const RUNS: &str = "runs";
+pub const RUNS: &str = "runs";
+/// The last file that a run writes.
+pub(super) const FINISHED: &str = "real_vs_generated.png";
+/// The folder of grids within a run's.
+const SAMPLES: &str = "samples";
 
-/// A run's folder. Never one that held anything before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunDir(PathBuf);
+/// A run's folder, held by this process alone.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    lock: Lock,
+}
 
 impl RunDir {
     /// Makes the folder that the user asked for, or the next numbered, dated one under `runs/`, such
-    /// as `runs/0001-2026-01-31-digits`.
+    /// as `runs/0001-2026-01-31-digits`, and takes it.
     ///
     /// # Errors
-    /// [`Usage`], if the folder asked for holds something already; or if none can be made.
+    /// [`Usage`], if the folder asked for holds something already; if another process has it, or if
+    /// none can be made.
     pub fn create(asked: Option<&Path>, dataset: &str) -> Result<Self> {
         let path = match asked {
             Some(path) => {
@@ -30,33 +41,41 @@ impl RunDir {
             }
             None => next_folder(Path::new(RUNS), dataset)?,
         };
-        Ok(Self(path))
+        let run = Self { lock: Lock::take(&path)?, path };
+        // Another process may have begun and ended a run in between.
+        Self::check(&run.path)?;
+        remove_unfinished(&run.path)?;
+        Ok(run)
     }
 
-    /// Takes the folder: nobody else has begun a run in it, and nobody else will.
+    /// Takes the folder of a run that there is, and removes what was being written when it stopped.
     ///
     /// # Errors
-    /// [`Usage`], if another process was faster; or if the folder cannot be written.
-    pub fn begin(&self) -> Result<()> {
-        let samples = self.file("samples");
-        match fs::create_dir(&samples) {
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-                Err(taken(&self.0, "another run has just begun there").into())
-            }
-            done => done.with_context(|| cannot_make(&samples)),
+    /// If another process has it, or it cannot be written.
+    pub fn open(path: &Path) -> Result<Self> {
+        let run = Self { lock: Lock::take(path)?, path: path.to_path_buf() };
+        for folder in [path, &run.file(SAMPLES), run.checkpoints().path()] {
+            remove_unfinished(folder)?;
         }
+        Ok(run)
     }
 
-    /// Whether a run may go to `path`: there is nothing, or an empty folder.
+    /// Whether a run may go to `path`: there is nothing, or a folder that holds nothing of a run.
     ///
     /// # Errors
     /// [`Usage`], if there is something; or if it cannot be looked at.
     pub fn check(path: &Path) -> Result<()> {
+        let is_nothing = |name: &str| name == super::lock::FILE || name.starts_with(UNFINISHED);
         match fs::read_dir(path) {
-            Ok(mut entries) => match entries.next() {
-                Some(_) => Err(taken(path, "the folder is not empty").into()),
-                None => Ok(()),
-            },
+            Ok(entries) => {
+                for entry in entries {
+                    let name = entry.with_context(|| cannot_make(path))?.file_name();
+                    if !is_nothing(&name.to_string_lossy()) {
+                        return Err(taken(path, "the folder is not empty").into());
+                    }
+                }
+                Ok(())
+            }
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
             Err(e) if e.kind() == ErrorKind::NotADirectory => {
                 Err(taken(path, "it is a file").into())
@@ -65,19 +84,89 @@ impl RunDir {
         }
     }
 
+    /// Whether the folder is still there, and the one that was taken.
+    ///
+    /// # Errors
+    /// If it is not: it was removed, moved or replaced.
+    pub fn ensure_there(&self) -> Result<()> {
+        let path = self.path.display();
+        ensure!(
+            self.lock.is_in(&self.path),
+            "{path}: the run's folder was removed or replaced while the run was writing to it"
+        );
+        Ok(())
+    }
+
+    /// The number of the process that has the run in `path`, 0 where it is not known; `None` if
+    /// nobody has.
+    pub fn holder(path: &Path) -> Option<u32> {
+        Lock::holder(path)
+    }
+
+    /// The folder's checkpoints.
+    pub fn checkpoints(&self) -> Folder {
+        Folder::of_run(&self.path)
+    }
+
     /// The folder itself.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// The grid of an iteration.
     pub fn sample(&self, iteration: u64) -> PathBuf {
-        self.0.join("samples").join(format!("iteration-{iteration:06}.png"))
+        self.path.join(SAMPLES).join(format!("iteration-{iteration:06}.png"))
+    }
+
+    /// Makes the folder of grids, and removes those after `iteration`.
+    ///
+    /// # Errors
+    /// If it cannot be made or a file not be removed.
+    pub fn remove_samples_after(&self, iteration: u64) -> Result<()> {
+        let folder = self.file(SAMPLES);
+        fs::create_dir_all(&folder).with_context(|| cannot_make(&folder))?;
+        let entries = fs::read_dir(&folder).with_context(|| cannot_make(&folder))?;
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| {
+                name.strip_prefix("iteration-")?.strip_suffix(".png")?.parse().ok()
+            });
+            if number.is_some_and(|n| n > iteration && self.sample(n).file_name() == Some(&name)) {
+                let path = entry.path();
+                fs::remove_file(&path)
+                    .with_context(|| format!("{}: cannot be removed", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `path` is a run's folder.
+    pub fn is_run(path: &Path) -> bool {
+        path.join("config.toml").is_file()
+    }
+
+    /// Whether the run in `path` has written everything.
+    pub fn is_finished(path: &Path) -> bool {
+        path.join(FINISHED).exists()
+    }
+
+    /// From now on, the run is not finished.
+    ///
+    /// # Errors
+    /// If the sign of that cannot be removed.
+    pub fn reopen(&self) -> Result<()> {
+        let path = self.file(FINISHED);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("{}: cannot be removed", path.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A file of the run.
     pub fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.path.join(name)
     }
 }
 
@@ -136,17 +225,50 @@ mod tests {
         let parent = tempfile::tempdir()?;
         let asked = parent.path().join("a/b");
         let run = RunDir::create(Some(&asked), "digits")?;
-        run.begin()?;
-        assert!(run.begin().unwrap_err().to_string().contains("another run"));
         assert!(run.sample(100).ends_with("a/b/samples/iteration-000100.png"));
+        // A run that was killed before it had written anything has left a lock and half a file.
+        drop(run);
+        fs::write(asked.join(".unfinished-abc"), "half")?;
+        let run = RunDir::create(Some(&asked), "digits")?;
+        assert!(!asked.join(".unfinished-abc").exists());
+        fs::write(run.file("config.toml"), "")?;
+        drop(run);
         let again = RunDir::create(Some(&asked), "digits").unwrap_err();
         assert!(again.downcast_ref::<Usage>().is_some() && again.to_string().contains("not empty"));
         let file = parent.path().join("file");
         fs::write(&file, "")?;
         assert!(RunDir::create(Some(&file), "digits").unwrap_err().to_string().contains("a file"));
-        let empty = parent.path().join("empty");
-        fs::create_dir(&empty)?;
-        assert!(RunDir::create(Some(&empty), "digits").is_ok());
         Ok(())
+    }
+
+    #[test]
+    fn a_folder_has_one_holder_at_a_time_who_is_named() -> Result<()> {
+        let parent = tempfile::tempdir()?;
+        let path = parent.path().join("run");
+        let run = RunDir::create(Some(&path), "digits")?;
+        let pid = std::process::id();
+        assert_eq!(RunDir::holder(&path), Some(pid));
+        for error in
+            [RunDir::open(&path).unwrap_err(), RunDir::create(Some(&path), "").unwrap_err()]
+        {
+            assert!(error.to_string().contains(&format!("in use by process {pid}")), "{error}");
+        }
+        drop(run);
+        assert_eq!(RunDir::holder(&path), None);
+        RunDir::open(&path)?;
+        Ok(())
+    }
+
+    #[test]
+    fn a_removed_or_replaced_folder_is_noticed() -> Result<()> {
+        let parent = tempfile::tempdir()?;
+        let path = parent.path().join("run");
+        let run = RunDir::create(Some(&path), "digits")?;
+        run.ensure_there()?;
+        fs::rename(&path, parent.path().join("moved"))?;
+        assert!(run.ensure_there().is_err());
+        let other = RunDir::create(Some(&path), "digits")?;
+        assert!(run.ensure_there().is_err());
+        other.ensure_there()
     }
 }

@@ -50,6 +50,8 @@ pub struct StepStats {
     g_loss: Tensor,
     real_logits: Tensor,
     fake_logits: Tensor,
+    /// The discriminator step's, mirrored.
+    fake: Tensor,
 }
 
 /// What an iteration reports, as numbers.
@@ -66,6 +68,11 @@ pub struct StepValues {
 }
 
 impl StepStats {
+    /// The images that the discriminator step was shown as generated: `[N, C, 32, 32]`, mirrored.
+    pub fn fake(&self) -> &Tensor {
+        &self.fake
+    }
+
     /// Reads the numbers; waits for the device.
     ///
     /// # Errors
@@ -80,6 +87,16 @@ impl StepStats {
             mean_discriminator_output_prob_fake: mean_prob(&self.fake_logits)?,
         })
     }
+}
+
+/// How much the images of a batch `[N, C, H, W]` differ: the standard deviation over the batch, as a
+/// mean over the pixels.
+///
+/// # Errors
+/// If the device fails.
+pub fn spread(images: &Tensor) -> Result<f64> {
+    let deviation = images.f_std_dim(&[0_i64][..], false, false)?; // [C, H, W]
+    Ok(deviation.f_mean(images.kind())?.f_double_value(&[])?)
 }
 
 impl Gan {
@@ -136,6 +153,16 @@ impl Gan {
         stats
     }
 
+    /// The state is that after `iteration` iterations now: weights, moments and powers have been put
+    /// there from outside.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn continue_from(&mut self, iteration: u64) -> Result<()> {
+        self.iterations_done = iteration;
+        self.finite.reset()
+    }
+
     /// Waits for the device.
     ///
     /// # Errors
@@ -158,7 +185,8 @@ impl Gan {
         // TF: real and fake are two batches, each with its own statistics.
         let discriminator = &self.model.discriminator;
         let real_logits = discriminator.forward(real, updating)?; // [n, 1]
-        let fake_logits = discriminator.forward(&fake.f_detach()?, updating)?; // [N, 1]
+        let d_fake = fake.f_detach()?;
+        let fake_logits = discriminator.forward(&d_fake, updating)?; // [N, 1]
         let d_loss = sigmoid_cross_entropy(&real_logits, 1.0 - label_smoothing)?
             .f_add(&sigmoid_cross_entropy(&fake_logits, 0.0)?)?;
         let gradients = Tensor::f_run_backward(&[&d_loss], &self.d_adam.variables(), false, false)?;
@@ -184,6 +212,7 @@ impl Gan {
             g_loss,
             real_logits: real_logits.f_detach()?,
             fake_logits: fake_logits.f_detach()?,
+            fake: d_fake,
         })
     }
 

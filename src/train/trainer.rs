@@ -1,269 +1,350 @@
-//! The loop: batch, step, log, sample, and at the end the weights.
+//! The loop: batch, step, log, look, sample, save, and at the end the weights.
 
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use tch::Device;
 
+use super::finite::NonFinite;
+use super::journal::{GRID, Journal, config_toml};
 use super::run_dir::RunDir;
-use super::step::Gan;
-use crate::config::{ENVIRONMENT_KEY, TrainConfig};
-use crate::data::{Batches, ImageSet, SIZE};
-use crate::device::{self, DeviceChoice};
-use crate::model::{Model, Network};
-use crate::record::grid::Picture;
-use crate::record::jsonl::{JsonLines, Metrics};
+use super::step::{Gan, StepStats, StepValues, spread};
+use crate::checkpoint::{Checkpoint, Header, remove, save};
+use crate::config::{OnCollapse, TrainConfig};
+use crate::data::{Batches, ImageSet};
+use crate::device;
+use crate::interrupt::{Interrupt, Signal};
+use crate::model::Model;
+use crate::record::jsonl::{Metrics, Rollback};
 use crate::record::progress::Progress;
-use crate::record::tensorboard::TensorBoard;
-use crate::rng::{Stream, rng};
+use crate::rng::{Stream, noise, rng};
 use crate::sample::sample;
-use crate::tensor_file::{TensorFile, write_atomically};
+use crate::watch::{Collapse, READ_EVERY, Reading, Watch};
 
-/// Columns, and rows, of a sample grid.
-const GRID: usize = 6;
+/// How often a run is rolled back before it is given up.
+pub const MAX_ROLLBACKS: usize = 3;
+/// Iterations of an epoch whose end is worth a checkpoint.
+const LONG_EPOCH: u64 = 50;
 
-/// What a finished run came to.
-#[derive(Debug, Clone)]
-pub struct Outcome {
-    /// Iterations trained.
-    pub iterations: u64,
-    /// The last line of metrics.
-    pub last: Metrics,
+/// What to train, where it goes and who watches.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The settings.
+    pub config: &'a TrainConfig,
+    /// Where to compute.
+    pub device: Device,
+    /// The images.
+    pub set: ImageSet,
+    /// The run's folder.
+    pub run: &'a RunDir,
+    /// The state to go on from; the beginning where there is none.
+    pub from: Option<Checkpoint>,
+    /// Who is told how it goes.
+    pub progress: &'a Progress,
+    /// Who may ask the run to end.
+    pub interrupt: &'a Interrupt,
 }
 
-/// Trains on `set` as `config` says, on `device`, and writes everything to `run`.
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// All is trained and written.
+    Finished,
+    /// A signal came; the state is in a checkpoint.
+    Interrupted(Signal),
+}
+
+/// What a run came to.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// How it ended.
+    pub end: End,
+    /// Iterations trained, those before a resumption included.
+    pub iterations: u64,
+    /// The last line of metrics, if there is one yet.
+    pub last: Option<Metrics>,
+    /// Seconds that writing checkpoints took.
+    pub checkpoints_s: f64,
+}
+
+/// Trains as `job` says and writes everything to its folder, continuing what is there.
 ///
 /// [`crate::device::configure`] has set the threads before.
 ///
 /// # Errors
-/// [`super::NonFinite`] if a loss is NaN or infinite: then no weights are written. If a file of the
-/// run cannot be written. TensorBoard's events are not such a file: that is a warning.
-pub fn train(
-    config: &TrainConfig,
-    device: Device,
-    set: ImageSet,
-    run: &RunDir,
-    progress: &Progress,
-) -> Result<Outcome> {
-    let kind = config.precision.kind();
-    // The networks come first: where they do not fit, nothing has been written.
-    let model = Model::new(&config.model(set.channels()), config.seed, device, kind)?;
-    let mut gan = Gan::new(model, config.step())?;
-    let mut record = Record::create(config, device, &set, run, progress)?;
-    let mut batches = Batches::new(set, config.batch_size, config.seed);
-    let total = config.total_iterations(batches.per_epoch());
-    let fixed_z = {
-        let mut rng = rng(config.seed, Stream::SampleZ, 0);
-        config.latent.sample(&mut rng, GRID * GRID, gan.model.config.z_dim as usize)
-    };
-
-    let start = Instant::now();
-    // Since the last line of metrics.
-    let (mut images, mut training_s) = (0, 0.0);
-    let mut last = None;
-    for iteration in 1..=total {
-        // Train: one batch of real images, one z.
-        let step_start = Instant::now();
-        let real = batches.batch(iteration, device, kind)?;
-        let z = config.latent.sample(
-            &mut rng(config.seed, Stream::Z, iteration),
-            config.batch_size,
-            gan.model.config.z_dim as usize,
-        );
-        let stats = gan.iteration(&real, &gan.model.z(&z)?)?;
-        images += real.size()[0];
-
-        // Log. Reading the losses waits for the device, so it belongs to the time of training.
-        let is_last = iteration == total;
-        if iteration % config.log_every == 0 || is_last {
-            gan.synchronize()?;
-            let values = stats.read()?;
-            training_s += step_start.elapsed().as_secs_f64();
-            let metrics = Metrics {
-                iteration,
-                epoch: batches.epoch_of(iteration),
-                d_loss: values.d_loss,
-                g_loss: values.g_loss,
-                mean_discriminator_output_prob_real: values.mean_discriminator_output_prob_real,
-                mean_discriminator_output_prob_fake: values.mean_discriminator_output_prob_fake,
-                images_per_s: images as f64 / training_s,
-                elapsed_s: start.elapsed().as_secs_f64(),
-            };
-            record.metrics(&metrics)?;
-            (images, training_s) = (0, 0.0);
-            last = Some(metrics);
-        } else {
-            training_s += step_start.elapsed().as_secs_f64();
+/// [`NonFinite`] or [`Collapse`], where the settings make that the end of the run; if a file of the
+/// run cannot be written. TensorBoard's events are not such a file: that is a warning. Whatever the
+/// error, the checkpoints that there are stay whole.
+pub fn train(job: Job) -> Result<Outcome> {
+    let mut trainer = Trainer::begin(job)?;
+    while trainer.state.iteration < trainer.total {
+        if let Some(signal) = trainer.interrupt.requested() {
+            trainer.save()?;
+            return Ok(trainer.outcome(End::Interrupted(signal)));
         }
-        progress.advance(iteration);
-
-        // Sample: the same 36 z every time, with moving statistics.
-        let is_due = config.sample_every > 0 && iteration % config.sample_every == 0;
-        if is_due || is_last {
-            gan.synchronize()?;
-            record.samples(iteration, &sample(&gan.model, &fixed_z)?)?;
+        if let Err(error) = trainer.iterate() {
+            trainer.recover(error)?;
         }
     }
-
-    // Finish: what was trained, and what it looks like beside what it was trained on.
-    record.finish(config, &gan.model)?;
-    let last = last.context("a run of no iterations")?;
-    Ok(Outcome { iterations: total, last })
+    trainer.finish()?;
+    Ok(trainer.outcome(End::Finished))
 }
 
-/// Everything a run writes.
-struct Record<'a> {
+/// A run in memory.
+struct Trainer<'a> {
+    device: Device,
     run: &'a RunDir,
     progress: &'a Progress,
-    metrics: JsonLines,
-    board: Option<TensorBoard>,
-    channels: usize,
-    real: Picture,
-    generated: Option<Picture>,
+    interrupt: &'a Interrupt,
+    gan: Gan,
+    batches: Batches,
+    journal: Journal<'a>,
+    /// Of all sample grids.
+    fixed_z: Vec<f32>,
+    /// All but the tensors of what a checkpoint would hold now.
+    state: Header,
+    /// The iteration whose checkpoint was written or read last.
+    saved: Option<u64>,
+    total: u64,
+    start: Instant,
+    elapsed_before_s: f64,
+    checkpoints_s: f64,
+    /// Since the last line of metrics.
+    images: i64,
+    training_s: f64,
 }
 
-impl<'a> Record<'a> {
-    fn create(
-        config: &TrainConfig,
-        device: Device,
-        set: &ImageSet,
-        run: &'a RunDir,
-        progress: &'a Progress,
-    ) -> Result<Self> {
-        run.begin()?;
-        let text = config_toml(config, device, set)?;
-        write_bytes(&run.file("config.toml"), text.as_bytes())?;
-        let real = Picture::grid(set.first(GRID * GRID), SIZE, set.channels(), GRID)?;
-        let png = real.png()?;
-        write_bytes(&run.file("real.png"), &png)?;
-        let mut record = Self {
+impl<'a> Trainer<'a> {
+    fn begin(job: Job<'a>) -> Result<Self> {
+        let Job { config, device, set, run, from, progress, interrupt } = job;
+        // The networks come first: where they do not fit, nothing has been written.
+        let kind = config.precision.kind();
+        let model = Model::new(&config.model(set.channels()), config.seed, device, kind)?;
+        let mut gan = Gan::new(model, config.step())?;
+        let mut state = Header {
+            iteration: 0,
+            config: config.clone(),
+            set: set.identity(),
+            watch: Watch::default(),
+            healthy: 0,
+            rollbacks: Vec::new(),
+            libtorch: device::libtorch_version().unwrap_or_default(),
+        };
+        if let Some(checkpoint) = from {
+            restore(&mut gan, &checkpoint)?;
+            let Header { iteration, watch, healthy, rollbacks, .. } = checkpoint.header;
+            state = Header { iteration, watch, healthy, rollbacks, ..state };
+        }
+        let text = config_toml(config, device, &state.set)?;
+        let at = (state.iteration, &state.rollbacks[..]);
+        let journal = Journal::open(&text, &set, run, progress, at)?;
+        let fixed_z = {
+            let mut rng = rng(config.seed, Stream::SampleZ, 0);
+            config.latent.sample(&mut rng, GRID * GRID, gan.model.config.z_dim as usize)
+        };
+        let batches = Batches::new(set, config.batch_size, config.seed);
+        let mut trainer = Self {
+            device,
             run,
             progress,
-            metrics: JsonLines::create(run.file("metrics.jsonl"))?,
-            board: None,
-            channels: set.channels(),
-            real,
-            generated: None,
+            interrupt,
+            gan,
+            total: config.total_iterations(batches.per_epoch()),
+            batches,
+            fixed_z,
+            saved: None,
+            start: Instant::now(),
+            elapsed_before_s: journal.last.map_or(0.0, |last| last.elapsed_s),
+            checkpoints_s: 0.0,
+            images: 0,
+            training_s: 0.0,
+            journal,
+            state,
         };
-        match TensorBoard::create(run.path()) {
-            Ok(board) => record.board = Some(board),
-            Err(error) => progress.warn(&format!("{error:#}; training goes on without")),
+        // What is newer than the state that was chosen cannot be read.
+        run.checkpoints().set_aside_after(trainer.state.iteration)?;
+        if run.checkpoints().file(trainer.state.iteration).exists() {
+            trainer.saved = Some(trainer.state.iteration);
+        } else {
+            trainer.save()?;
         }
-        let picture = record.real.clone();
-        record.events(|board| {
-            board.text(0, "config", &format!("```toml\n{text}```"))?;
-            board.image(0, "real", &picture, &png)?;
-            board.flush()
-        });
-        Ok(record)
+        Ok(trainer)
     }
 
-    /// Writes to TensorBoard, if that still works.
-    fn events(&mut self, write: impl FnOnce(&mut TensorBoard) -> Result<()>) {
-        if let Some(board) = &mut self.board
-            && let Err(error) = write(board)
-        {
-            self.progress.warn(&format!("{error:#}; training goes on without"));
+    fn iterate(&mut self) -> Result<()> {
+        let config = &self.state.config;
+        let iteration = self.state.iteration + 1;
+        let is_last = iteration == self.total;
+        let is_due = |every: u64| every > 0 && iteration.is_multiple_of(every);
+        let is_logged = is_due(config.log_every) || is_last;
+        let is_read = is_due(READ_EVERY);
+
+        // Train: one batch of real images, one z.
+        let step_start = Instant::now();
+        let real = self.batches.batch(iteration, self.device, config.precision.kind())?;
+        let z = config.latent.sample(
+            &mut noise(config.seed, self.state.salt(), iteration),
+            config.batch_size,
+            self.gan.model.config.z_dim as usize,
+        );
+        let stats = self.gan.iteration(&real, &self.gan.model.z(&z)?)?;
+        self.images += real.size()[0];
+        // Reading the losses waits for the device, so it belongs to the time of training.
+        let values = if is_logged || is_read {
+            self.gan.synchronize()?;
+            Some(stats.read()?)
+        } else {
+            None
+        };
+        self.training_s += step_start.elapsed().as_secs_f64();
+        self.state.iteration = iteration;
+
+        // Log.
+        if let Some(values) = values.filter(|_| is_logged) {
+            self.log(values)?;
         }
-    }
+        self.progress.advance(iteration);
 
-    fn metrics(&mut self, metrics: &Metrics) -> Result<()> {
-        self.metrics.write(metrics)?;
-        self.progress.log(metrics);
-        self.events(|board| {
-            let scalars = [
-                ("discriminator_loss", metrics.d_loss),
-                ("generator_loss", metrics.g_loss),
-                (
-                    "mean_discriminator_output_prob_real",
-                    metrics.mean_discriminator_output_prob_real,
-                ),
-                (
-                    "mean_discriminator_output_prob_fake",
-                    metrics.mean_discriminator_output_prob_fake,
-                ),
-                ("images_per_s", metrics.images_per_s),
-            ];
-            board.scalars(metrics.iteration, &scalars)?;
-            board.flush()
-        });
-        Ok(())
-    }
-
-    fn samples(&mut self, iteration: u64, images: &[u8]) -> Result<()> {
-        let picture = Picture::grid(images, SIZE, self.channels, GRID)?;
-        let png = picture.png()?;
-        write_bytes(&self.run.sample(iteration), &png)?;
-        self.events(|board| {
-            board.image(iteration, "samples", &picture, &png)?;
-            board.flush()
-        });
-        self.generated = Some(picture);
-        Ok(())
-    }
-
-    fn finish(&mut self, config: &TrainConfig, model: &Model) -> Result<()> {
-        for network in Network::ALL {
-            let path = self.run.file(&format!("{}.safetensors", network.name()));
-            weights(config, model, network)?.write(&path)?;
+        // Look whether it goes well.
+        if let Some(values) = values.filter(|_| is_read) {
+            self.look(values, &stats, &real)?;
         }
-        if let Some(generated) = &self.generated {
-            let both = Picture::side_by_side(&self.real, generated)?;
-            write_bytes(&self.run.file("real_vs_generated.png"), &both.png()?)?;
+
+        // Sample: the same 36 z every time, with moving statistics.
+        if is_due(self.state.config.sample_every) || is_last {
+            self.gan.synchronize()?;
+            self.journal.samples(iteration, &sample(&self.gan.model, &self.fixed_z)?)?;
+        }
+
+        // Save.
+        let per_epoch = self.batches.per_epoch();
+        let every = self.state.config.checkpoint_every;
+        if is_due(every) || is_last || every > 0 && per_epoch >= LONG_EPOCH && is_due(per_epoch) {
+            self.save()?;
         }
         Ok(())
     }
+
+    fn log(&mut self, values: StepValues) -> Result<()> {
+        let iteration = self.state.iteration;
+        self.journal.metrics(Metrics {
+            iteration,
+            epoch: self.batches.epoch_of(iteration),
+            d_loss: values.d_loss,
+            g_loss: values.g_loss,
+            mean_discriminator_output_prob_real: values.mean_discriminator_output_prob_real,
+            mean_discriminator_output_prob_fake: values.mean_discriminator_output_prob_fake,
+            images_per_s: self.images as f64 / self.training_s,
+            elapsed_s: self.elapsed_before_s + self.start.elapsed().as_secs_f64(),
+        })?;
+        (self.images, self.training_s) = (0, 0.0);
+        Ok(())
+    }
+
+    fn look(&mut self, values: StepValues, stats: &StepStats, real: &tch::Tensor) -> Result<()> {
+        let reading = Reading {
+            d_loss: values.d_loss,
+            g_loss: values.g_loss,
+            prob_real: values.mean_discriminator_output_prob_real,
+            prob_fake: values.mean_discriminator_output_prob_fake,
+            fake_spread: spread(stats.fake())?,
+            real_spread: spread(real)?,
+        };
+        match self.state.watch.read(&reading) {
+            None => Ok(()),
+            Some(collapse) if self.state.config.on_collapse == OnCollapse::Warn => {
+                let iteration = self.state.iteration;
+                self.progress.warn(&format!("iteration {iteration}: {collapse}; {REMEDY}"));
+                Ok(())
+            }
+            Some(collapse) => Err(collapse.into()),
+        }
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let iteration = self.state.iteration;
+        if self.saved == Some(iteration) {
+            return Ok(());
+        }
+        let start = Instant::now();
+        self.gan.synchronize()?;
+        self.journal.sync()?;
+        if self.state.watch.is_calm() {
+            self.state.healthy = iteration;
+        }
+        let checkpoints = self.run.checkpoints();
+        checkpoints.make()?;
+        let Gan { model, g_adam, d_adam, .. } = &self.gan;
+        save(&checkpoints.file(iteration), &self.state, model, [g_adam, d_adam])?;
+        self.saved = Some(iteration);
+        let old = checkpoints.prunable(self.state.config.keep, self.state.healthy)?;
+        old.iter().try_for_each(|path| remove(path))?;
+        self.checkpoints_s += start.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Goes back to the last healthy state where the settings say so and `error` is a reason to.
+    fn recover(&mut self, error: anyhow::Error) -> Result<()> {
+        if !(error.is::<NonFinite>() || error.is::<Collapse>()) {
+            return Err(error);
+        }
+        let from = self.state.iteration;
+        let because = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        if self.state.config.on_collapse != OnCollapse::Rollback {
+            return Err(error.context(format!("training stopped after iteration {from}")));
+        }
+        if self.state.rollbacks.len() >= MAX_ROLLBACKS {
+            let context = format!(
+                "training stopped after iteration {from}, rolled back {MAX_ROLLBACKS} times"
+            );
+            return Err(error.context(context));
+        }
+        let progress = self.progress;
+        let checkpoints = self.run.checkpoints();
+        let checkpoint = checkpoints
+            .latest(self.state.healthy, |error| progress.warn(&format!("{error:#}")))?
+            .context("there is no healthy checkpoint to go back to")?;
+        let to = checkpoint.header.iteration;
+        progress.warn(&format!(
+            "iteration {from}: {because}; back to iteration {to}, on with other noise"
+        ));
+
+        // In this order: stopped in between, the run goes on from the same state and comes here again,
+        // or has left here.
+        checkpoints.remove_after(to)?;
+        restore(&mut self.gan, &checkpoint)?;
+        self.state.rollbacks.push(Rollback { iteration: to, rolled_back_from: from, because });
+        let Header { iteration, watch, healthy, .. } = checkpoint.header;
+        (self.state.iteration, self.state.watch, self.state.healthy) = (iteration, watch, healthy);
+        self.saved = None;
+        self.save()?;
+        self.journal.rewind(to, &self.state.rollbacks)?;
+        (self.images, self.training_s) = (0, 0.0);
+        self.progress.advance(to);
+        Ok(())
+    }
+
+    /// What was trained, and what it looks like beside what it was trained on.
+    fn finish(&mut self) -> Result<()> {
+        let images = sample(&self.gan.model, &self.fixed_z)?;
+        let Header { config, iteration, .. } = &self.state;
+        self.journal.finish(config, *iteration, &self.gan.model, &images)
+    }
+
+    fn outcome(&self, end: End) -> Outcome {
+        Outcome {
+            end,
+            iterations: self.state.iteration,
+            last: self.journal.last,
+            checkpoints_s: self.checkpoints_s,
+        }
+    }
 }
 
-fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::io::Write;
-    write_atomically(path, |file| file.write_all(bytes))
-}
+/// What helps against a collapse, in a few words.
+const REMEDY: &str = "try a smaller --learning-rate, another --seed or more --label-smoothing";
 
-/// The resolved configuration, enough to repeat the run, and where it ran.
-fn config_toml(config: &TrainConfig, device: Device, set: &ImageSet) -> Result<String> {
-    let mut table = toml::Table::try_from(config)?;
-    let text = |value: &str| toml::Value::String(value.to_owned());
-    let environment = toml::Table::from_iter([
-        ("dcgan".to_owned(), text(crate::VERSION)),
-        ("git-commit".to_owned(), text(crate::GIT_COMMIT.unwrap_or("unknown"))),
-        ("libtorch".to_owned(), text(device::libtorch_version().as_deref().unwrap_or("unknown"))),
-        ("device".to_owned(), text(&DeviceChoice::from(device).to_string())),
-        ("cpu".to_owned(), text(&device::cpu_name())),
-        ("threads".to_owned(), toml::Value::Integer(tch::get_num_threads().into())),
-        ("images".to_owned(), toml::Value::Integer(i64::try_from(set.count())?)),
-        ("images-sha256".to_owned(), text(&set.sha256())),
-    ]);
-    table.insert(ENVIRONMENT_KEY.to_owned(), environment.into());
-    let toml = toml::to_string(&table)?;
-    Ok(format!("# Repeat this run: dcgan train --config THIS_FILE\n{toml}"))
-}
-
-/// A network's variables by PyTorch's names, with what they are.
-fn weights(config: &TrainConfig, model: &Model, network: Network) -> Result<TensorFile> {
-    let metadata = [
-        ("format", "dcgan-weights".to_owned()),
-        ("version", "1".to_owned()),
-        ("program", format!("dcgan {}", crate::VERSION)),
-        ("network", network.name().to_owned()),
-        (
-            "frame",
-            "mirrored: images and kernels are rotated by 180 degrees, grids are in (h, w, c) order"
-                .to_owned(),
-        ),
-        ("channels", model.config.channels.to_string()),
-        ("base_width", model.config.base_width.to_string()),
-        ("z_dim", model.config.z_dim.to_string()),
-        ("alpha", model.config.alpha.to_string()),
-        ("bn_epsilon", model.config.bn_epsilon.to_string()),
-        ("image_size", SIZE.to_string()),
-        ("dataset", config.dataset.clone()),
-        ("config", toml::to_string(config)?),
-    ];
-    let tensors = model.variables(network).into_iter();
-    Ok(TensorFile {
-        metadata: metadata.map(|(key, value)| (key.to_owned(), value)).into(),
-        tensors: tensors.map(|variable| (variable.torch_name, variable.tensor)).collect(),
-    })
+fn restore(gan: &mut Gan, checkpoint: &Checkpoint) -> Result<()> {
+    checkpoint.restore(&gan.model, [&mut gan.g_adam, &mut gan.d_adam])?;
+    gan.continue_from(checkpoint.header.iteration)
 }

@@ -1,5 +1,8 @@
 //! What each command does, from its arguments to its output.
 
+mod runs;
+mod train;
+
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -8,13 +11,13 @@ use anyhow::Result;
 use tch::{Device, Kind};
 
 use crate::bench::{BenchConfig, BenchResult};
-use crate::cli::{BenchArgs, TrainArgs, VerifyArgs};
-use crate::config::{Resolved, TrainConfig};
-use crate::data::{ImageSet, load};
+pub use runs::runs;
+pub use train::train;
+
+use crate::cli::{BenchArgs, VerifyArgs};
 use crate::device::{self, DeviceChoice, default_threads};
-use crate::model::{ModelConfig, Network, layer_table};
-use crate::record::progress::{Progress, Verbosity, say};
-use crate::train::{NonFinite, RunDir};
+use crate::model::ModelConfig;
+use crate::record::progress::say;
 use crate::verify::Report;
 
 /// Writes to standard output. A reader that went away (`| head`) is no error.
@@ -53,93 +56,6 @@ fn resolve_aloud(choice: DeviceChoice, kind: Kind) -> Result<Device> {
         say(&note);
     }
     Ok(device)
-}
-
-/// `dcgan train`.
-///
-/// # Errors
-/// As [`crate::train::train`], and [`crate::usage::Usage`].
-pub fn train(args: &TrainArgs) -> Result<ExitCode> {
-    let Resolved { mut config, run } = args.resolve()?;
-    let verbosity = args.verbosity();
-    let threads = config.threads.unwrap_or_else(default_threads);
-    device::configure(threads);
-    let (device, note) = device::resolve(config.device, config.precision.kind())?;
-    // What was left open is settled now, so that the run's record can repeat it.
-    config.device = device.into();
-    config.threads = Some(threads);
-    let set = load(&config.dataset)?;
-    let plan = plan(&config, &set)?;
-    if config.batch_size > set.count() {
-        say(&format!(
-            "warning: --batch-size {}: there are {} images, so each batch is the whole set",
-            config.batch_size,
-            set.count()
-        ));
-    }
-    if args.dry_run {
-        if let Some(run) = &run {
-            RunDir::check(run)?;
-        }
-        if let Some(note) = note.filter(|_| verbosity > Verbosity::Quiet) {
-            say(&note);
-        }
-        return print(plan.as_bytes());
-    }
-
-    let run = RunDir::create(run.as_deref(), &config.dataset)?;
-    let total = config.total_iterations(set.per_epoch(config.batch_size));
-    let progress = Progress::new(verbosity, total);
-    if verbosity == Verbosity::Verbose {
-        progress.note(&plan);
-    }
-    if let Some(note) = note {
-        progress.note(&note);
-    }
-    let path = run.path().display().to_string();
-    progress.note(&format!(
-        "training on {} images of `{}` on {}, {threads} threads; everything goes to {path}",
-        set.count(),
-        set.name(),
-        config.device
-    ));
-    let outcome = crate::train::train(&config, device, set, &run, &progress).map_err(|error| {
-        if error.is::<NonFinite>() {
-            error.context("training stopped, no weights are written; try a smaller --learning-rate")
-        } else {
-            error
-        }
-    })?;
-    let (last, iterations) = (outcome.last, outcome.iterations);
-    progress.note(&format!(
-        "done: {iterations} iterations in {:.0} s; d_loss {:.4}, g_loss {:.4}; look at {path}/real_vs_generated.png",
-        last.elapsed_s, last.d_loss, last.g_loss
-    ));
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The resolved configuration and the layers, as `--dry-run` prints them.
-fn plan(config: &TrainConfig, set: &ImageSet) -> Result<String> {
-    let mut text = toml::to_string(config)?;
-    let per_epoch = set.per_epoch(config.batch_size);
-    let total = config.total_iterations(per_epoch);
-    writeln!(
-        text,
-        "\n# {} images of {} channel(s), {per_epoch} iterations an epoch, {total} in all",
-        set.count(),
-        set.channels()
-    )?;
-    let model = config.model(set.channels());
-    for network in Network::ALL {
-        let rows = layer_table(&model, network);
-        writeln!(text, "\n{:<36} {:>14} {:>12}", network.name(), "output", "parameters")?;
-        for row in &rows {
-            writeln!(text, "  {:<34} {:>14} {:>12}", row.layer, row.output, row.parameters)?;
-        }
-        let sum: i64 = rows.iter().map(|row| row.parameters).sum();
-        writeln!(text, "  {:<34} {:>14} {sum:>12}", "all", "")?;
-    }
-    Ok(text)
 }
 
 /// `dcgan verify`.

@@ -1,0 +1,387 @@
+//! A run's whole state in one safetensors file, and the folder of them.
+//!
+//! Everything random comes from (seed, stream, step) ([`crate::rng`]), so weights, moments, powers and
+//! the number of the iteration are all there is to save. Takes what it is handed and knows no training.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use tch::{Kind, Tensor};
+
+use crate::config::TrainConfig;
+use crate::data::SetIdentity;
+use crate::model::{Model, Network};
+use crate::record::jsonl::Rollback;
+use crate::tensor_file::TensorFile;
+use crate::tf::Adam;
+use crate::watch::{Collapse, Watch};
+
+const FORMAT: &str = "dcgan-checkpoint";
+const VERSION: &str = "1";
+/// What the names of checkpoints begin with that could not be read.
+const DAMAGED: &str = "damaged-";
+/// Names of the two powers, after that of the network.
+const POWERS: [&str; 2] = ["beta1_power", "beta2_power"];
+
+/// Everything of a run's state that is no tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Header {
+    /// Iterations done.
+    pub iteration: u64,
+    /// With what the run was started or resumed.
+    pub config: TrainConfig,
+    /// On what it trains.
+    pub set: SetIdentity,
+    /// What the watch for collapse has seen.
+    pub watch: Watch,
+    /// The newest iteration whose checkpoint shows no sign of collapse: this one or one before.
+    pub healthy: u64,
+    /// Every time the run was rolled back; as many as the noise has been salted.
+    pub rollbacks: Vec<Rollback>,
+    /// The version of libtorch that computed it, where it is known.
+    pub libtorch: String,
+}
+
+impl Header {
+    /// The noise's salt.
+    pub fn salt(&self) -> u8 {
+        // `read` has checked that there are fewer.
+        self.rollbacks.len() as u8
+    }
+
+    fn write(&self) -> Result<BTreeMap<String, String>> {
+        let per_epoch = self.set.per_epoch(self.config.batch_size);
+        let metadata = [
+            ("format", FORMAT.to_owned()),
+            ("version", VERSION.to_owned()),
+            ("program", format!("dcgan {}", crate::VERSION)),
+            ("libtorch", self.libtorch.clone()),
+            ("iteration", self.iteration.to_string()),
+            // For people; both follow from the iteration.
+            ("epoch", (self.iteration / per_epoch).to_string()),
+            ("position_in_epoch", (self.iteration % per_epoch).to_string()),
+            ("seed", self.config.seed.to_string()),
+            ("config", toml::to_string(&self.config)?),
+            ("set", serde_json::to_string(&self.set)?),
+            ("watch", serde_json::to_string(&self.watch)?),
+            ("healthy", self.healthy.to_string()),
+            ("rollbacks", serde_json::to_string(&self.rollbacks)?),
+        ];
+        Ok(metadata.map(|(key, value)| (key.to_owned(), value)).into())
+    }
+
+    fn read(metadata: &BTreeMap<String, String>) -> Result<Self> {
+        let get = |key: &str| {
+            metadata.get(key).map(String::as_str).with_context(|| format!("lacks `{key}`"))
+        };
+        let number = |key: &str| {
+            let text = get(key)?;
+            text.parse::<u64>()
+                .ok()
+                .filter(|&number| number < 1 << 48)
+                .with_context(|| format!("`{key}` is {text:?}"))
+        };
+        let format = metadata.get("format").map_or("none", String::as_str);
+        ensure!(format == FORMAT, "is no checkpoint: expected format {FORMAT}, found {format}");
+        let version = get("version")?;
+        ensure!(
+            version == VERSION,
+            "this program reads checkpoints of version {VERSION}; this one has version {version}, from {}",
+            get("program").unwrap_or("an unknown program")
+        );
+        let config: TrainConfig = toml::from_str(get("config")?).context("`config`")?;
+        config.validate().context("`config`")?;
+        let set: SetIdentity = serde_json::from_str(get("set")?).context("`set`")?;
+        ensure!(set.images > 0 && (1..=1024).contains(&set.channels), "`set` is {set:?}");
+        let rollbacks: Vec<Rollback> =
+            serde_json::from_str(get("rollbacks")?).context("`rollbacks`")?;
+        ensure!(rollbacks.len() < 256, "`rollbacks` are {}", rollbacks.len());
+        Ok(Self {
+            iteration: number("iteration")?,
+            config,
+            set,
+            watch: serde_json::from_str(get("watch")?).context("`watch`")?,
+            healthy: number("healthy")?,
+            rollbacks,
+            libtorch: get("libtorch")?.to_owned(),
+        })
+    }
+}
+
+/// A checkpoint in memory: read whole, its checksum compared, every value finite.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// What is no tensor.
+    pub header: Header,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+/// What is saved of a network and its optimizer: the live tensors, by name.
+fn tensors_of(model: &Model, network: Network, adam: &Adam) -> Vec<(String, Tensor)> {
+    let name = |tensor: &str| format!("{}.{tensor}", network.name());
+    let variables = model.variables(network).into_iter();
+    let mut all: Vec<_> = variables.map(|v| (name(&v.torch_name), v.tensor)).collect();
+    for (variable, slot) in model.trainable(network).iter().zip(adam.slots()) {
+        for (moment, tensor) in [("adam_m", &slot.m), ("adam_v", &slot.v)] {
+            let name = name(&format!("{}.{moment}", variable.torch_name));
+            all.push((name, tensor.shallow_clone()));
+        }
+    }
+    all
+}
+
+/// Writes the state to `path`, whole or not at all. `adams` are the generator's and the
+/// discriminator's.
+///
+/// # Errors
+/// [`Collapse::NotFinite`], or if the file cannot be written; then there is none.
+pub fn save(path: &Path, header: &Header, model: &Model, adams: [&Adam; 2]) -> Result<()> {
+    let mut tensors = BTreeMap::new();
+    for (network, adam) in Network::ALL.into_iter().zip(adams) {
+        for (name, tensor) in tensors_of(model, network, adam) {
+            let tensor = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?;
+            ensure_finite(&name, &tensor)?;
+            tensors.insert(name, tensor);
+        }
+        let (beta1_power, beta2_power) = adam.powers();
+        for (name, power) in POWERS.into_iter().zip([beta1_power, beta2_power]) {
+            let name = format!("{}.{name}", network.name());
+            tensors.insert(name, Tensor::from(power));
+        }
+    }
+    TensorFile { metadata: header.write()?, tensors }.write_sealed(path)
+}
+
+fn ensure_finite(name: &str, tensor: &Tensor) -> Result<()> {
+    let finite = tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
+    if finite { Ok(()) } else { Err(anyhow!(Collapse::NotFinite).context(name.to_owned())) }
+}
+
+impl Checkpoint {
+    /// The same state as the beginning of another run, which has seen nothing yet.
+    pub fn fork(mut self) -> Self {
+        self.header.healthy = self.header.iteration;
+        self.header.watch = Watch::default();
+        self.header.rollbacks.clear();
+        self
+    }
+
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// If it cannot be read, is no checkpoint or one of another version, or is damaged; if a value
+    /// in it is not finite. The message names the file.
+    pub fn load(path: &Path) -> Result<Self> {
+        let file = TensorFile::read_sealed(path)?;
+        let name = || path.display().to_string();
+        let header = Header::read(&file.metadata).with_context(name)?;
+        for (tensor, values) in &file.tensors {
+            ensure_finite(tensor, values).with_context(name)?;
+        }
+        Ok(Self { path: path.to_path_buf(), header, tensors: file.tensors })
+    }
+
+    /// What the file at `path` says of itself, without reading its tensors.
+    ///
+    /// # Errors
+    /// If it cannot be read, is no checkpoint or one of another version, or is truncated.
+    pub fn header(path: &Path) -> Result<Header> {
+        let metadata = TensorFile::read_metadata(path)?;
+        Header::read(&metadata).with_context(|| path.display().to_string())
+    }
+
+    /// Puts the networks and their optimizers, the generator's and the discriminator's, into this
+    /// state.
+    ///
+    /// # Errors
+    /// If a tensor is missing, not known, or of another shape; the message names it, and nothing has
+    /// changed.
+    pub fn restore(&self, model: &Model, adams: [&mut Adam; 2]) -> Result<()> {
+        self.restore_all(model, adams).with_context(|| self.path.display().to_string())
+    }
+
+    fn restore_all(&self, model: &Model, adams: [&mut Adam; 2]) -> Result<()> {
+        let saved = |name: &str, shape: &[i64]| {
+            let tensor = self.tensors.get(name).with_context(|| format!("lacks tensor {name}"))?;
+            let found = tensor.size();
+            ensure!(found == shape, "tensor {name}: expected shape {shape:?}, found {found:?}");
+            Ok(tensor)
+        };
+        let (mut pairs, mut powers) = (Vec::new(), Vec::new());
+        for (network, adam) in Network::ALL.into_iter().zip(&adams) {
+            for (name, live) in tensors_of(model, network, adam) {
+                pairs.push((saved(&name, &live.size())?, live));
+            }
+            for name in POWERS {
+                let power = saved(&format!("{}.{name}", network.name()), &[])?;
+                ensure!(power.kind() == Kind::Float, "{name} is no float32");
+                powers.push(power.f_double_value(&[])? as f32);
+            }
+        }
+        let expected = pairs.len() + powers.len();
+        let found = self.tensors.len();
+        ensure!(found == expected, "expected {expected} tensors, found {found}");
+
+        let _no_grad = tch::no_grad_guard();
+        for (saved, mut live) in pairs {
+            live.f_copy_(saved)?;
+        }
+        for (adam, powers) in adams.into_iter().zip(powers.chunks_exact(2)) {
+            adam.set_powers((powers[0], powers[1]));
+        }
+        Ok(())
+    }
+}
+
+/// The checkpoints of a run: `iteration-000500.safetensors` and so on. Files of other names, such as a
+/// copy that a user keeps, are left alone.
+#[derive(Debug, Clone)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// The checkpoints of the run in `run`.
+    pub fn of_run(run: &Path) -> Self {
+        Self(run.join("checkpoints"))
+    }
+
+    /// Where they are.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes the folder, if it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn make(&self) -> Result<()> {
+        fs::create_dir_all(&self.0).with_context(|| format!("{}: cannot be made", self.0.display()))
+    }
+
+    /// The file of an iteration.
+    pub fn file(&self, iteration: u64) -> PathBuf {
+        self.0.join(format!("iteration-{iteration:06}.safetensors"))
+    }
+
+    /// The iterations that there are files of, oldest first; none if there is no folder.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn iterations(&self) -> Result<Vec<u64>> {
+        let number = |name: String| {
+            let number = name.strip_prefix("iteration-")?.strip_suffix(".safetensors")?.parse();
+            // Not `iteration-5.safetensors`, which `file` would not name so.
+            number.ok().filter(|&n| self.file(n).file_name() == Some(name.as_ref()))
+        };
+        let mut iterations: Vec<_> = self.names()?.into_iter().filter_map(number).collect();
+        iterations.sort_unstable();
+        Ok(iterations)
+    }
+
+    /// The files there are; none if there is no folder.
+    fn names(&self) -> Result<Vec<String>> {
+        let cannot = || format!("{}: cannot be read", self.0.display());
+        let entries = match fs::read_dir(&self.0) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(cannot)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.extend(entry.with_context(cannot)?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    /// The newest checkpoint of at most `limit` iterations that can be read; `report` is told of each
+    /// newer one that cannot. `None` if there is no file at all.
+    ///
+    /// # Errors
+    /// If there are files and none can be read.
+    pub fn latest(
+        &self,
+        limit: u64,
+        mut report: impl FnMut(&anyhow::Error),
+    ) -> Result<Option<Checkpoint>> {
+        let mut iterations = self.iterations()?;
+        iterations.retain(|&iteration| iteration <= limit);
+        let mut newest_error = None;
+        for &iteration in iterations.iter().rev() {
+            let path = self.file(iteration);
+            let named_rightly = |checkpoint: Checkpoint| {
+                let found = checkpoint.header.iteration;
+                ensure!(found == iteration, "{}: holds iteration {found}", path.display());
+                Ok(checkpoint)
+            };
+            match Checkpoint::load(&path).and_then(named_rightly) {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(error) => {
+                    report(&error);
+                    newest_error.get_or_insert(error);
+                }
+            }
+        }
+        let none = || format!("{}: none of {} can be read", self.0.display(), iterations.len());
+        newest_error.map_or(Ok(None), |error| Err(error.context(none())))
+    }
+
+    /// All but the `keep` newest checkpoints and that of `also`.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn prunable(&self, keep: usize, also: u64) -> Result<Vec<PathBuf>> {
+        let iterations = self.iterations()?;
+        let old = &iterations[..iterations.len().saturating_sub(keep)];
+        Ok(old.iter().filter(|&&old| old != also).map(|&old| self.file(old)).collect())
+    }
+
+    /// What [`Self::set_aside_after`] has set aside.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn damaged(&self) -> Result<Vec<PathBuf>> {
+        let names = self.names()?.into_iter().filter(|name| name.starts_with(DAMAGED));
+        Ok(names.map(|name| self.0.join(name)).collect())
+    }
+
+    /// Removes the checkpoints after `iteration`, newest first.
+    ///
+    /// # Errors
+    /// If a file cannot be removed.
+    pub fn remove_after(&self, iteration: u64) -> Result<()> {
+        self.after(iteration)?.into_iter().try_for_each(|newer| remove(&self.file(newer)))
+    }
+
+    /// Renames the checkpoints after `iteration`, which cannot be read, so that they stand in nobody's
+    /// way.
+    ///
+    /// # Errors
+    /// If a file cannot be renamed.
+    pub fn set_aside_after(&self, iteration: u64) -> Result<()> {
+        for newer in self.after(iteration)? {
+            let from = self.file(newer);
+            let name = from.file_name().unwrap_or_default().to_string_lossy();
+            let to = self.0.join(format!("{DAMAGED}{name}"));
+            fs::rename(&from, &to)
+                .with_context(|| format!("{}: cannot be renamed", from.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The iterations after `iteration`, newest first.
+    fn after(&self, iteration: u64) -> Result<Vec<u64>> {
+        let newer = self.iterations()?.into_iter().rev();
+        Ok(newer.take_while(|&newer| newer > iteration).collect())
+    }
+}
+
+/// Removes a checkpoint.
+///
+/// # Errors
+/// If it cannot be removed; the message names it.
+pub fn remove(path: &Path) -> Result<()> {
+    fs::remove_file(path).with_context(|| format!("{}: cannot be removed", path.display()))
+}

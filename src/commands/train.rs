@@ -1,0 +1,307 @@
+//! `dcgan train`: begin a run, go on with one, or fork one.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use tch::Device;
+
+use super::{print, print_error};
+use crate::checkpoint::{Checkpoint, Folder};
+use crate::cli::TrainArgs;
+use crate::config::{OnCollapse, TrainConfig};
+use crate::data::{ImageSet, load};
+use crate::device::{self, default_threads};
+use crate::interrupt::Interrupt;
+use crate::model::{Network, layer_table};
+use crate::record::progress::{Progress, Verbosity, say};
+use crate::runs::find;
+use crate::train::resume::{Saved, ensure_same_networks};
+use crate::train::{End, Job, NonFinite, Outcome, RunDir};
+use crate::usage::Usage;
+use crate::watch::Collapse;
+
+/// `dcgan train`.
+///
+/// # Errors
+/// As [`crate::train::train`], and [`Usage`].
+pub fn train(args: &TrainArgs) -> Result<ExitCode> {
+    match (&args.resume, &args.fork) {
+        (None, _) => begin(args),
+        (Some(of), None) => resume(args, of),
+        (Some(of), Some(to)) => fork(args, of, to),
+    }
+}
+
+fn begin(args: &TrainArgs) -> Result<ExitCode> {
+    let resolved = args.resolve()?;
+    let prepared = Prepared::new(args, resolved.config)?;
+    let asked = resolved.run.as_deref();
+    if args.dry_run {
+        if let Some(run) = asked {
+            RunDir::check(run)?;
+        }
+        return prepared.print_plan();
+    }
+    let run = RunDir::create(asked, &prepared.config.dataset)?;
+    prepared.train(&run, None)
+}
+
+fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
+    let path = find(of)?;
+    if path.is_file() {
+        let message = "a run goes on from its newest checkpoint: give its folder, or --fork NEWRUN to \
+                       start another from this file";
+        return Err(Usage(format!("--resume {}: {message}", path.display())).into());
+    }
+    if !RunDir::is_run(&path) && Folder::of_run(&path).iterations()?.is_empty() {
+        let message = "no run has begun there; expected the folder of a run, with its config.toml";
+        return Err(Usage(format!("--resume {}: {message}", path.display())).into());
+    }
+    // A dry run writes nothing, not even a lock.
+    let run = if args.dry_run { None } else { Some(RunDir::open(&path)?) };
+    let saved =
+        Saved::read(&path, |error| say(&format!("warning: {error:#}; taking one before it")))?;
+    let prepared = Prepared::new(args, args.resolve_on(&saved.config)?)?;
+    saved.ensure_same_run(&prepared.config, &prepared.set.identity())?;
+    let (iteration, total) = (saved.iteration(), prepared.total());
+    if iteration > total {
+        let message = format!(
+            "--resume {}: the run is at iteration {iteration} already, and {total} are asked for; \
+             expected more --iterations or --epochs",
+            path.display()
+        );
+        return Err(Usage(message).into());
+    }
+    let Some(run) = run else { return prepared.print_plan() };
+    if iteration == total && RunDir::is_finished(&path) {
+        if prepared.verbosity > Verbosity::Quiet {
+            say(&format!(
+                "{}: finished, all {total} iterations; with more --epochs or --iterations it goes on",
+                path.display()
+            ));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    prepared.warn_of_other_bits(&saved);
+    run.reopen()?;
+    prepared.train(&run, saved.checkpoint)
+}
+
+fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
+    let path = find(of)?;
+    RunDir::check(to)?;
+    let checkpoint = if path.is_file() {
+        Checkpoint::load(&path)?
+    } else {
+        let saved =
+            Saved::read(&path, |error| say(&format!("warning: {error:#}; taking one before it")))?;
+        let none = || format!("{}: there is no checkpoint yet", path.display());
+        saved.checkpoint.with_context(none)?
+    };
+    let prepared = Prepared::new(args, args.resolve_on(&checkpoint.header.config)?)?;
+    ensure_same_networks(&checkpoint, &prepared.config, &prepared.set.identity())?;
+    let (iteration, total) = (checkpoint.header.iteration, prepared.total());
+    if iteration >= total {
+        let message = format!(
+            "--fork {}: the checkpoint is at iteration {iteration}, and {total} are asked for; expected \
+             more --iterations or --epochs",
+            to.display()
+        );
+        return Err(Usage(message).into());
+    }
+    if args.dry_run {
+        return prepared.print_plan();
+    }
+    let run = RunDir::create(Some(to), &prepared.config.dataset)?;
+    prepared.train(&run, Some(checkpoint.fork()))
+}
+
+/// What is known before the first file is written.
+struct Prepared {
+    config: TrainConfig,
+    device: Device,
+    /// How the device was chosen.
+    note: Option<String>,
+    set: ImageSet,
+    verbosity: Verbosity,
+}
+
+impl Prepared {
+    fn new(args: &TrainArgs, mut config: TrainConfig) -> Result<Self> {
+        let threads = config.threads.unwrap_or_else(default_threads);
+        device::configure(threads);
+        let (device, note) = device::resolve(config.device, config.precision.kind())?;
+        // What was left open is settled now, so that the run's record can repeat it.
+        config.device = device.into();
+        config.threads = Some(threads);
+        let set = load(&config.dataset)?;
+        if config.batch_size > set.count() {
+            say(&format!(
+                "warning: --batch-size {}: there are {} images, so each batch is the whole set",
+                config.batch_size,
+                set.count()
+            ));
+        }
+        Ok(Self { config, device, note, set, verbosity: args.verbosity() })
+    }
+
+    fn total(&self) -> u64 {
+        self.config.total_iterations(self.set.per_epoch(self.config.batch_size))
+    }
+
+    fn print_plan(self) -> Result<ExitCode> {
+        let plan = plan(&self.config, &self.set)?;
+        if let Some(note) = self.note.filter(|_| self.verbosity > Verbosity::Quiet) {
+            say(&note);
+        }
+        print(plan.as_bytes())
+    }
+
+    /// Where the same bits are not to be expected of a run that goes on.
+    fn warn_of_other_bits(&self, saved: &Saved) {
+        let was = &saved.config;
+        let libtorch = device::libtorch_version().unwrap_or_default();
+        let libtorch_was =
+            saved.checkpoint.as_ref().map_or(&libtorch, |saved| &saved.header.libtorch);
+        let threads = |config: &TrainConfig| config.threads.unwrap_or_default().to_string();
+        for (what, was, is) in [
+            ("threads", threads(was), threads(&self.config)),
+            ("device", was.device.to_string(), self.config.device.to_string()),
+            ("libtorch", libtorch_was.clone(), libtorch.clone()),
+        ] {
+            if was != is {
+                say(&format!(
+                    "warning: {what} was {was} and is {is}: the run goes on, but not bit for bit as it would have"
+                ));
+            }
+        }
+    }
+
+    fn train(self, run: &RunDir, from: Option<Checkpoint>) -> Result<ExitCode> {
+        let Self { config, device, note, set, verbosity } = self;
+        let total = config.total_iterations(set.per_epoch(config.batch_size));
+        let progress = Progress::new(verbosity, total);
+        if verbosity == Verbosity::Verbose {
+            progress.note(&plan(&config, &set)?);
+        }
+        if let Some(note) = note {
+            progress.note(&note);
+        }
+        let path = run.path().display().to_string();
+        if let Some(checkpoint) = &from {
+            let iteration = checkpoint.header.iteration;
+            progress.note(&format!("going on after iteration {iteration} of {total}"));
+        }
+        progress.note(&format!(
+            "training on {} images of `{}` on {}, {} threads; everything goes to {path}",
+            set.count(),
+            set.name(),
+            config.device,
+            config.threads.unwrap_or_default()
+        ));
+        let interrupt = Interrupt::on_signals()?;
+        let job = Job {
+            config: &config,
+            device,
+            set,
+            run,
+            from,
+            progress: &progress,
+            interrupt: &interrupt,
+        };
+        let outcome = crate::train::train(job);
+        // The bar must not come between the last lines.
+        drop(progress);
+        match outcome {
+            Ok(outcome) => Ok(report(&outcome, total, &path, verbosity)),
+            Err(error) => {
+                print_error(&error);
+                if let Some(iteration) = run.checkpoints().iterations().unwrap_or_default().last() {
+                    say(&format!(
+                        "the state after iteration {iteration} is kept; {}",
+                        remedy(&error, &config, &path)
+                    ));
+                }
+                Ok(ExitCode::FAILURE)
+            }
+        }
+    }
+}
+
+/// Says how the run ended.
+fn report(outcome: &Outcome, total: u64, path: &str, verbosity: Verbosity) -> ExitCode {
+    let Outcome { end, iterations, last, checkpoints_s } = outcome;
+    match *end {
+        End::Interrupted(signal) => {
+            say(&format!(
+                "{} after iteration {iterations} of {total}; nothing is lost: {}",
+                signal.name,
+                how_to_resume(path)
+            ));
+            ExitCode::from(signal.exit_code())
+        }
+        End::Finished => {
+            if verbosity > Verbosity::Quiet
+                && let Some(last) = last
+            {
+                say(&format!(
+                    "done: {iterations} iterations in {:.0} s; d_loss {:.4}, g_loss {:.4}; look at {path}/real_vs_generated.png",
+                    last.elapsed_s, last.d_loss, last.g_loss
+                ));
+            }
+            if verbosity == Verbosity::Verbose {
+                say(&format!("writing checkpoints took {checkpoints_s:.2} s"));
+            }
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// What to do with the run in `path`, which `error` has ended.
+fn remedy(error: &anyhow::Error, config: &TrainConfig, path: &str) -> String {
+    let resume = how_to_resume(path);
+    if !(error.is::<Collapse>() || error.is::<NonFinite>()) {
+        return format!("when that is mended: {resume}");
+    }
+    // The same settings would come to the same end.
+    let fork = format!("with other settings: {resume} --fork NEWRUN --learning-rate X");
+    if config.on_collapse == OnCollapse::Rollback {
+        return fork;
+    }
+    format!("with other noise: {resume} --on-collapse rollback; {fork}")
+}
+
+/// The command that goes on with the run in `path`.
+fn how_to_resume(path: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if path.chars().all(is_plain) {
+        return format!("dcgan train --resume {path}");
+    }
+    format!("dcgan train --resume '{}'", path.replace('\'', "'\\''"))
+}
+
+/// The resolved configuration and the layers, as `--dry-run` prints them.
+fn plan(config: &TrainConfig, set: &ImageSet) -> Result<String> {
+    let mut text = toml::to_string(config)?;
+    let per_epoch = set.per_epoch(config.batch_size);
+    let total = config.total_iterations(per_epoch);
+    writeln!(
+        text,
+        "\n# {} images of {} channel(s), {per_epoch} iterations an epoch, {total} in all",
+        set.count(),
+        set.channels()
+    )?;
+    let model = config.model(set.channels());
+    for network in Network::ALL {
+        let rows = layer_table(&model, network);
+        writeln!(text, "\n{:<36} {:>14} {:>12}", network.name(), "output", "parameters")?;
+        for row in &rows {
+            writeln!(text, "  {:<34} {:>14} {:>12}", row.layer, row.output, row.parameters)?;
+        }
+        let sum: i64 = rows.iter().map(|row| row.parameters).sum();
+        writeln!(text, "  {:<34} {:>14} {sum:>12}", "all", "")?;
+    }
+    Ok(text)
+}

@@ -1,0 +1,215 @@
+//! The runs under a folder: finding, summing up and pruning them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::checkpoint::{Checkpoint, Folder};
+use crate::config::{TrainConfig, read_run_config};
+use crate::record::jsonl::{Metrics, Rollback, read_metrics};
+use crate::train::{RUNS, RunDir};
+use crate::usage::Usage;
+
+/// The folder that `name` means: a path, or the name or number of a run under `runs/`.
+///
+/// # Errors
+/// [`Usage`], if there is none, or more than one.
+pub fn find(name: &Path) -> Result<PathBuf> {
+    find_in(Path::new(RUNS), name)
+}
+
+fn find_in(runs: &Path, name: &Path) -> Result<PathBuf> {
+    if name.exists() {
+        return Ok(name.to_path_buf());
+    }
+    let text = name.to_string_lossy();
+    let mut found: Vec<_> = list(runs)
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|run| {
+            let run = run.file_name().unwrap_or_default().to_string_lossy();
+            let number = run.split('-').next().unwrap_or_default();
+            let number = number.parse::<u32>().ok();
+            run == text || number.is_some() && number == text.parse().ok()
+        })
+        .collect();
+    match (found.pop(), found.pop()) {
+        (Some(run), None) => Ok(run),
+        (Some(one), Some(other)) => Err(Usage(format!(
+            "{text}: more than one run has that number: {} and {}; give its name",
+            one.display(),
+            other.display()
+        ))
+        .into()),
+        (None, _) => {
+            Err(Usage(format!("{text}: there is no such run; `dcgan runs` lists those there are"))
+                .into())
+        }
+    }
+}
+
+/// The folders in `runs` that hold a run, by name.
+///
+/// # Errors
+/// If there is no such folder or it cannot be read.
+pub fn list(runs: &Path) -> Result<Vec<PathBuf>> {
+    let cannot = || format!("{}: cannot be read", runs.display());
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(runs).with_context(cannot)? {
+        let path = entry.with_context(cannot)?.path();
+        if RunDir::is_run(&path) {
+            all.push(path);
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// A process is at it.
+    Running {
+        /// Its number, 0 where it is not known.
+        pid: u32,
+    },
+    /// It has trained and written everything.
+    Finished,
+    /// It can be resumed.
+    Interrupted,
+}
+
+/// A checkpoint on the disk.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CheckpointFile {
+    /// Iterations done.
+    pub iteration: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A run in short.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Where it stands.
+    pub state: State,
+    /// Its settings.
+    pub config: TrainConfig,
+    /// Iterations done: of the last line of metrics or the newest checkpoint.
+    pub iteration: u64,
+    /// Iterations it is to have, where that is known.
+    pub total: Option<u64>,
+    /// Its last line of metrics.
+    pub last: Option<Metrics>,
+    /// Of the whole folder.
+    pub bytes: u64,
+    /// Oldest first.
+    pub checkpoints: Vec<CheckpointFile>,
+    /// As the newest checkpoint knows them.
+    pub rollbacks: Vec<Rollback>,
+}
+
+impl Summary {
+    /// Sums up the run in `path`.
+    ///
+    /// # Errors
+    /// If its settings or metrics cannot be read.
+    pub fn read(path: &Path) -> Result<Self> {
+        let config = read_run_config(&path.join("config.toml"))?;
+        let metrics = path.join("metrics.jsonl");
+        let last = if metrics.exists() { read_metrics(&metrics)?.pop() } else { None };
+        let folder = Folder::of_run(path);
+        let size = |iteration| fs::metadata(folder.file(iteration)).map_or(0, |file| file.len());
+        let checkpoints: Vec<_> = folder
+            .iterations()?
+            .into_iter()
+            .map(|iteration| CheckpointFile { iteration, bytes: size(iteration) })
+            .collect();
+        let newest = checkpoints.last().map(|checkpoint| folder.file(checkpoint.iteration));
+        // One that cannot be read matters when the run is resumed, not here.
+        let header = newest.and_then(|path| Checkpoint::header(&path).ok());
+        let per_epoch = header.as_ref().map(|header| header.set.per_epoch(config.batch_size));
+        let state = match RunDir::holder(path) {
+            Some(pid) => State::Running { pid },
+            None if RunDir::is_finished(path) => State::Finished,
+            None => State::Interrupted,
+        };
+        let saved = checkpoints.last().map_or(0, |checkpoint| checkpoint.iteration);
+        Ok(Self {
+            path: path.to_path_buf(),
+            state,
+            iteration: last.map_or(0, |last| last.iteration).max(saved),
+            total: match per_epoch {
+                Some(per_epoch) => Some(config.total_iterations(per_epoch)),
+                None => config.iterations,
+            },
+            last,
+            bytes: bytes_in(path),
+            checkpoints,
+            rollbacks: header.map(|header| header.rollbacks).unwrap_or_default(),
+            config,
+        })
+    }
+}
+
+/// The size of every file in `folder`; what vanishes meanwhile counts nothing.
+fn bytes_in(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
+}
+
+/// Checkpoints of the run in `path` that nobody needs when the `keep` newest are kept, with their
+/// sizes. The newest healthy one is kept too: a rollback goes back to it.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn prunable(path: &Path, keep: usize) -> Result<Vec<(PathBuf, u64)>> {
+    let folder = Folder::of_run(path);
+    let newest = folder.iterations()?.pop().map(|newest| Checkpoint::header(&folder.file(newest)));
+    // Where the newest cannot be read, those before it are what there is.
+    let Some(Ok(newest)) = newest else { return Ok(Vec::new()) };
+    let files = folder.prunable(keep, newest.healthy)?.into_iter().chain(folder.damaged()?);
+    Ok(files
+        .map(|path| (fs::metadata(&path).map_or(0, |file| file.len()), path))
+        .map(|(bytes, path)| (path, bytes))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_found_by_path_name_and_number() -> Result<()> {
+        let parent = tempfile::tempdir()?;
+        let runs = parent.path().join("runs");
+        for name in ["0001-2026-01-31-digits", "0012-2026-01-31-digits", "mine"] {
+            std::fs::create_dir_all(runs.join(name))?;
+            std::fs::write(runs.join(name).join("config.toml"), "")?;
+        }
+        let find = |name: &str| find_in(&runs, Path::new(name));
+        for name in ["12", "0012", "0012-2026-01-31-digits"] {
+            assert_eq!(find(name)?, runs.join("0012-2026-01-31-digits"));
+        }
+        assert_eq!(find("mine")?, runs.join("mine"));
+        assert_eq!(find_in(&runs, &runs.join("mine"))?, runs.join("mine"));
+        for name in ["2", "000", "0012-", ""] {
+            let error = find(name).unwrap_err();
+            assert!(error.is::<Usage>() && error.to_string().contains("no such run"), "{error}");
+        }
+        std::fs::create_dir(runs.join("1-copy"))?;
+        std::fs::write(runs.join("1-copy/config.toml"), "")?;
+        assert!(find("1").unwrap_err().to_string().contains("more than one"));
+        Ok(())
+    }
+}

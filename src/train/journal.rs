@@ -1,0 +1,240 @@
+//! Everything a run writes but its checkpoints.
+
+use std::path::Path;
+
+use anyhow::Result;
+use tch::Device;
+
+use super::run_dir::{FINISHED, RunDir};
+use crate::config::{ENVIRONMENT_KEY, TrainConfig};
+use crate::data::{ImageSet, SIZE, SetIdentity};
+use crate::device::{self, DeviceChoice};
+use crate::model::{Model, Network};
+use crate::record::grid::Picture;
+use crate::record::jsonl::{JsonLines, Line, Metrics, Rollback, rewind};
+use crate::record::progress::Progress;
+use crate::record::tensorboard::TensorBoard;
+use crate::tensor_file::{TensorFile, write_atomically};
+
+/// Columns, and rows, of a sample grid.
+pub(super) const GRID: usize = 6;
+
+/// The run's configuration, metrics, events, pictures and weights.
+pub(super) struct Journal<'a> {
+    run: &'a RunDir,
+    progress: &'a Progress,
+    metrics: JsonLines,
+    /// The last line of metrics.
+    pub(super) last: Option<Metrics>,
+    board: Option<TensorBoard>,
+    channels: usize,
+    real: Picture,
+}
+
+impl<'a> Journal<'a> {
+    /// Opens the run's files as they are when training goes on after `iteration`: what is there of
+    /// later ones goes. In a new folder it creates them.
+    pub(super) fn open(
+        config_toml: &str,
+        set: &ImageSet,
+        run: &'a RunDir,
+        progress: &'a Progress,
+        (iteration, rollbacks): (u64, &[Rollback]),
+    ) -> Result<Self> {
+        let config_path = run.file("config.toml");
+        let is_same = std::fs::read(&config_path).is_ok_and(|old| old == config_toml.as_bytes());
+        if !is_same {
+            write_bytes(&config_path, config_toml.as_bytes())?;
+        }
+        let real = Picture::grid(set.first(GRID * GRID), SIZE, set.channels(), GRID)?;
+        let png = real.png()?;
+        write_bytes(&run.file("real.png"), &png)?;
+        let (metrics, last) = rewound(run, iteration, rollbacks)?;
+        let board = match TensorBoard::create(run.path()) {
+            Ok(board) => Some(board),
+            Err(error) => {
+                progress.warn(&format!("{error:#}; training goes on without"));
+                None
+            }
+        };
+        let is_new = last.is_none();
+        let mut journal = Self {
+            run,
+            progress,
+            metrics,
+            last,
+            board,
+            channels: set.channels(),
+            real: real.clone(),
+        };
+        journal.events(|board| {
+            // A run that stopped before its first line may have left its settings or not.
+            let next = iteration + u64::from(!is_new);
+            board.restart(next)?;
+            if is_new || !is_same {
+                board.text(next, "config", &format!("```toml\n{config_toml}```"))?;
+            }
+            if is_new {
+                board.image(next, "real", &real, &png)?;
+            }
+            board.flush()
+        });
+        Ok(journal)
+    }
+
+    /// Goes back to `iteration`.
+    pub(super) fn rewind(&mut self, iteration: u64, rollbacks: &[Rollback]) -> Result<()> {
+        (self.metrics, self.last) = rewound(self.run, iteration, rollbacks)?;
+        self.events(|board| {
+            board.restart(iteration + 1)?;
+            board.flush()
+        });
+        Ok(())
+    }
+
+    /// Writes to TensorBoard, if that still works.
+    fn events(&mut self, write: impl FnOnce(&mut TensorBoard) -> Result<()>) {
+        if let Some(board) = &mut self.board
+            && let Err(error) = write(board)
+        {
+            self.progress.warn(&format!("{error:#}; training goes on without"));
+        }
+    }
+
+    pub(super) fn metrics(&mut self, metrics: Metrics) -> Result<()> {
+        // What is written to a removed file is lost without an error.
+        self.run.ensure_there()?;
+        self.metrics.write(&Line::Metrics(metrics))?;
+        self.progress.log(&metrics);
+        self.events(|board| {
+            let scalars = [
+                ("discriminator_loss", metrics.d_loss),
+                ("generator_loss", metrics.g_loss),
+                (
+                    "mean_discriminator_output_prob_real",
+                    metrics.mean_discriminator_output_prob_real,
+                ),
+                (
+                    "mean_discriminator_output_prob_fake",
+                    metrics.mean_discriminator_output_prob_fake,
+                ),
+                ("images_per_s", metrics.images_per_s),
+            ];
+            board.scalars(metrics.iteration, &scalars)?;
+            board.flush()
+        });
+        self.last = Some(metrics);
+        Ok(())
+    }
+
+    pub(super) fn samples(&mut self, iteration: u64, images: &[u8]) -> Result<()> {
+        let picture = self.picture(images)?;
+        let png = picture.png()?;
+        write_bytes(&self.run.sample(iteration), &png)?;
+        self.events(|board| {
+            board.image(iteration, "samples", &picture, &png)?;
+            board.flush()
+        });
+        Ok(())
+    }
+
+    fn picture(&self, images: &[u8]) -> Result<Picture> {
+        Picture::grid(images, SIZE, self.channels, GRID)
+    }
+
+    /// Waits until everything that a checkpoint builds on is on the disk.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.run.ensure_there()?;
+        self.metrics.sync()
+    }
+
+    /// The weights, and last, as the sign that a run is finished, `images` beside real ones.
+    pub(super) fn finish(
+        &self,
+        config: &TrainConfig,
+        iteration: u64,
+        model: &Model,
+        images: &[u8],
+    ) -> Result<()> {
+        for network in Network::ALL {
+            let path = self.run.file(&format!("{}.safetensors", network.name()));
+            weights(config, iteration, model, network)?.write(&path)?;
+        }
+        let both = Picture::side_by_side(&self.real, &self.picture(images)?)?;
+        write_bytes(&self.run.file(FINISHED), &both.png()?)
+    }
+}
+
+/// Takes the run's metrics and samples back to `iteration`.
+fn rewound(
+    run: &RunDir,
+    iteration: u64,
+    rollbacks: &[Rollback],
+) -> Result<(JsonLines, Option<Metrics>)> {
+    let path = run.file("metrics.jsonl");
+    let kept = rewind(&path, iteration, rollbacks)?;
+    run.remove_samples_after(iteration)?;
+    Ok((JsonLines::append(path)?, kept.last().copied()))
+}
+
+fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write;
+    write_atomically(path, |file| file.write_all(bytes))
+}
+
+/// The resolved configuration, enough to repeat the run, and where it ran.
+pub(super) fn config_toml(
+    config: &TrainConfig,
+    device: Device,
+    set: &SetIdentity,
+) -> Result<String> {
+    let mut table = toml::Table::try_from(config)?;
+    let text = |value: &str| toml::Value::String(value.to_owned());
+    let environment = toml::Table::from_iter([
+        ("dcgan".to_owned(), text(crate::VERSION)),
+        ("git-commit".to_owned(), text(crate::GIT_COMMIT.unwrap_or("unknown"))),
+        ("libtorch".to_owned(), text(device::libtorch_version().as_deref().unwrap_or("unknown"))),
+        ("device".to_owned(), text(&DeviceChoice::from(device).to_string())),
+        ("cpu".to_owned(), text(&device::cpu_name())),
+        ("threads".to_owned(), toml::Value::Integer(tch::get_num_threads().into())),
+        ("images".to_owned(), toml::Value::Integer(i64::try_from(set.images)?)),
+        ("images-sha256".to_owned(), text(&set.sha256)),
+    ]);
+    table.insert(ENVIRONMENT_KEY.to_owned(), environment.into());
+    let toml = toml::to_string(&table)?;
+    Ok(format!("# Repeat this run: dcgan train --config THIS_FILE\n{toml}"))
+}
+
+/// A network's variables by PyTorch's names, with what they are.
+fn weights(
+    config: &TrainConfig,
+    iteration: u64,
+    model: &Model,
+    network: Network,
+) -> Result<TensorFile> {
+    let metadata = [
+        ("format", "dcgan-weights".to_owned()),
+        ("version", "1".to_owned()),
+        ("program", format!("dcgan {}", crate::VERSION)),
+        ("network", network.name().to_owned()),
+        ("iteration", iteration.to_string()),
+        (
+            "frame",
+            "mirrored: images and kernels are rotated by 180 degrees, grids are in (h, w, c) order"
+                .to_owned(),
+        ),
+        ("channels", model.config.channels.to_string()),
+        ("base_width", model.config.base_width.to_string()),
+        ("z_dim", model.config.z_dim.to_string()),
+        ("alpha", model.config.alpha.to_string()),
+        ("bn_epsilon", model.config.bn_epsilon.to_string()),
+        ("image_size", SIZE.to_string()),
+        ("dataset", config.dataset.clone()),
+        ("config", toml::to_string(config)?),
+    ];
+    let tensors = model.variables(network).into_iter();
+    Ok(TensorFile {
+        metadata: metadata.map(|(key, value)| (key.to_owned(), value)).into(),
+        tensors: tensors.map(|variable| (variable.torch_name, variable.tensor)).collect(),
+    })
+}

@@ -1,0 +1,114 @@
+//! What is needed to go on with a run, and whether one may.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use crate::checkpoint::{Checkpoint, Folder};
+use crate::config::{Change, TrainConfig, read_run_config};
+use crate::data::SetIdentity;
+use crate::usage::Usage;
+
+/// A run as it is on the disk.
+#[derive(Debug)]
+pub struct Saved {
+    /// Its settings.
+    pub config: TrainConfig,
+    /// Its newest state that can be read; `None` if it was stopped before it had written its first,
+    /// and begins anew.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+impl Saved {
+    /// Reads the run in `folder`. `report` is told of every checkpoint that cannot be read and is newer
+    /// than the one taken.
+    ///
+    /// # Errors
+    /// [`Usage`], if there is no run; if its settings or all of its checkpoints cannot be read, or it
+    /// has lost them.
+    pub fn read(folder: &Path, report: impl FnMut(&anyhow::Error)) -> Result<Self> {
+        let checkpoint = Folder::of_run(folder).latest(u64::MAX, report)?;
+        let path = folder.join("config.toml");
+        let config = match &checkpoint {
+            _ if path.exists() => read_run_config(&path)?,
+            // Without its file a run has the settings of its checkpoint.
+            Some(checkpoint) => checkpoint.header.config.clone(),
+            None => {
+                let message = format!(
+                    "--resume {}: no run has begun there; expected the folder of a run, with its config.toml",
+                    folder.display()
+                );
+                return Err(Usage(message).into());
+            }
+        };
+        let has_trained = folder.join("metrics.jsonl").metadata().is_ok_and(|file| file.len() > 0);
+        ensure!(
+            checkpoint.is_some() || !has_trained,
+            "{}: the run has no checkpoint; `dcgan --config {}` repeats it from the beginning",
+            folder.display(),
+            path.display()
+        );
+        Ok(Self { config, checkpoint })
+    }
+
+    /// The iteration it goes on from.
+    pub fn iteration(&self) -> u64 {
+        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.header.iteration)
+    }
+
+    /// Whether `config` on `set` continues the very same run.
+    ///
+    /// # Errors
+    /// [`Usage`], naming every key that changes the result, with both values.
+    pub fn ensure_same_run(&self, config: &TrainConfig, set: &SetIdentity) -> Result<()> {
+        let was = self.checkpoint.as_ref().map_or(&self.config, |saved| &saved.header.config);
+        let mut changes = was.changes(config)?;
+        if let Some(checkpoint) = &self.checkpoint {
+            changes.extend(set_changes(&checkpoint.header.set, set));
+        }
+        refuse(
+            &changes,
+            "a resumed run is the same run; to change them, start another from its checkpoint with \
+             --fork NEWRUN",
+        )
+    }
+}
+
+/// Whether a run with `config` on `set` can begin with the networks of `checkpoint`.
+///
+/// # Errors
+/// [`Usage`], naming every key that changes their shapes, with both values.
+pub fn ensure_same_networks(
+    checkpoint: &Checkpoint,
+    config: &TrainConfig,
+    set: &SetIdentity,
+) -> Result<()> {
+    let mut changes = checkpoint.header.config.changes(config)?;
+    changes.retain(|change| ["base-width", "z-dim"].contains(&change.key.as_str()));
+    let saved = &checkpoint.header.set;
+    if saved.channels != set.channels {
+        changes.push(change("channels of the data set", saved.channels, set.channels));
+    }
+    refuse(&changes, "a checkpoint's networks keep their shapes")
+}
+
+fn set_changes(was: &SetIdentity, is: &SetIdentity) -> Vec<Change> {
+    let all = [
+        change("number of images", was.images, is.images),
+        change("channels of the data set", was.channels, is.channels),
+        change("SHA-256 of the images", &was.sha256, &is.sha256),
+    ];
+    all.into_iter().filter(|change| change.was != change.is).collect()
+}
+
+fn change(key: &str, was: impl ToString, is: impl ToString) -> Change {
+    Change { key: key.to_owned(), was: was.to_string(), is: is.to_string() }
+}
+
+fn refuse(changes: &[Change], why: &str) -> Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let told = changes.iter().map(|Change { key, was, is }| format!("{key} was {was} and is {is}"));
+    Err(Usage(format!("--resume: {}; {why}", told.collect::<Vec<_>>().join(", "))).into())
+}

@@ -1,0 +1,473 @@
+//! A resumed run is the same run, bit for bit, whatever stopped it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use dcgan::checkpoint::Folder;
+use dcgan::record::jsonl::{Line, Metrics, read, read_metrics};
+use dcgan::tensor_file::TensorFile;
+use tch::Tensor;
+
+use super::common::{Ran, SMALL, command, dcgan, files, train};
+
+/// 10,000 digits in batches of 3,000: epochs of 4 iterations, the last of them on 1,000 images.
+const EPOCHS: &str = "--device cpu --threads 1 --base-width 1 --z-dim 3 --batch-size 3000 --g-steps 1 \
+                      --log-every 1 --sample-every 3 --keep 100";
+
+/// What a run comes to, but for times.
+#[derive(Debug, PartialEq)]
+struct Trace {
+    pictures: BTreeMap<String, Vec<u8>>,
+    /// Of the checkpoint at the end, and of both networks.
+    tensors: BTreeMap<String, BTreeMap<String, Tensor>>,
+    lines: Vec<Line>,
+}
+
+fn trace(run: &Path) -> Result<Trace> {
+    let mut trace =
+        Trace { pictures: BTreeMap::new(), tensors: BTreeMap::new(), lines: Vec::new() };
+    let state = Folder::of_run(run).file(newest(run)?);
+    for (name, bytes) in files(run)? {
+        let path = run.join(&name);
+        if name.ends_with(".png") {
+            trace.pictures.insert(name, bytes);
+        } else if path == state || name.ends_with("tor.safetensors") {
+            let kind = if path == state { "state".to_owned() } else { name };
+            trace.tensors.insert(kind, TensorFile::read(&path)?.tensors);
+        } else {
+            ensure!(!name.contains(".unfinished-"), "{name}");
+        }
+    }
+    assert_eq!(trace.tensors.len(), 3);
+    trace.lines = read(&run.join("metrics.jsonl"))?.into_iter().map(without_times).collect();
+    Ok(trace)
+}
+
+fn without_times(line: Line) -> Line {
+    match line {
+        Line::Metrics(line) => Line::Metrics(Metrics { images_per_s: 0.0, elapsed_s: 0.0, ..line }),
+        rollback => rollback,
+    }
+}
+
+/// The iteration of the newest checkpoint.
+fn newest(run: &Path) -> Result<u64> {
+    Folder::of_run(run).iterations()?.pop().context("no checkpoint")
+}
+
+/// Takes the run in `from` back to what it was when its checkpoint of `iteration` had just been
+/// written, as a crash then would have left it.
+fn crash(from: &Path, to: &Path, iteration: u64) -> Result<()> {
+    for (name, bytes) in files(from)? {
+        let path = to.join(&name);
+        std::fs::create_dir_all(path.parent().context("no parent")?)?;
+        std::fs::write(path, bytes)?;
+    }
+    Folder::of_run(to).remove_after(iteration)?;
+    for network in ["generator", "discriminator"] {
+        std::fs::remove_file(to.join(format!("{network}.safetensors")))?;
+    }
+    std::fs::remove_file(to.join("real_vs_generated.png"))?;
+    Ok(())
+}
+
+fn assert_resumes_everywhere(options: &str, positions: &[u64]) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let whole = folder.path().join("whole");
+    train(folder.path(), &format!("{options} --run whole"));
+    let expected = trace(&whole)?;
+    for &iteration in positions {
+        let name = format!("from-{iteration}");
+        let run = folder.path().join(&name);
+        crash(&whole, &run, iteration)?;
+        let ran = train(folder.path(), &format!("train --resume {name}"));
+        let told = format!("going on after iteration {iteration} of ");
+        assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+        assert!(trace(&run)? == expected, "from iteration {iteration}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_resumed_run_equals_one_never_stopped_from_every_position() -> Result<()> {
+    // The first instant, within an epoch, before and after its smaller last batch, and the end.
+    let options = format!("{EPOCHS} --iterations 6 --checkpoint-every 1");
+    assert_resumes_everywhere(&options, &[0, 2, 3, 4, 5, 6])
+}
+
+#[test]
+fn a_float64_run_resumes_bit_for_bit_too() -> Result<()> {
+    let options = SMALL.replace("--iterations 4", "--iterations 6");
+    let options = format!("{options} --precision f64 --checkpoint-every 2 --keep 9 --log-every 2");
+    assert_resumes_everywhere(&options, &[0, 2, 4, 6])
+}
+
+#[test]
+fn two_threads_and_every_setting_away_from_its_default_resume_bit_for_bit() -> Result<()> {
+    let options = "--device cpu --threads 2 --base-width 16 --z-dim 7 --batch-size 32 --iterations 4 \
+                   --latent normal --g-steps 3 --learning-rate 3e-3 --beta1 0.4 --label-smoothing 0.2 \
+                   --seed 9 --log-every 1 --sample-every 2 --checkpoint-every 1 --keep 9";
+    assert_resumes_everywhere(options, &[1, 3])
+}
+
+#[test]
+fn how_often_a_run_is_saved_changes_nothing_else() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let options = SMALL.replace("--iterations 4", "--iterations 7");
+    train(folder.path(), &format!("{options} --checkpoint-every 2 --keep 9 --run whole"));
+    let whole = folder.path().join("whole");
+    crash(&whole, &folder.path().join("stopped"), 4)?;
+    let reports = "--checkpoint-every 3 --keep 2 --sample-every 0";
+    train(folder.path(), &format!("train --resume stopped {reports}"));
+    let stopped = folder.path().join("stopped");
+    assert_eq!(Folder::of_run(&stopped).iterations()?, [6, 7]);
+    assert!(trace(&stopped)? == trace(&whole)?);
+    Ok(())
+}
+
+#[test]
+fn more_iterations_are_trained_as_if_they_had_been_asked_for_at_once() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let options = format!("{SMALL} --log-every 1 --sample-every 2");
+    train(folder.path(), &format!("{options} --run short"));
+    train(folder.path(), "train --resume short --iterations 8");
+    train(folder.path(), &format!("{options} --iterations 8 --run long"));
+    assert!(trace(&folder.path().join("short"))? == trace(&folder.path().join("long"))?);
+    let config = std::fs::read_to_string(folder.path().join("short/config.toml"))?;
+    assert!(config.contains("iterations = 8\n"), "{config}");
+    Ok(())
+}
+
+#[test]
+fn the_flag_for_epochs_wins_over_the_runs_iterations() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{EPOCHS} --iterations 2 --run run"));
+    let ran = train(folder.path(), "train --resume run --epochs 1");
+    assert!(ran.stderr.contains("after iteration 2 of 4"), "{}", ran.stderr);
+    Ok(())
+}
+
+#[test]
+fn a_finished_run_is_said_to_be_and_left_as_it_is() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{SMALL} --run run"));
+    let before = without_lock(files(folder.path())?);
+    let ran = train(folder.path(), "train --resume run");
+    assert!(ran.stderr.contains("run: finished, all 4 iterations"), "{}", ran.stderr);
+    assert!(without_lock(files(folder.path())?) == before);
+    Ok(())
+}
+
+fn without_lock(mut files: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
+    files.retain(|name, _| !name.ends_with("/.lock"));
+    files
+}
+
+#[test]
+fn a_run_stopped_before_its_first_checkpoint_begins_anew() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{SMALL} --log-every 1 --run whole"));
+    let stopped = folder.path().join("stopped");
+    std::fs::create_dir(&stopped)?;
+    std::fs::copy(folder.path().join("whole/config.toml"), stopped.join("config.toml"))?;
+    std::fs::write(stopped.join(".unfinished-x"), "half")?;
+    train(folder.path(), "train --resume stopped");
+    assert!(trace(&stopped)? == trace(&folder.path().join("whole"))?);
+    Ok(())
+}
+
+#[test]
+fn a_run_without_its_configuration_goes_on_with_that_of_its_checkpoint() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{SMALL} --log-every 1 --checkpoint-every 2 --run whole"));
+    let stopped = folder.path().join("stopped");
+    crash(&folder.path().join("whole"), &stopped, 2)?;
+    std::fs::remove_file(stopped.join("config.toml"))?;
+    train(folder.path(), "train --resume stopped");
+    assert!(trace(&stopped)? == trace(&folder.path().join("whole"))?);
+    assert!(stopped.join("config.toml").exists());
+    Ok(())
+}
+
+/// Resumes and asserts that it is refused with all of `parts`.
+fn refused(folder: &Path, args: &str, code: i32, parts: &[&str]) -> Ran {
+    let ran = dcgan(folder, args);
+    assert_eq!(ran.code, Some(code), "dcgan {args}\n{}", ran.stderr);
+    for part in parts {
+        assert!(ran.stderr.contains(part), "dcgan {args}: no `{part}` in\n{}", ran.stderr);
+    }
+    ran
+}
+
+#[test]
+fn every_change_of_what_decides_the_result_is_refused_with_both_values() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{SMALL} --checkpoint-every 2 --run run"));
+    let before = without_lock(files(folder.path())?);
+    for (flag, was, is) in [
+        ("precision", "\"f32\"", "\"f64\""),
+        ("batch-size", "4", "5"),
+        ("learning-rate", "0.1", "0.2"),
+        ("beta1", "0.5", "0.25"),
+        ("label-smoothing", "0.1", "0.0"),
+        ("g-steps", "2", "1"),
+        ("latent", "\"uniform\"", "\"normal\""),
+        ("z-dim", "3", "4"),
+        ("base-width", "1", "2"),
+        ("seed", "0", "1"),
+    ] {
+        let args = format!("train --resume run --iterations 9 --{flag} {}", is.trim_matches('"'));
+        refused(folder.path(), &args, 2, &[&format!("{flag} was {was} and is {is};"), "--fork"]);
+        // The same in the run's own file.
+        let config = folder.path().join("run/config.toml");
+        let text = std::fs::read_to_string(&config)?;
+        let changed = text.replacen(&format!("{flag} = {was}"), &format!("{flag} = {is}"), 1);
+        assert_ne!(text, changed, "{flag}");
+        std::fs::write(&config, changed)?;
+        let parts = [&*format!("{flag} was {was} and is {is};")];
+        refused(folder.path(), "train --resume run --iterations 9", 2, &parts);
+        std::fs::write(&config, text)?;
+    }
+    assert!(without_lock(files(folder.path())?) == before, "and nothing is written");
+    Ok(())
+}
+
+#[test]
+fn another_data_set_is_refused_by_its_hash() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{SMALL} --run run"));
+    let path = folder.path().join("run/checkpoints/iteration-000004.safetensors");
+    let mut file = TensorFile::read_sealed(&path)?;
+    let set = file.metadata.get_mut("set").context("no set")?;
+    let hash =
+        serde_json::from_str::<serde_json::Value>(set)?["sha256"].as_str().map(str::to_owned);
+    let hash = hash.context("no hash")?;
+    *set = set.replace(&hash, &"0".repeat(64)).replace("10000", "9999");
+    file.write_sealed(&path)?;
+    refused(
+        folder.path(),
+        "train --resume run --iterations 9",
+        2,
+        &[
+            "number of images was 9999 and is 10000",
+            &format!("SHA-256 of the images was {} and is {hash}", "0".repeat(64)),
+        ],
+    );
+    Ok(())
+}
+
+#[test]
+fn other_threads_are_allowed_with_a_warning() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{SMALL} --run run"));
+    let ran = train(folder.path(), "train --resume run --iterations 5 --threads 2");
+    assert!(ran.stderr.contains("warning: threads was 1 and is 2"), "{}", ran.stderr);
+    Ok(())
+}
+
+#[test]
+fn what_is_no_run_or_asks_for_less_is_wrong_usage() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{SMALL} --run run"));
+    std::fs::create_dir(folder.path().join("empty"))?;
+    let newest = "run/checkpoints/iteration-000004.safetensors";
+    for (args, parts) in [
+        ("--resume none", ["none: there is no such run", "dcgan runs"]),
+        ("--resume empty", ["no run has begun there", "config.toml"]),
+        (&*format!("--resume {newest}"), ["newest checkpoint", "--fork"]),
+        ("--resume run --iterations 3", ["at iteration 4 already", "3 are asked for"]),
+        ("--fork new", ["--resume", "required"]),
+        ("--resume run --run new", ["--run", "cannot be used with"]),
+        ("--resume run --config x", ["--config", "cannot be used with"]),
+        ("--resume run --fork run --iterations 9", ["run: the folder is not empty", "new folder"]),
+        ("--resume run --fork new", ["at iteration 4", "more --iterations"]),
+        (
+            "--resume run --fork new --base-width 2 --z-dim 5 --iterations 9",
+            ["base-width was 1 and is 2", "z-dim was 3 and is 5"],
+        ),
+    ] {
+        refused(folder.path(), &format!("train {args}"), 2, &parts);
+    }
+    assert!(!folder.path().join("new").exists() && files(&folder.path().join("empty"))?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_dry_run_of_a_resumption_writes_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{SMALL} --run run"));
+    let before = files(folder.path())?;
+    let ran = train(folder.path(), "train --resume run --iterations 40 --dry-run");
+    assert!(ran.stdout.contains("iterations = 40"), "{}", ran.stdout);
+    assert!(files(folder.path())? == before);
+    Ok(())
+}
+
+#[test]
+fn a_fork_begins_where_the_checkpoint_ends_with_other_settings() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{SMALL} --log-every 1 --checkpoint-every 2 --run run"));
+    let before = files(&folder.path().join("run"))?;
+    let from = "train --resume run/checkpoints/iteration-000002.safetensors";
+    let changes = "--seed 5 --batch-size 6 --learning-rate 0.01 --iterations 5";
+    train(folder.path(), &format!("{from} --fork other {changes}"));
+    // From the same state with the same settings it is the same run.
+    train(folder.path(), &format!("{from} --fork same"));
+    assert!(files(&folder.path().join("run"))? == before, "the run itself stays as it is");
+    let lines = |run: &str| -> Result<Vec<Line>> {
+        let lines = read(&folder.path().join(run).join("metrics.jsonl"))?;
+        Ok(lines.into_iter().map(without_times).collect())
+    };
+    assert_eq!(lines("same")?, lines("run")?[2..]);
+    let other = read_metrics(&folder.path().join("other/metrics.jsonl"))?;
+    let iterations: Vec<_> = other.iter().map(|line| line.iteration).collect();
+    assert_eq!(iterations, [3, 4, 5]);
+    assert_ne!(without_times(Line::Metrics(other[0])), lines("run")?[2]);
+    let same = trace(&folder.path().join("same"))?.tensors;
+    assert!(same == trace(&folder.path().join("run"))?.tensors);
+    Ok(())
+}
+
+/// A run that goes on until it is stopped.
+const ENDLESS: &str = "--device cpu --threads 1 --base-width 1 --z-dim 3 --batch-size 4 --iterations 1000000 \
+                       --log-every 1 --sample-every 50 --checkpoint-every 20";
+
+/// Begins `args` and waits until `run` has a checkpoint of at least `iteration`.
+fn begin(folder: &Path, args: &str, run: &str, iteration: u64) -> Result<Child> {
+    let child = command(folder, args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while newest(&folder.join(run)).ok().is_none_or(|newest| newest < iteration) {
+        ensure!(Instant::now() < deadline, "no checkpoint after a minute");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(child)
+}
+
+#[cfg(unix)]
+mod unix {
+    use dcgan::checkpoint::Checkpoint;
+
+    use super::*;
+
+    fn signal(child: &Child, number: libc::c_int) {
+        // SAFETY: sends a signal to a process of ours that has not been waited for.
+        assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, number) }, 0);
+    }
+
+    /// What the process said, and how it ended.
+    fn end(child: Child) -> Result<(Option<i32>, String)> {
+        let output = child.wait_with_output()?;
+        let stderr = String::from_utf8(output.stderr)?;
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        Ok((output.status.code(), stderr))
+    }
+
+    /// What an uninterrupted run of as many iterations comes to.
+    fn uninterrupted(folder: &Path, iterations: u64) -> Result<Trace> {
+        let args = ENDLESS.replace("1000000", &iterations.to_string());
+        train(folder, &format!("{args} --quiet --run whole"));
+        trace(&folder.join("whole"))
+    }
+
+    #[test]
+    fn signals_end_a_run_with_its_state_saved_and_say_how_to_go_on() -> Result<()> {
+        for (number, name, code) in [
+            (libc::SIGINT, "SIGINT", 130),
+            (libc::SIGTERM, "SIGTERM", 143),
+            (libc::SIGHUP, "SIGHUP", 129),
+        ] {
+            let folder = tempfile::tempdir()?;
+            let child = begin(folder.path(), &format!("{ENDLESS} --run run"), "run", 20)?;
+            signal(&child, number);
+            let (ended, said) = end(child)?;
+            assert_eq!(ended, Some(code), "{said}");
+            let run = folder.path().join("run");
+            let iteration = newest(&run)?;
+            let told = format!(
+                "{name} after iteration {iteration} of 1000000; nothing is lost: dcgan train --resume run"
+            );
+            assert!(said.ends_with(&format!("{told}\n")), "{said}");
+            let last = read_metrics(&run.join("metrics.jsonl"))?.pop().context("no metrics")?;
+            assert_eq!(last.iteration, iteration);
+
+            let total = iteration + 5;
+            train(folder.path(), &format!("train --resume run --iterations {total}"));
+            assert!(trace(&run)? == uninterrupted(folder.path(), total)?, "{name}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_signal_that_is_ignored_from_the_start_stays_ignored() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mut shell = std::process::Command::new("sh");
+        let args = format!("{ENDLESS} --run run").replace("1000000", "400");
+        let script = format!("trap '' HUP; exec \"$0\" {args}");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_dcgan")]).current_dir(folder.path());
+        let child = shell.stderr(Stdio::piped()).spawn()?;
+        while newest(&folder.path().join("run")).unwrap_or(0) < 20 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        signal(&child, libc::SIGHUP);
+        let (ended, said) = end(child)?;
+        assert_eq!(ended, Some(0), "{said}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_second_signal_ends_it_at_once_with_the_last_checkpoint_intact() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        // An iteration takes seconds.
+        let slow =
+            "--device cpu --threads 1 --base-width 16 --batch-size 2000 --iterations 9 --run run";
+        let child = begin(folder.path(), slow, "run", 0)?;
+        std::thread::sleep(Duration::from_millis(300));
+        signal(&child, libc::SIGTERM);
+        std::thread::sleep(Duration::from_millis(100));
+        let second = Instant::now();
+        signal(&child, libc::SIGINT);
+        let (ended, said) = end(child)?;
+        assert_eq!(ended, Some(130), "{said}");
+        assert!(second.elapsed() < Duration::from_secs(1), "{:?}", second.elapsed());
+        assert_eq!(newest(&folder.path().join("run"))?, 0);
+        Checkpoint::load(&Folder::of_run(&folder.path().join("run")).file(0))?;
+        Ok(())
+    }
+
+    #[test]
+    fn killed_at_any_instant_and_resumed_a_run_ends_as_one_never_stopped() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let run = folder.path().join("run");
+        let mut child = begin(folder.path(), &format!("{ENDLESS} --run run"), "run", 0)?;
+        for delay_ms in [0, 3, 37, 61, 98] {
+            std::thread::sleep(Duration::from_millis(delay_ms));
+            child.kill()?;
+            child.wait()?;
+            let from = newest(&run)?;
+            child = begin(folder.path(), "train --resume run", "run", from + 20)?;
+        }
+        signal(&child, libc::SIGTERM);
+        assert_eq!(end(child)?.0, Some(143));
+        let total = newest(&run)? + 1;
+        train(folder.path(), &format!("train --resume run --iterations {total}"));
+        assert!(trace(&run)? == uninterrupted(folder.path(), total)?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_second_process_is_refused_and_told_the_number_of_the_first() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mut child = begin(folder.path(), &format!("{ENDLESS} --run run"), "run", 20)?;
+        let told = format!("run: in use by process {}", child.id());
+        refused(folder.path(), "train --resume run", 1, &[&told]);
+        // The lock dies with its process, however that ends.
+        child.kill()?;
+        child.wait()?;
+        let total = newest(&folder.path().join("run"))? + 1;
+        train(folder.path(), &format!("train --resume run --iterations {total}"));
+        Ok(())
+    }
+}
