@@ -7,72 +7,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use dcgan::checkpoint::Folder;
-use dcgan::record::jsonl::{Line, Metrics, read, read_metrics};
+use dcgan::record::jsonl::{Line, read, read_metrics};
 use dcgan::tensor_file::TensorFile;
-use tch::Tensor;
 
-use super::common::{Ran, SMALL, command, dcgan, files, train};
+use super::common::{
+    Ran, SMALL, Trace, command, crash, dcgan, files, newest, trace, train, without_times,
+};
 
 /// 10,000 digits in batches of 3,000: epochs of 4 iterations, the last of them on 1,000 images.
 const EPOCHS: &str = "--device cpu --threads 1 --base-width 1 --z-dim 3 --batch-size 3000 --g-steps 1 \
                       --log-every 1 --sample-every 3 --keep 100";
-
-/// What a run comes to, but for times.
-#[derive(Debug, PartialEq)]
-struct Trace {
-    pictures: BTreeMap<String, Vec<u8>>,
-    /// Of the checkpoint at the end, and of both networks.
-    tensors: BTreeMap<String, BTreeMap<String, Tensor>>,
-    lines: Vec<Line>,
-}
-
-fn trace(run: &Path) -> Result<Trace> {
-    let mut trace =
-        Trace { pictures: BTreeMap::new(), tensors: BTreeMap::new(), lines: Vec::new() };
-    let state = Folder::of_run(run).file(newest(run)?);
-    for (name, bytes) in files(run)? {
-        let path = run.join(&name);
-        if name.ends_with(".png") {
-            trace.pictures.insert(name, bytes);
-        } else if path == state || name.ends_with("tor.safetensors") {
-            let kind = if path == state { "state".to_owned() } else { name };
-            trace.tensors.insert(kind, TensorFile::read(&path)?.tensors);
-        } else {
-            ensure!(!name.contains(".unfinished-"), "{name}");
-        }
-    }
-    assert_eq!(trace.tensors.len(), 3);
-    trace.lines = read(&run.join("metrics.jsonl"))?.into_iter().map(without_times).collect();
-    Ok(trace)
-}
-
-fn without_times(line: Line) -> Line {
-    match line {
-        Line::Metrics(line) => Line::Metrics(Metrics { images_per_s: 0.0, elapsed_s: 0.0, ..line }),
-        rollback => rollback,
-    }
-}
-
-/// The iteration of the newest checkpoint.
-fn newest(run: &Path) -> Result<u64> {
-    Folder::of_run(run).iterations()?.pop().context("no checkpoint")
-}
-
-/// Takes the run in `from` back to what it was when its checkpoint of `iteration` had just been
-/// written, as a crash then would have left it.
-fn crash(from: &Path, to: &Path, iteration: u64) -> Result<()> {
-    for (name, bytes) in files(from)? {
-        let path = to.join(&name);
-        std::fs::create_dir_all(path.parent().context("no parent")?)?;
-        std::fs::write(path, bytes)?;
-    }
-    Folder::of_run(to).remove_after(iteration)?;
-    for network in ["generator", "discriminator"] {
-        std::fs::remove_file(to.join(format!("{network}.safetensors")))?;
-    }
-    std::fs::remove_file(to.join("real_vs_generated.png"))?;
-    Ok(())
-}
 
 fn assert_resumes_everywhere(options: &str, positions: &[u64]) -> Result<()> {
     let folder = tempfile::tempdir()?;

@@ -2,14 +2,17 @@
 
 mod checkpoint;
 mod cli;
+mod collapse;
 mod common;
 mod determinism;
+mod faults;
 mod frame;
 mod init;
 mod nonfinite;
 mod parity;
 mod resume;
 mod run_folder;
+mod runs;
 mod sharing;
 mod tensorboard;
 mod verify;

@@ -78,7 +78,7 @@ impl RunDir {
             }
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
             Err(e) if e.kind() == ErrorKind::NotADirectory => {
-                Err(taken(path, "it is a file").into())
+                Err(taken(path, "it is a file, or below one").into())
             }
             Err(e) => Err(e).with_context(|| cannot_make(path)),
         }

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use dcgan::checkpoint::Folder;
 use dcgan::model::{Model, ModelConfig, Network};
+use dcgan::record::jsonl::{Line, Metrics, read};
 use dcgan::rng::{Latent, Stream, rng};
+use dcgan::tensor_file::TensorFile;
 use dcgan::tf::{Role, Variable};
 use dcgan::train::step::Gan;
 use tch::{Device, Kind, Tensor};
@@ -68,6 +71,63 @@ pub fn files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
         }
     }
     Ok(all)
+}
+
+/// What a run comes to, but for times.
+#[derive(Debug, PartialEq)]
+pub struct Trace {
+    pub pictures: BTreeMap<String, Vec<u8>>,
+    /// Of the checkpoint at the end, and of both networks.
+    pub tensors: BTreeMap<String, BTreeMap<String, Tensor>>,
+    pub lines: Vec<Line>,
+}
+
+pub fn trace(run: &Path) -> Result<Trace> {
+    let mut trace =
+        Trace { pictures: BTreeMap::new(), tensors: BTreeMap::new(), lines: Vec::new() };
+    let state = Folder::of_run(run).file(newest(run)?);
+    for (name, bytes) in files(run)? {
+        let path = run.join(&name);
+        if name.ends_with(".png") {
+            trace.pictures.insert(name, bytes);
+        } else if path == state || name.ends_with("tor.safetensors") {
+            let kind = if path == state { "state".to_owned() } else { name };
+            trace.tensors.insert(kind, TensorFile::read(&path)?.tensors);
+        } else {
+            ensure!(!name.contains(".unfinished-"), "{name}");
+        }
+    }
+    assert_eq!(trace.tensors.len(), 3);
+    trace.lines = read(&run.join("metrics.jsonl"))?.into_iter().map(without_times).collect();
+    Ok(trace)
+}
+
+pub fn without_times(line: Line) -> Line {
+    match line {
+        Line::Metrics(line) => Line::Metrics(Metrics { images_per_s: 0.0, elapsed_s: 0.0, ..line }),
+        rollback => rollback,
+    }
+}
+
+/// The iteration of the newest checkpoint.
+pub fn newest(run: &Path) -> Result<u64> {
+    Folder::of_run(run).iterations()?.pop().context("no checkpoint")
+}
+
+/// Takes the run in `from` back to what it was when its checkpoint of `iteration` had just been
+/// written, as a crash then would have left it.
+pub fn crash(from: &Path, to: &Path, iteration: u64) -> Result<()> {
+    for (name, bytes) in files(from)? {
+        let path = to.join(&name);
+        std::fs::create_dir_all(path.parent().context("no parent")?)?;
+        std::fs::write(path, bytes)?;
+    }
+    Folder::of_run(to).remove_after(iteration)?;
+    for last in ["generator.safetensors", "discriminator.safetensors", "real_vs_generated.png"] {
+        // Some runs never had them.
+        let _ = std::fs::remove_file(to.join(last));
+    }
+    Ok(())
 }
 
 /// Standard normal values, the same for the same `seed`.

@@ -1,0 +1,166 @@
+//! What a run does when it collapses.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use dcgan::checkpoint::{Checkpoint, Folder};
+use dcgan::record::jsonl::{Line, Rollback, read, read_metrics};
+use dcgan::tensor_file::TensorFile;
+use tch::Tensor;
+
+use super::common::{crash, dcgan, newest, train, without_times};
+
+/// Weights that move by 1 a step saturate every tanh: all images are one, whatever rounding does.
+const HOPELESS: &str = "--device cpu --threads 1 --base-width 1 --batch-size 8 --learning-rate 1 \
+                        --iterations 430 --checkpoint-every 30 --keep 99 --quiet";
+
+/// The rollbacks that a run's metrics tell of.
+fn rollbacks(run: &Path) -> Result<Vec<Rollback>> {
+    let rollback = |line| match line {
+        Line::Rollback(rollback) => Some(rollback),
+        Line::Metrics(_) => None,
+    };
+    Ok(read(&run.join("metrics.jsonl"))?.into_iter().filter_map(rollback).collect())
+}
+
+#[test]
+fn by_default_a_collapse_is_told_in_words_and_training_goes_on() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let ran = train(folder.path(), &format!("{HOPELESS} --run run"));
+    let first = ran.stderr.lines().next().context("nothing is said")?;
+    assert!(first.starts_with("warning: iteration 1"), "{first}");
+    assert!(
+        first
+            .ends_with("; try a smaller --learning-rate, another --seed or more --label-smoothing")
+    );
+    // Not every ten iterations.
+    assert!(ran.stderr.lines().count() < 9, "{}", ran.stderr);
+    assert_eq!(rollbacks(&folder.path().join("run"))?, []);
+    Ok(())
+}
+
+#[test]
+fn a_run_may_stop_at_a_collapse_and_says_what_to_do() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let ran = dcgan(folder.path(), &format!("{HOPELESS} --on-collapse stop --run run"));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let run = folder.path().join("run");
+    let last = read_metrics(&run.join("metrics.jsonl"))?.pop().context("no metrics")?;
+    let saved = newest(&run)?;
+    for part in [
+        &*format!("error: training stopped after iteration {}: ", last.iteration),
+        &*format!("the state after iteration {saved} is kept"),
+        "dcgan train --resume run --on-collapse rollback",
+        "dcgan train --resume run --fork NEWRUN",
+    ] {
+        assert!(ran.stderr.contains(part), "no `{part}` in\n{}", ran.stderr);
+    }
+    // The state that had collapsed is not saved, and the last one before is remembered.
+    assert!(saved < last.iteration);
+    let header = Checkpoint::header(&Folder::of_run(&run).file(saved))?;
+    assert!(header.healthy + 100 <= last.iteration, "{} {}", header.healthy, last.iteration);
+    Ok(())
+}
+
+#[test]
+fn the_last_healthy_checkpoint_is_kept_however_old_it_is() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let often =
+        HOPELESS.replace("--checkpoint-every 30 --keep 99", "--checkpoint-every 10 --keep 2");
+    let ran = dcgan(folder.path(), &format!("{often} --on-collapse stop --run run"));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let checkpoints = Folder::of_run(&folder.path().join("run"));
+    let iterations = checkpoints.iterations()?;
+    let header = Checkpoint::header(&checkpoints.file(newest(&folder.path().join("run"))?))?;
+    assert_eq!((iterations.len(), iterations[0]), (3, header.healthy));
+    assert!(header.healthy + 50 <= header.iteration);
+    Ok(())
+}
+
+#[test]
+fn a_run_that_always_collapses_is_given_up_after_three_rollbacks() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let ran = dcgan(folder.path(), &format!("{HOPELESS} --on-collapse rollback --run run"));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches(", on with other noise").count(), 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains(", rolled back 3 times: "), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--fork NEWRUN") && !ran.stderr.contains("--on-collapse"));
+    let rollbacks = rollbacks(&folder.path().join("run"))?;
+    assert_eq!(rollbacks.len(), 3);
+    for Rollback { iteration, rolled_back_from, because } in rollbacks {
+        assert!(iteration + 100 <= rolled_back_from && !because.is_empty());
+    }
+    let shown = train(folder.path(), "runs show run");
+    assert_eq!(shown.stdout.matches("rolled back to iteration ").count(), 3, "{}", shown.stdout);
+    Ok(())
+}
+
+/// What a run that was given up has come to, but for times.
+fn ended(run: &Path) -> Result<(Vec<Line>, u64, BTreeMap<String, Tensor>)> {
+    let lines = read(&run.join("metrics.jsonl"))?.into_iter().map(without_times).collect();
+    let newest = newest(run)?;
+    Ok((lines, newest, TensorFile::read(&Folder::of_run(run).file(newest))?.tensors))
+}
+
+#[test]
+fn a_run_that_was_rolled_back_resumes_bit_for_bit_also_from_within_the_rollback() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let whole = folder.path().join("whole");
+    let given_up = |args: &str| {
+        let ran = dcgan(folder.path(), args);
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        assert!(ran.stderr.contains("rolled back 3 times"), "{}", ran.stderr);
+    };
+    given_up(&format!("{HOPELESS} --on-collapse rollback --run whole"));
+    let expected = ended(&whole)?;
+    let last = rollbacks(&whole)?.pop().context("no rollback")?;
+    for (name, iteration, told) in [
+        ("after", expected.1, true),
+        ("at", last.iteration, true),
+        ("within", last.iteration, false),
+    ] {
+        let run = folder.path().join(name);
+        crash(&whole, &run, iteration)?;
+        if !told {
+            // Stopped between the new state and the new metrics: the rollback is not told yet.
+            let metrics = run.join("metrics.jsonl");
+            let text = std::fs::read_to_string(&metrics)?;
+            let told = serde_json::to_string(&last)? + "\n";
+            let (before, after) = text.rsplit_once(&told).context("no such line")?;
+            std::fs::write(&metrics, format!("{before}{after}"))?;
+        }
+        given_up(&format!("train --resume {name} --quiet"));
+        assert!(ended(&run)? == expected, "{name}");
+    }
+    // Stopped before any rollback, it comes to all of them.
+    let early = HOPELESS.replace("--iterations 430", "--iterations 31");
+    train(folder.path(), &format!("{early} --on-collapse rollback --run early"));
+    Folder::of_run(&folder.path().join("early")).remove_after(30)?;
+    given_up("train --resume early --iterations 430 --quiet");
+    assert!(ended(&folder.path().join("early"))? == expected);
+    Ok(())
+}
+
+#[test]
+fn a_rollback_changes_the_noise_and_not_the_images() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let options = HOPELESS.replace("--checkpoint-every 30", "--checkpoint-every 0 --log-every 1");
+    let ran = dcgan(folder.path(), &format!("{options} --on-collapse rollback --run rolled"));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    train(folder.path(), &format!("{options} --run warned"));
+    let first = |run: &str| -> Result<_> {
+        let metrics = read_metrics(&folder.path().join(run).join("metrics.jsonl"))?;
+        metrics.first().copied().context("no metrics")
+    };
+    let (rolled, warned) = (first("rolled")?, first("warned")?);
+    assert_eq!((rolled.iteration, warned.iteration), (1, 1));
+    // Before the first update the networks are the same, and so is what they make of real images.
+    let real = |line: dcgan::record::jsonl::Metrics| line.mean_discriminator_output_prob_real;
+    assert_eq!(real(rolled), real(warned));
+    assert_ne!(
+        rolled.mean_discriminator_output_prob_fake,
+        warned.mean_discriminator_output_prob_fake
+    );
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! `dcgan runs`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use dcgan::checkpoint::Folder;
+
+use super::common::{SMALL, dcgan, files, train};
+
+/// One run of its default name, finished, and one of the user's, which lacks its end.
+fn two_runs(folder: &Path) -> Result<()> {
+    let options = format!("{SMALL} --checkpoint-every 1 --keep 9 --log-every 1");
+    train(folder, &options);
+    train(folder, &format!("{options} --run runs/mine"));
+    std::fs::remove_file(folder.join("runs/mine/real_vs_generated.png"))?;
+    std::fs::create_dir(folder.join("runs/no-run"))?;
+    Ok(())
+}
+
+#[test]
+fn runs_are_listed_with_where_they_stand() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let none = train(folder.path(), "runs");
+    assert_eq!((none.stdout.as_str(), none.stderr.contains("no runs in runs")), ("", true));
+    two_runs(folder.path())?;
+    for args in ["runs", "runs list", "runs list --dir ./runs"] {
+        let listed = train(folder.path(), args).stdout;
+        let lines: Vec<Vec<&str>> =
+            listed.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines.len(), 3, "{listed}");
+        assert_eq!(lines[0], ["run", "state", "data", "iteration", "d_loss", "g_loss", "size"]);
+        assert!(lines[1][0].starts_with("0001-"), "{listed}");
+        assert_eq!(lines[1][1..4], ["finished", "digits", "4/4"]);
+        assert_eq!(lines[2][..4], ["mine", "interrupted", "digits", "4/4"]);
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&train(folder.path(), "runs --json").stdout)?;
+    assert_eq!(json[1]["state"], "interrupted");
+    assert_eq!(json[1]["last"]["iteration"], 4);
+    assert_eq!(json[1]["checkpoints"].as_array().map(Vec::len), Some(5));
+    let sum: usize = files(&folder.path().join("runs/mine"))?.values().map(Vec::len).sum();
+    assert_eq!(json[1]["bytes"], sum);
+    Ok(())
+}
+
+#[test]
+fn a_run_that_cannot_be_read_is_an_error_and_hides_no_other() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    two_runs(folder.path())?;
+    std::fs::write(folder.path().join("runs/mine/config.toml"), "seed = 'x'")?;
+    let ran = dcgan(folder.path(), "runs");
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("runs/mine") && ran.stderr.contains("`seed`"), "{}", ran.stderr);
+    assert!(ran.stdout.contains("0001-"), "{}", ran.stdout);
+    Ok(())
+}
+
+#[test]
+fn one_run_is_shown_in_full() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    two_runs(folder.path())?;
+    for name in ["1", "0001", "runs/mine", "mine"] {
+        let shown = train(folder.path(), &format!("runs show {name}")).stdout;
+        for part in ["state", "iteration   4/4", "d_loss", "iteration 3 ", "base-width = 1"] {
+            assert!(shown.contains(part), "no `{part}` in\n{shown}");
+        }
+    }
+    let json = train(folder.path(), "runs show mine --json").stdout;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&json)?["total"], 4);
+    for (name, told) in [("2", "no such run"), ("runs", "no run; expected a folder")] {
+        let ran = dcgan(folder.path(), &format!("runs show {name}"));
+        assert_eq!((ran.code, ran.stderr.contains(told)), (Some(2), true), "{}", ran.stderr);
+    }
+    Ok(())
+}
+
+#[test]
+fn pruning_keeps_the_newest_asks_first_and_says_what_it_freed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    two_runs(folder.path())?;
+    let mine = Folder::of_run(&folder.path().join("runs/mine"));
+    std::fs::copy(mine.file(2), mine.path().join("good.safetensors"))?;
+    std::fs::write(mine.path().join("damaged-iteration-000009.safetensors"), "x")?;
+    let before = files(folder.path())?;
+    let without_locks = |files: std::collections::BTreeMap<String, Vec<u8>>| {
+        files.into_iter().filter(|(name, _)| !name.ends_with(".lock")).collect::<Vec<_>>()
+    };
+
+    let size = std::fs::metadata(mine.file(0))?.len();
+    let looked = train(folder.path(), "runs prune --dry-run");
+    assert!(looked.stdout.contains("runs/mine: 5 checkpoints ("), "{}", looked.stdout);
+    assert!(looked.stdout.contains("would remove 9 checkpoints of 2 runs, "), "{}", looked.stdout);
+    let asked = dcgan(folder.path(), "runs prune");
+    assert_eq!(asked.code, Some(2));
+    assert!(asked.stderr.contains("expected --yes"), "{}", asked.stderr);
+    assert!(without_locks(files(folder.path())?) == without_locks(before), "nothing has gone");
+
+    let pruned = train(folder.path(), "runs prune mine --keep 2 --yes").stdout;
+    assert!(pruned.contains("removed 4 checkpoints of 1 run, "), "{pruned}");
+    let freed = pruned.rsplit(", ").next().context("no size")?.trim().to_owned();
+    let expected = indicatif::DecimalBytes(3 * size + 1).to_string();
+    // Checkpoints differ by a few digits in their header.
+    assert_eq!(freed.split('.').next(), expected.split('.').next(), "{pruned}");
+    assert_eq!(mine.iterations()?, [3, 4]);
+    assert!(mine.path().join("good.safetensors").exists());
+    train(folder.path(), "runs prune --yes");
+    assert_eq!(mine.iterations()?, [4]);
+    assert!(train(folder.path(), "runs prune --yes").stdout.contains("nothing to remove"));
+    // What is left is enough to go on.
+    train(folder.path(), "train --resume mine --iterations 5");
+    Ok(())
+}
