@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use dcgan::checkpoint::Folder;
 use dcgan::record::jsonl::{Metrics, read_metrics};
 use protobuf::Message;
-use tensorboard_proto::event::Event;
+use tensorboard_proto::event::{Event, SessionLog_SessionStatus};
 use tensorboard_proto::summary::{Summary_Image, Summary_Value};
 use tensorboard_rs::masked_crc32c::{crc32c, masked_crc32c};
 
@@ -33,14 +34,20 @@ fn records(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
     Ok(records)
 }
 
+/// The run's event files, parsed, in the order in which TensorBoard reads them.
+fn event_files(run: &Path) -> Result<Vec<Vec<Event>>> {
+    let files =
+        files(run)?.into_iter().filter(|(name, _)| name.starts_with("events.out.tfevents."));
+    let parse = |data: &Vec<u8>| Ok(Event::parse_from_bytes(data)?);
+    files.map(|(_, bytes)| records(&bytes)?.iter().map(parse).collect()).collect()
+}
+
 /// Trains and returns the run's one event file, parsed.
 fn events_of_a_run(folder: &Path) -> Result<Vec<Event>> {
     train(folder, &format!("{SMALL} --log-every 1 --sample-every 2 --run run"));
-    let files = files(&folder.join("run"))?;
-    let is_events = |name: &&String| name.starts_with("events.out.tfevents.");
-    let names: Vec<_> = files.keys().filter(is_events).collect();
-    assert_eq!(names.len(), 1);
-    records(&files[names[0]])?.iter().map(|data| Ok(Event::parse_from_bytes(data)?)).collect()
+    let mut all = event_files(&folder.join("run"))?;
+    assert_eq!(all.len(), 1);
+    all.pop().context("no events")
 }
 
 /// Every value of every summary, with its step.
@@ -135,5 +142,38 @@ fn the_configuration_is_there_as_text() -> Result<()> {
     let config = std::fs::read_to_string(folder.path().join("run/config.toml"))?;
     let text = value.get_tensor().get_string_val().first().context("no text")?;
     assert_eq!(std::str::from_utf8(text)?, format!("```toml\n{config}```"));
+    Ok(())
+}
+
+#[test]
+fn a_resumed_run_tells_tensorboard_from_which_step_on_it_goes_on() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let args = format!("{SMALL} --log-every 1 --sample-every 2 --checkpoint-every 2 --keep 9");
+    train(folder.path(), &format!("{args} --run run"));
+    let run = folder.path().join("run");
+    // Stopped after iteration 3, of which the checkpoint knows nothing.
+    Folder::of_run(&run).remove_after(2)?;
+    // Within the same second, so that only the name's number can put the files in order.
+    train(folder.path(), "train --resume run");
+    train(folder.path(), "train --resume run --iterations 5");
+    let all = event_files(&run)?;
+    assert_eq!(all.len(), 3);
+    let tags = |events: &[Event]| {
+        let tag = |(step, value): (i64, &Summary_Value)| (step, value.get_tag().to_owned());
+        values(events).filter(|(_, value)| !value.has_simple_value()).map(tag).collect::<Vec<_>>()
+    };
+    for (events, first, expected) in [
+        // A new run says so too: it may be one that was stopped before its first line.
+        (&all[0], 0, &[(0, "config"), (0, "real"), (2, "samples"), (4, "samples")][..]),
+        (&all[1], 3, &[(4, "samples")]),
+        // The settings are others now.
+        (&all[2], 5, &[(5, "config"), (5, "samples")]),
+    ] {
+        assert_eq!(events[0].get_file_version(), "brain.Event:2");
+        assert_eq!(events[1].get_session_log().get_status(), SessionLog_SessionStatus::START);
+        assert_eq!(events[1].get_step(), first);
+        let expected: Vec<_> = expected.iter().map(|&(step, tag)| (step, tag.to_owned())).collect();
+        assert_eq!(tags(events), expected);
+    }
     Ok(())
 }
