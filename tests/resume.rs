@@ -336,6 +336,9 @@ mod unix {
             assert!(said.ends_with(&format!("{told}\n")), "{said}");
             let last = read_metrics(&run.join("metrics.jsonl"))?.pop().context("no metrics")?;
             assert_eq!(last.iteration, iteration);
+            // A rollback would go where that of a run never stopped would.
+            let header = Checkpoint::header(&Folder::of_run(&run).file(iteration))?;
+            assert!(header.healthy.is_multiple_of(20) && header.healthy + 20 > iteration);
 
             let total = iteration + 5;
             train(folder.path(), &format!("train --resume run --iterations {total}"));

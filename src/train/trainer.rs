@@ -79,7 +79,7 @@ pub fn train(job: Job) -> Result<Outcome> {
     let mut trainer = Trainer::begin(job)?;
     while trainer.state.iteration < trainer.total {
         if let Some(signal) = trainer.interrupt.requested() {
-            trainer.save()?;
+            trainer.save(Occasion::Signal)?;
             return Ok(trainer.outcome(End::Interrupted(signal)));
         }
         if let Err(error) = trainer.iterate() {
@@ -88,6 +88,15 @@ pub fn train(job: Job) -> Result<Outcome> {
     }
     trainer.finish()?;
     Ok(trainer.outcome(End::Finished))
+}
+
+/// Why a checkpoint is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    /// Every run has one there.
+    Due,
+    /// A signal came. No rollback goes there: a run that was never stopped could not.
+    Signal,
 }
 
 /// A run in memory.
@@ -166,7 +175,7 @@ impl<'a> Trainer<'a> {
         if run.checkpoints().file(trainer.state.iteration).exists() {
             trainer.saved = Some(trainer.state.iteration);
         } else {
-            trainer.save()?;
+            trainer.save(Occasion::Due)?;
         }
         Ok(trainer)
     }
@@ -220,7 +229,7 @@ impl<'a> Trainer<'a> {
         let per_epoch = self.batches.per_epoch();
         let every = self.state.config.checkpoint_every;
         if is_due(every) || is_last || every > 0 && per_epoch >= LONG_EPOCH && is_due(per_epoch) {
-            self.save()?;
+            self.save(Occasion::Due)?;
         }
         Ok(())
     }
@@ -261,7 +270,7 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn save(&mut self) -> Result<()> {
+    fn save(&mut self, occasion: Occasion) -> Result<()> {
         let iteration = self.state.iteration;
         if self.saved == Some(iteration) {
             return Ok(());
@@ -269,7 +278,7 @@ impl<'a> Trainer<'a> {
         let start = Instant::now();
         self.gan.synchronize()?;
         self.journal.sync()?;
-        if self.state.watch.is_calm() {
+        if occasion == Occasion::Due && self.state.watch.is_calm() {
             self.state.healthy = iteration;
         }
         let checkpoints = self.run.checkpoints();
@@ -317,7 +326,7 @@ impl<'a> Trainer<'a> {
         let Header { iteration, watch, healthy, .. } = checkpoint.header;
         (self.state.iteration, self.state.watch, self.state.healthy) = (iteration, watch, healthy);
         self.saved = None;
-        self.save()?;
+        self.save(Occasion::Due)?;
         self.journal.rewind(to, &self.state.rollbacks)?;
         (self.images, self.training_s) = (0, 0.0);
         self.progress.advance(to);
