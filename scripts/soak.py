@@ -165,7 +165,7 @@ def kill(program, count, chance):
                 time.sleep(chance.uniform(0, 0.6))
             process.kill()
             _, said = end(process, -signal.SIGKILL)
-            if (run / "config.toml").exists():
+            if newest(run) >= 0:
                 process = program.resume(run.name)
             else:
                 anew += 1

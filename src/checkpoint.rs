@@ -9,10 +9,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::config::TrainConfig;
 use crate::data::SetIdentity;
+use crate::device;
 use crate::model::{Model, Network};
 use crate::record::jsonl::Rollback;
 use crate::tensor_file::TensorFile;
@@ -21,6 +23,8 @@ use crate::watch::{Collapse, Watch};
 
 const FORMAT: &str = "dcgan-checkpoint";
 const VERSION: &str = "1";
+/// The folder of checkpoints within a run's.
+pub const CHECKPOINTS: &str = "checkpoints";
 /// What the names of checkpoints begin with that could not be read.
 const DAMAGED: &str = "damaged-";
 /// Names of the two powers, after that of the network.
@@ -39,26 +43,43 @@ pub struct Header {
     pub watch: Watch,
     /// The newest iteration whose checkpoint shows no sign of collapse: this one or one before.
     pub healthy: u64,
-    /// Every time the run was rolled back; as many as the noise has been salted.
+    /// Of training's noise ([`crate::rng::noise`]): how often it was exchanged.
+    pub salt: u8,
+    /// Every time the run was rolled back.
     pub rollbacks: Vec<Rollback>,
-    /// The version of libtorch that computed it, where it is known.
+    /// What computed it.
+    pub origin: Origin,
+}
+
+/// What bits depend on besides the settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// This program's version.
+    pub dcgan: String,
+    /// libtorch's, where it is known.
     pub libtorch: String,
+    /// The processor.
+    pub cpu: String,
+}
+
+impl Origin {
+    /// Of this process.
+    pub fn here() -> Self {
+        Self {
+            dcgan: crate::VERSION.to_owned(),
+            libtorch: device::libtorch_version().unwrap_or_default(),
+            cpu: device::cpu_name(),
+        }
+    }
 }
 
 impl Header {
-    /// The noise's salt.
-    pub fn salt(&self) -> u8 {
-        // `read` has checked that there are fewer.
-        self.rollbacks.len() as u8
-    }
-
     fn write(&self) -> Result<BTreeMap<String, String>> {
         let per_epoch = self.set.per_epoch(self.config.batch_size);
         let metadata = [
             ("format", FORMAT.to_owned()),
             ("version", VERSION.to_owned()),
-            ("program", format!("dcgan {}", crate::VERSION)),
-            ("libtorch", self.libtorch.clone()),
+            ("origin", serde_json::to_string(&self.origin)?),
             ("iteration", self.iteration.to_string()),
             // For people; both follow from the iteration.
             ("epoch", (self.iteration / per_epoch).to_string()),
@@ -68,6 +89,7 @@ impl Header {
             ("set", serde_json::to_string(&self.set)?),
             ("watch", serde_json::to_string(&self.watch)?),
             ("healthy", self.healthy.to_string()),
+            ("salt", self.salt.to_string()),
             ("rollbacks", serde_json::to_string(&self.rollbacks)?),
         ];
         Ok(metadata.map(|(key, value)| (key.to_owned(), value)).into())
@@ -89,8 +111,8 @@ impl Header {
         let version = get("version")?;
         ensure!(
             version == VERSION,
-            "this program reads checkpoints of version {VERSION}; this one has version {version}, from {}",
-            get("program").unwrap_or("an unknown program")
+            "this program, {}, reads checkpoints of version {VERSION}; this one has version {version}",
+            crate::VERSION
         );
         let config: TrainConfig = toml::from_str(get("config")?).context("`config`")?;
         config.validate().context("`config`")?;
@@ -98,15 +120,16 @@ impl Header {
         ensure!(set.images > 0 && (1..=1024).contains(&set.channels), "`set` is {set:?}");
         let rollbacks: Vec<Rollback> =
             serde_json::from_str(get("rollbacks")?).context("`rollbacks`")?;
-        ensure!(rollbacks.len() < 256, "`rollbacks` are {}", rollbacks.len());
+        let salt = u8::try_from(number("salt")?).context("`salt`")?;
         Ok(Self {
             iteration: number("iteration")?,
             config,
             set,
             watch: serde_json::from_str(get("watch")?).context("`watch`")?,
             healthy: number("healthy")?,
+            salt,
             rollbacks,
-            libtorch: get("libtorch")?.to_owned(),
+            origin: serde_json::from_str(get("origin")?).context("`origin`")?,
         })
     }
 }
@@ -163,7 +186,7 @@ fn ensure_finite(name: &str, tensor: &Tensor) -> Result<()> {
 }
 
 impl Checkpoint {
-    /// The same state as the beginning of another run, which has seen nothing yet.
+    /// The same state, noise included, as the beginning of another run, which has seen nothing yet.
     pub fn fork(mut self) -> Self {
         self.header.healthy = self.header.iteration;
         self.header.watch = Watch::default();
@@ -246,7 +269,7 @@ pub struct Folder(PathBuf);
 impl Folder {
     /// The checkpoints of the run in `run`.
     pub fn of_run(run: &Path) -> Self {
-        Self(run.join("checkpoints"))
+        Self(run.join(CHECKPOINTS))
     }
 
     /// Where they are.
@@ -272,14 +295,17 @@ impl Folder {
     /// # Errors
     /// If the folder cannot be read.
     pub fn iterations(&self) -> Result<Vec<u64>> {
-        let number = |name: String| {
-            let number = name.strip_prefix("iteration-")?.strip_suffix(".safetensors")?.parse();
-            // Not `iteration-5.safetensors`, which `file` would not name so.
-            number.ok().filter(|&n| self.file(n).file_name() == Some(name.as_ref()))
-        };
-        let mut iterations: Vec<_> = self.names()?.into_iter().filter_map(number).collect();
+        let names = self.names()?;
+        let mut iterations: Vec<_> = names.iter().filter_map(|name| self.number_of(name)).collect();
         iterations.sort_unstable();
         Ok(iterations)
+    }
+
+    /// The iteration that a file's name tells, if it is one of this program's.
+    fn number_of(&self, name: &str) -> Option<u64> {
+        let number = name.strip_prefix("iteration-")?.strip_suffix(".safetensors")?.parse();
+        // Not `iteration-5.safetensors`, which `file` would not name so.
+        number.ok().filter(|&n| self.file(n).file_name() == Some(name.as_ref()))
     }
 
     /// The files there are; none if there is no folder.
@@ -300,7 +326,7 @@ impl Folder {
     /// newer one that cannot. `None` if there is no file at all.
     ///
     /// # Errors
-    /// If there are files and none can be read.
+    /// If there are files and none can be read, or the disk fails: that is no damage of a file.
     pub fn latest(
         &self,
         limit: u64,
@@ -318,6 +344,7 @@ impl Folder {
             };
             match Checkpoint::load(&path).and_then(named_rightly) {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(error) if is_failure_of_disk(&error) => return Err(error),
                 Err(error) => {
                     report(&error);
                     newest_error.get_or_insert(error);
@@ -343,7 +370,10 @@ impl Folder {
     /// # Errors
     /// If the folder cannot be read.
     pub fn damaged(&self) -> Result<Vec<PathBuf>> {
-        let names = self.names()?.into_iter().filter(|name| name.starts_with(DAMAGED));
+        let is_one = |name: &String| {
+            name.strip_prefix(DAMAGED).and_then(|name| self.number_of(name)).is_some()
+        };
+        let names = self.names()?.into_iter().filter(is_one);
         Ok(names.map(|name| self.0.join(name)).collect())
     }
 
@@ -376,6 +406,13 @@ impl Folder {
         let newer = self.iterations()?.into_iter().rev();
         Ok(newer.take_while(|&newer| newer > iteration).collect())
     }
+}
+
+/// Whether a file could not be read for a reason that is none of its own.
+fn is_failure_of_disk(error: &anyhow::Error) -> bool {
+    let kind = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    // A file may be shorter than it says, or have been pruned just now.
+    kind.is_some_and(|e| !matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::NotFound))
 }
 
 /// Removes a checkpoint.

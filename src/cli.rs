@@ -272,7 +272,8 @@ pub enum RunsCommand {
     /// Remove old checkpoints, after asking
     ///
     /// Keeps the newest of each run, the newest that shows no sign of collapse, and every file that was
-    /// given a name of its own. Leaves runs alone that are running.
+    /// given a name of its own. Removes what a resumption has set aside as damaged. Leaves runs alone
+    /// that are running, or whose newest checkpoint cannot be read.
     Prune {
         /// Which runs: folders, or names or numbers under runs/ [default: all under --dir]
         runs: Vec<PathBuf>,

@@ -137,8 +137,8 @@ pub struct Change {
     pub is: String,
 }
 
-/// Keys that may change between a run and its continuation: they don't change what is computed. For
-/// the data set the images count, not the name.
+/// Keys that may change between a run and its continuation: of themselves they don't change what an
+/// iteration computes. For the data set the images count, not the name.
 const FREE_KEYS: [&str; 10] = [
     "dataset",
     "device",

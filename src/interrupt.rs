@@ -33,8 +33,8 @@ impl Signal {
 pub struct Interrupt(Arc<AtomicUsize>);
 
 impl Interrupt {
-    /// From now on SIGINT, SIGTERM and SIGHUP are noted here instead of ending the process; a second
-    /// one ends it at once. A signal that the process was started to ignore, as by `nohup`, stays
+    /// From now on SIGINT, SIGTERM and SIGHUP are noted here instead of ending the process; a SIGINT or
+    /// SIGTERM after that ends it at once. A signal that the process was started to ignore, as by `nohup`, stays
     /// ignored.
     ///
     /// # Errors
@@ -47,13 +47,16 @@ impl Interrupt {
                 continue;
             }
             let code = Signal { number, name }.exit_code().into();
-            // In this order: the first signal finds `first` false and sets it.
-            flag::register_conditional_shutdown(number, code, Arc::clone(&first))
-                .and_then(|_| flag::register(number, Arc::clone(&first)))
-                .and_then(|_| {
-                    flag::register_usize(number, Arc::clone(&interrupt.0), number as usize)
-                })
-                .with_context(|| format!("{name} cannot be handled"))?;
+            let register = || {
+                // Shell and system may each tell of a closed terminal: that is no impatience.
+                if name != "SIGHUP" {
+                    // Before the next one: the first signal finds `first` false and sets it.
+                    flag::register_conditional_shutdown(number, code, Arc::clone(&first))?;
+                }
+                flag::register(number, Arc::clone(&first))?;
+                flag::register_usize(number, Arc::clone(&interrupt.0), number as usize)
+            };
+            register().with_context(|| format!("{name} cannot be handled"))?;
         }
         Ok(interrupt)
     }

@@ -5,14 +5,16 @@
 //! ```text
 //! files ─ data ──────► batches ─────► train::step ─► StepStats ─► train ─► record
 //!         upright u8   mirrored       model on tf                          metrics, TensorBoard, grids
-//!         images       f32 in [−1, 1] no files, no clock                   sample, tensor_file
+//!         images       f32 in [−1, 1] no files, no clock                   sample, checkpoint
 //! ```
 //!
 //! - [`tf`]: TensorFlow's layers, losses and Adam on `tch::nn`, in the mirrored frame
 //!   ([`tf::frame`]) that makes exactness fast;
 //! - [`model`]: the generator and the discriminator;
 //! - [`data`]: images and batches; [`rng`]: noise and shuffles from (seed, stream, step);
-//! - [`train`]: one iteration ([`train::step`]), the loop and the run's folder;
+//! - [`train`]: one iteration ([`train::step`]), the loop, the run's folder and going on with a run;
+//! - [`checkpoint`]: a run's whole state in a file; [`watch`]: whether it collapses; [`interrupt`]:
+//!   signals; [`runs`]: the runs there are;
 //! - [`record`]: what a run leaves behind; [`sample`]: images from a generator;
 //! - [`verify`]: this build against what the real TensorFlow computed; [`mod@bench`]: its speed;
 //! - [`config`], [`device`], [`tensor_file`]: settings, machine, files;

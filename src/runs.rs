@@ -50,6 +50,19 @@ fn find_in(runs: &Path, name: &Path) -> Result<PathBuf> {
     }
 }
 
+/// As [`find`], but what is found is a run's folder.
+///
+/// # Errors
+/// [`Usage`], if there is none.
+pub fn find_run(name: &Path) -> Result<PathBuf> {
+    let path = find(name)?;
+    if RunDir::is_run(&path) {
+        return Ok(path);
+    }
+    let message = format!("{}: no run; expected a folder with a config.toml", path.display());
+    Err(Usage(message).into())
+}
+
 /// The folders in `runs` that hold a run, by name.
 ///
 /// # Errors
@@ -69,7 +82,7 @@ pub fn list(runs: &Path) -> Result<Vec<PathBuf>> {
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", tag = "state")]
 pub enum State {
     /// A process is at it.
     Running {
@@ -97,6 +110,7 @@ pub struct Summary {
     /// Its folder.
     pub path: PathBuf,
     /// Where it stands.
+    #[serde(flatten)]
     pub state: State,
     /// Its settings.
     pub config: TrainConfig,
@@ -118,11 +132,12 @@ impl Summary {
     /// Sums up the run in `path`.
     ///
     /// # Errors
-    /// If its settings or metrics cannot be read.
+    /// If its settings cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
         let config = read_run_config(&path.join("config.toml"))?;
         let metrics = path.join("metrics.jsonl");
-        let last = if metrics.exists() { read_metrics(&metrics)?.pop() } else { None };
+        // What cannot be read matters when the run is resumed, not here.
+        let last = read_metrics(&metrics).unwrap_or_default().pop();
         let folder = Folder::of_run(path);
         let size = |iteration| fs::metadata(folder.file(iteration)).map_or(0, |file| file.len());
         let checkpoints: Vec<_> = folder
@@ -131,7 +146,6 @@ impl Summary {
             .map(|iteration| CheckpointFile { iteration, bytes: size(iteration) })
             .collect();
         let newest = checkpoints.last().map(|checkpoint| folder.file(checkpoint.iteration));
-        // One that cannot be read matters when the run is resumed, not here.
         let header = newest.and_then(|path| Checkpoint::header(&path).ok());
         let per_epoch = header.as_ref().map(|header| header.set.per_epoch(config.batch_size));
         let state = match RunDir::holder(path) {
@@ -172,17 +186,17 @@ fn bytes_in(folder: &Path) -> u64 {
 /// sizes. The newest healthy one is kept too: a rollback goes back to it.
 ///
 /// # Errors
-/// If the folder cannot be read.
-pub fn prunable(path: &Path, keep: usize) -> Result<Vec<(PathBuf, u64)>> {
+/// If the folder or the newest checkpoint cannot be read: then those before it are what there is.
+pub fn needless_checkpoints(path: &Path, keep: usize) -> Result<Vec<(PathBuf, u64)>> {
     let folder = Folder::of_run(path);
-    let newest = folder.iterations()?.pop().map(|newest| Checkpoint::header(&folder.file(newest)));
-    // Where the newest cannot be read, those before it are what there is.
-    let Some(Ok(newest)) = newest else { return Ok(Vec::new()) };
-    let files = folder.prunable(keep, newest.healthy)?.into_iter().chain(folder.damaged()?);
-    Ok(files
-        .map(|path| (fs::metadata(&path).map_or(0, |file| file.len()), path))
-        .map(|(bytes, path)| (path, bytes))
-        .collect())
+    let Some(newest) = folder.iterations()?.pop() else { return Ok(Vec::new()) };
+    let newest = Checkpoint::load(&folder.file(newest))?;
+    let files = folder.prunable(keep, newest.header.healthy)?.into_iter().chain(folder.damaged()?);
+    let with_size = |path: PathBuf| {
+        let bytes = fs::metadata(&path).map_or(0, |file| file.len());
+        (path, bytes)
+    };
+    Ok(files.map(with_size).collect())
 }
 
 #[cfg(test)]

@@ -33,10 +33,9 @@ pub struct Reading {
     pub prob_real: f64,
     /// Mean probability that the discriminator gives generated images.
     pub prob_fake: f64,
-    /// How much the generated images of the batch differ from each other; 0 if they are one.
-    pub fake_spread: f64,
-    /// How much the real ones do.
-    pub real_spread: f64,
+    /// How much the images of a batch differ from each other, generated and real ones; 0 if they are
+    /// one. `None` where a batch is a single image, which tells nothing.
+    pub spreads: Option<(f64, f64)>,
 }
 
 /// What has gone wrong.
@@ -65,6 +64,15 @@ impl fmt::Display for Collapse {
 
 impl std::error::Error for Collapse {}
 
+/// A collapse that has lasted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alarm {
+    /// What it is.
+    pub collapse: Collapse,
+    /// Whether it is certain from this reading on; else it was told before.
+    pub is_new: bool,
+}
+
 /// Bad readings in a row, of each sort.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -77,26 +85,31 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Takes a reading; the collapse that is certain from this one on, if there is one. Each is told
-    /// once, and again only when it has passed in between.
-    pub fn read(&mut self, reading: &Reading) -> Option<Collapse> {
-        let Reading { d_loss, g_loss, prob_real, prob_fake, fake_spread, real_spread } = *reading;
+    /// Takes a reading; the collapse that there is by now, a new one before one that was told.
+    pub fn read(&mut self, reading: &Reading) -> Option<Alarm> {
+        let Reading { d_loss, g_loss, prob_real, prob_fake, spreads } = *reading;
         let stands = |before: f64, now: f64| (now - before).abs() <= FROZEN * before.abs();
         let frozen = self.losses.is_some_and(|(d, g)| stands(d, d_loss) && stands(g, g_loss));
         self.losses = Some((d_loss, g_loss));
         let won = prob_fake < WON && prob_real > 0.5;
-        let mut verdict = None;
+        let alike = spreads.map(|(fake, real)| fake < ALIKE * real);
+        let mut alarm: Option<Alarm> = None;
         for (streak, bad, collapse) in [
-            (&mut self.frozen, frozen, Collapse::LossesFrozen),
-            (&mut self.alike, fake_spread < ALIKE * real_spread, Collapse::SamplesAlike),
-            (&mut self.won, won, Collapse::DiscriminatorWon),
+            (&mut self.frozen, Some(frozen), Collapse::LossesFrozen),
+            (&mut self.alike, alike, Collapse::SamplesAlike),
+            (&mut self.won, Some(won), Collapse::DiscriminatorWon),
         ] {
-            *streak = if bad { streak.saturating_add(1) } else { 0 };
-            if *streak == PATIENCE {
-                verdict = Some(collapse);
+            *streak = match bad {
+                Some(true) => streak.saturating_add(1),
+                Some(false) => 0,
+                None => *streak,
+            };
+            let is_new = *streak == PATIENCE && bad == Some(true);
+            if *streak >= PATIENCE && alarm.is_none_or(|other| is_new || !other.is_new) {
+                alarm = Some(Alarm { collapse, is_new });
             }
         }
-        verdict
+        alarm
     }
 
     /// Whether the last reading was good in every respect.
@@ -116,8 +129,7 @@ mod tests {
             g_loss: 0.9,
             prob_real: 0.6,
             prob_fake: 0.4,
-            fake_spread: 0.3,
-            real_spread: 0.5,
+            spreads: Some((0.3, 0.5)),
         }
     }
 
@@ -126,7 +138,7 @@ mod tests {
     }
 
     fn alike(i: u32) -> Reading {
-        Reading { fake_spread: 0.02, ..good(i) }
+        Reading { spreads: Some((0.02, 0.5)), ..good(i) }
     }
 
     fn frozen(_: u32) -> Reading {
@@ -134,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_ten_times_in_a_row_is_told_once() {
+    fn what_is_wrong_ten_times_in_a_row_is_an_alarm_and_new_once() {
         for (bad, collapse, first) in [
             (won as fn(u32) -> Reading, Collapse::DiscriminatorWon, 10),
             (alike, Collapse::SamplesAlike, 10),
@@ -142,15 +154,38 @@ mod tests {
             (frozen, Collapse::LossesFrozen, 11),
         ] {
             let mut watch = Watch::default();
-            let verdicts: Vec<_> = (1..=40).map(|i| watch.read(&bad(i))).collect();
-            let told: Vec<_> = (1..=40).zip(verdicts).filter(|(_, v)| v.is_some()).collect();
-            assert_eq!(told, [(first, Some(collapse))]);
+            for i in 1..=40 {
+                let expected = (i >= first).then_some(Alarm { collapse, is_new: i == first });
+                assert_eq!(watch.read(&bad(i)), expected, "{i}");
+            }
             assert!(!watch.is_calm());
             assert_eq!(watch.read(&good(1)), None);
             assert!(watch.is_calm());
-            let again: Vec<_> = (1..=12).filter_map(|i| watch.read(&bad(i))).collect();
-            assert_eq!(again, [collapse], "and again after it has passed");
+            let again = (1..=11).filter_map(|i| watch.read(&bad(i)));
+            assert_eq!(
+                again.filter(|alarm| alarm.is_new).count(),
+                1,
+                "and again when it comes back"
+            );
         }
+    }
+
+    #[test]
+    fn a_batch_of_one_image_tells_nothing_of_how_images_differ() {
+        let mut watch = Watch::default();
+        let mut alarms = Vec::new();
+        for i in 1..=20 {
+            let single = Reading { spreads: None, ..good(i) };
+            alarms.extend(watch.read(&if i % 2 == 0 { single } else { alike(i) }));
+        }
+        assert_eq!(
+            alarms,
+            [
+                Alarm { collapse: Collapse::SamplesAlike, is_new: true },
+                Alarm { collapse: Collapse::SamplesAlike, is_new: false }
+            ]
+        );
+        assert!(!watch.is_calm());
     }
 
     #[test]
@@ -172,8 +207,12 @@ mod tests {
     #[test]
     fn nan_is_no_collapse_of_this_sort_and_breaks_nothing() {
         let mut watch = Watch::default();
-        let nan =
-            Reading { d_loss: f64::NAN, prob_fake: f64::NAN, fake_spread: f64::NAN, ..good(0) };
+        let nan = Reading {
+            d_loss: f64::NAN,
+            prob_fake: f64::NAN,
+            spreads: Some((f64::NAN, f64::NAN)),
+            ..good(0)
+        };
         assert!((0..20).all(|_| watch.read(&nan).is_none()));
     }
 

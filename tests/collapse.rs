@@ -29,7 +29,8 @@ fn by_default_a_collapse_is_told_in_words_and_training_goes_on() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let ran = train(folder.path(), &format!("{HOPELESS} --run run"));
     let first = ran.stderr.lines().next().context("nothing is said")?;
-    assert!(first.starts_with("warning: iteration 1"), "{first}");
+    let iteration = first.strip_prefix("warning: iteration ").context(ran.stderr.clone())?;
+    assert!(iteration.split(':').next().context("no number")?.parse::<u64>()? >= 100);
     assert!(
         first
             .ends_with("; try a smaller --learning-rate, another --seed or more --label-smoothing")
@@ -60,6 +61,20 @@ fn a_run_may_stop_at_a_collapse_and_says_what_to_do() -> Result<()> {
     assert!(saved < last.iteration);
     let header = Checkpoint::header(&Folder::of_run(&run).file(saved))?;
     assert!(header.healthy + 100 <= last.iteration, "{} {}", header.healthy, last.iteration);
+    Ok(())
+}
+
+#[test]
+fn a_run_that_has_collapsed_stops_or_rolls_back_when_that_is_asked_for_later() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{HOPELESS} --run run"));
+    let again = "train --resume run --iterations 600 --quiet --on-collapse";
+    let ran = dcgan(folder.path(), &format!("{again} stop"));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("training stopped after iteration 440: "), "{}", ran.stderr);
+    let ran = dcgan(folder.path(), &format!("{again} rollback"));
+    assert!(ran.stderr.contains("warning: iteration 440: "), "{}", ran.stderr);
+    assert!(ran.stderr.contains(", on with other noise"), "{}", ran.stderr);
     Ok(())
 }
 

@@ -38,7 +38,7 @@ fn a_checkpoint_that_does_not_fit_is_an_error_and_leaves_no_part_of_it() -> Resu
     assert!(stderr.contains(told), "{stderr}");
     assert_nothing_unfinished(folder.path())?;
     // With room again, the run begins as if nothing had been.
-    train(folder.path(), "train --resume run");
+    train(folder.path(), &format!("{args} --run run"));
     Ok(())
 }
 
@@ -70,7 +70,7 @@ fn a_folder_that_cannot_be_made_is_an_error() -> Result<()> {
 
 /// Begins an endless run and waits until it has been under way for a while.
 fn begin(folder: &Path, options: &str) -> Result<Child> {
-    let args = SMALL.replace("--iterations 4", "--iterations 1000000 --run run");
+    let args = SMALL.replace("--iterations 4", "--iterations 1000000 --quiet --run run");
     let child = command(folder, &format!("{args} {options}"));
     let child = { child }.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let checkpoints = Folder::of_run(&folder.join("run"));

@@ -110,3 +110,37 @@ fn pruning_keeps_the_newest_asks_first_and_says_what_it_freed() -> Result<()> {
     train(folder.path(), "train --resume mine --iterations 5");
     Ok(())
 }
+
+#[test]
+fn a_run_whose_newest_checkpoint_is_damaged_is_not_pruned() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    two_runs(folder.path())?;
+    let mine = Folder::of_run(&folder.path().join("runs/mine"));
+    let mut bytes = std::fs::read(mine.file(4))?;
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(mine.file(4), bytes)?;
+    let ran = train(folder.path(), "runs prune mine ./runs/mine --yes");
+    assert_eq!(ran.stderr.matches("warning: runs/mine: left alone: ").count(), 1, "{}", ran.stderr);
+    assert_eq!(mine.iterations()?, [0, 1, 2, 3, 4]);
+    Ok(())
+}
+
+#[test]
+fn only_runs_and_only_checkpoints_are_pruned() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    two_runs(folder.path())?;
+    let mine = Folder::of_run(&folder.path().join("runs/mine"));
+    std::fs::write(mine.path().join("damaged-mine.safetensors"), "x")?;
+    std::fs::write(mine.path().join("iteration-7.safetensors"), "x")?;
+    train(folder.path(), "runs prune --yes");
+    for name in ["damaged-mine.safetensors", "iteration-7.safetensors"] {
+        assert!(mine.path().join(name).exists());
+    }
+    let before = files(folder.path())?;
+    let ran = dcgan(folder.path(), "runs prune runs/no-run --yes");
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("runs/no-run: no run; expected"), "{}", ran.stderr);
+    assert!(files(folder.path())? == before);
+    Ok(())
+}

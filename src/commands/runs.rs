@@ -12,7 +12,7 @@ use super::{print, print_error};
 use crate::checkpoint::remove;
 use crate::cli::{ListArgs, RunsArgs, RunsCommand};
 use crate::record::progress::say;
-use crate::runs::{State, Summary, find, list, prunable};
+use crate::runs::{State, Summary, find_run, list, needless_checkpoints};
 use crate::train::RunDir;
 use crate::usage::Usage;
 
@@ -30,7 +30,11 @@ pub fn runs(args: &RunsArgs) -> Result<ExitCode> {
             let runs = if runs.is_empty() {
                 list_all(dir)?
             } else {
-                runs.iter().map(|run| find(run)).collect::<Result<_>>()?
+                let mut named = runs.iter().map(|run| find_run(run)).collect::<Result<Vec<_>>>()?;
+                // A run may be named by its number and by its path.
+                named.sort_by_cached_key(|run| run.canonicalize().ok());
+                named.dedup_by_key(|run| run.canonicalize().ok());
+                named
             };
             prune(&runs, *keep as usize, *yes, *dry_run)
         }
@@ -111,11 +115,7 @@ fn progress(summary: &Summary) -> String {
 }
 
 fn show(run: &Path, json: bool) -> Result<ExitCode> {
-    let path = find(run)?;
-    if !RunDir::is_run(&path) {
-        let message = format!("{}: no run; expected a folder with a config.toml", path.display());
-        return Err(Usage(message).into());
-    }
+    let path = find_run(run)?;
     let summary = Summary::read(&path)?;
     if json {
         return print(format!("{}\n", serde_json::to_string_pretty(&summary)?).as_bytes());
@@ -166,7 +166,13 @@ fn prune(runs: &[PathBuf], keep: usize, yes: bool, dry_run: bool) -> Result<Exit
         if !dry_run {
             held.push(RunDir::open(path)?);
         }
-        let old = prunable(path, keep)?;
+        let old = match needless_checkpoints(path, keep) {
+            Ok(old) => old,
+            Err(error) => {
+                say(&format!("warning: {}: left alone: {error:#}", path.display()));
+                continue;
+            }
+        };
         if old.is_empty() {
             continue;
         }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use tch::Device;
 
 use super::{print, print_error};
-use crate::checkpoint::{Checkpoint, Folder};
+use crate::checkpoint::{Checkpoint, Origin};
 use crate::cli::TrainArgs;
 use crate::config::{OnCollapse, TrainConfig};
 use crate::data::{ImageSet, load};
@@ -17,7 +17,7 @@ use crate::interrupt::Interrupt;
 use crate::model::{Network, layer_table};
 use crate::record::progress::{Progress, Verbosity, say};
 use crate::runs::find;
-use crate::train::resume::{Saved, ensure_same_networks};
+use crate::train::resume::{Saved, ensure_run, ensure_same_networks};
 use crate::train::{End, Job, NonFinite, Outcome, RunDir};
 use crate::usage::Usage;
 use crate::watch::Collapse;
@@ -55,14 +55,10 @@ fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
                        start another from this file";
         return Err(Usage(format!("--resume {}: {message}", path.display())).into());
     }
-    if !RunDir::is_run(&path) && Folder::of_run(&path).iterations()?.is_empty() {
-        let message = "no run has begun there; expected the folder of a run, with its config.toml";
-        return Err(Usage(format!("--resume {}: {message}", path.display())).into());
-    }
+    ensure_run(&path)?;
     // A dry run writes nothing, not even a lock.
     let run = if args.dry_run { None } else { Some(RunDir::open(&path)?) };
-    let saved =
-        Saved::read(&path, |error| say(&format!("warning: {error:#}; taking one before it")))?;
+    let saved = Saved::read(&path, warn_of_damage)?;
     let prepared = Prepared::new(args, args.resolve_on(&saved.config)?)?;
     saved.ensure_same_run(&prepared.config, &prepared.set.identity())?;
     let (iteration, total) = (saved.iteration(), prepared.total());
@@ -95,8 +91,7 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
     let checkpoint = if path.is_file() {
         Checkpoint::load(&path)?
     } else {
-        let saved =
-            Saved::read(&path, |error| say(&format!("warning: {error:#}; taking one before it")))?;
+        let saved = Saved::read(&path, warn_of_damage)?;
         let none = || format!("{}: there is no checkpoint yet", path.display());
         saved.checkpoint.with_context(none)?
     };
@@ -116,6 +111,10 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
     }
     let run = RunDir::create(Some(to), &prepared.config.dataset)?;
     prepared.train(&run, Some(checkpoint.fork()))
+}
+
+fn warn_of_damage(error: &anyhow::Error) {
+    say(&format!("warning: {error:#}; looking for one before it"));
 }
 
 /// What is known before the first file is written.
@@ -161,15 +160,20 @@ impl Prepared {
 
     /// Where the same bits are not to be expected of a run that goes on.
     fn warn_of_other_bits(&self, saved: &Saved) {
-        let was = &saved.config;
-        let libtorch = device::libtorch_version().unwrap_or_default();
-        let libtorch_was =
-            saved.checkpoint.as_ref().map_or(&libtorch, |saved| &saved.header.libtorch);
+        let Some(Checkpoint { header, .. }) = &saved.checkpoint else { return };
+        let (was, is) = (&header.config, &self.config);
+        let (origin_was, origin_is) = (&header.origin, Origin::here());
         let threads = |config: &TrainConfig| config.threads.unwrap_or_default().to_string();
+        let every = |config: &TrainConfig| config.checkpoint_every.to_string();
+        // A rollback goes to a checkpoint.
+        let rolls_back = is.on_collapse == OnCollapse::Rollback;
         for (what, was, is) in [
-            ("threads", threads(was), threads(&self.config)),
-            ("device", was.device.to_string(), self.config.device.to_string()),
-            ("libtorch", libtorch_was.clone(), libtorch.clone()),
+            ("threads", threads(was), threads(is)),
+            ("device", was.device.to_string(), is.device.to_string()),
+            ("libtorch", origin_was.libtorch.clone(), origin_is.libtorch),
+            ("dcgan", origin_was.dcgan.clone(), origin_is.dcgan),
+            ("cpu", origin_was.cpu.clone(), origin_is.cpu),
+            ("checkpoint-every", every(was), if rolls_back { every(is) } else { every(was) }),
         ] {
             if was != is {
                 say(&format!(
@@ -180,8 +184,8 @@ impl Prepared {
     }
 
     fn train(self, run: &RunDir, from: Option<Checkpoint>) -> Result<ExitCode> {
+        let total = self.total();
         let Self { config, device, note, set, verbosity } = self;
-        let total = config.total_iterations(set.per_epoch(config.batch_size));
         let progress = Progress::new(verbosity, total);
         if verbosity == Verbosity::Verbose {
             progress.note(&plan(&config, &set)?);

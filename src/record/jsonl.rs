@@ -97,12 +97,9 @@ fn text(line: &Line) -> Result<String> {
     Ok(serde_json::to_string(line)? + "\n")
 }
 
-/// Every line of the file at `path`. A last one that a crash has cut off is left out.
-///
-/// # Errors
-/// If it cannot be read or a line is neither [`Metrics`] nor a [`Rollback`]; the message names the
-/// file and the line.
-pub fn read(path: &Path) -> Result<Vec<Line>> {
+/// Every line of the file at `path`, or what is wrong with it. A last one that a crash has cut off is
+/// left out.
+fn parse_lines(path: &Path) -> Result<Vec<Result<Line>>> {
     let bytes =
         std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     // What has no end is no line yet. A crash may cut within a character, too.
@@ -110,7 +107,17 @@ pub fn read(path: &Path) -> Result<Vec<Line>> {
     let parse = |(i, line)| {
         serde_json::from_slice(line).with_context(|| format!("{}: line {}", path.display(), i + 1))
     };
-    bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate().map(parse).collect()
+    let lines = bytes[..whole].split_inclusive(|&byte| byte == b'\n');
+    Ok(lines.enumerate().map(parse).collect())
+}
+
+/// Every line of the file at `path`. A last one that a crash has cut off is left out.
+///
+/// # Errors
+/// If it cannot be read or a line is neither [`Metrics`] nor a [`Rollback`]; the message names the
+/// file and the line.
+pub fn read(path: &Path) -> Result<Vec<Line>> {
+    parse_lines(path)?.into_iter().collect()
 }
 
 /// The [`Metrics`] among the lines of the file at `path`.
@@ -131,8 +138,22 @@ pub fn read_metrics(path: &Path) -> Result<Vec<Metrics>> {
 /// # Errors
 /// As [`read`], or if the file cannot be written.
 pub fn rewind(path: &Path, iteration: u64, rollbacks: &[Rollback]) -> Result<Vec<Metrics>> {
-    let mut kept = if path.exists() { read_metrics(path)? } else { Vec::new() };
-    kept.retain(|metrics| metrics.iteration <= iteration);
+    let lines = if path.exists() { parse_lines(path)? } else { Vec::new() };
+    let (mut kept, mut damage) = (Vec::new(), None);
+    for line in lines {
+        match line {
+            Ok(Line::Metrics(metrics)) if metrics.iteration <= iteration => {
+                // What is on the disk when a checkpoint is written is whole; what came after need not
+                // be, and goes.
+                if let Some(error) = damage.take() {
+                    return Err(error);
+                }
+                kept.push(metrics);
+            }
+            Ok(_) => {}
+            Err(error) => damage = damage.or(Some(error)),
+        }
+    }
     let mut lines = Vec::new();
     let mut rest = kept.iter().copied().peekable();
     for (i, rollback) in rollbacks.iter().enumerate() {
@@ -216,6 +237,17 @@ mod tests {
         // Nothing new: the same file.
         assert_eq!(rewind(&path, 4, &both)?.len(), 4);
         assert_eq!(read(&path)?, expected);
+        // Lines that a loss of power has made zeros go if they came after.
+        let mut bytes = std::fs::read(&path)?;
+        bytes.extend([0, 0, b'\n']);
+        std::fs::write(&path, bytes)?;
+        rewind(&path, 4, &both)?;
+        assert_eq!(read(&path)?, expected);
+        let text = std::fs::read_to_string(&path)?;
+        std::fs::write(&path, format!("zeros\n{text}"))?;
+        let error = format!("{:#}", rewind(&path, 4, &both).unwrap_err());
+        assert!(error.contains("metrics.jsonl: line 1"), "{error}");
+        std::fs::write(&path, text)?;
         // From a checkpoint before it, a rollback has not happened.
         rewind(&path, 1, &[])?;
         assert_eq!(read(&path)?, expected[..1]);

@@ -60,6 +60,15 @@ impl Progress {
         self.print(&format!("warning: {text}"));
     }
 
+    /// Training goes on after `iteration`.
+    pub fn begin(&self, iteration: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(iteration);
+            // The jump is no speed.
+            bar.reset_eta();
+        }
+    }
+
     /// After every iteration.
     pub fn advance(&self, iteration: u64) {
         if let Some(bar) = &self.bar {

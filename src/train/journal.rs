@@ -50,6 +50,9 @@ impl<'a> Journal<'a> {
         let png = real.png()?;
         write_bytes(&run.file("real.png"), &png)?;
         let (metrics, last) = rewound(run, iteration, rollbacks)?;
+        // Before its first line and its first grid, a run that was stopped has told TensorBoard
+        // nothing but its settings, or not even that.
+        let is_new = last.is_none() && !run.has_samples()?;
         let board = match TensorBoard::create(run.path()) {
             Ok(board) => Some(board),
             Err(error) => {
@@ -57,7 +60,6 @@ impl<'a> Journal<'a> {
                 None
             }
         };
-        let is_new = last.is_none();
         let mut journal = Self {
             run,
             progress,
@@ -68,8 +70,7 @@ impl<'a> Journal<'a> {
             real: real.clone(),
         };
         journal.events(|board| {
-            // A run that stopped before its first line may have left its settings or not.
-            let next = iteration + u64::from(!is_new);
+            let next = if is_new { 0 } else { iteration + 1 };
             board.restart(next)?;
             if is_new || !is_same {
                 board.text(next, "config", &format!("```toml\n{config_toml}```"))?;

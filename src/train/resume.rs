@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
+use super::run_dir::RunDir;
 use crate::checkpoint::{Checkpoint, Folder};
 use crate::config::{Change, TrainConfig, read_run_config};
 use crate::data::SetIdentity;
@@ -19,6 +20,18 @@ pub struct Saved {
     pub checkpoint: Option<Checkpoint>,
 }
 
+/// Whether there is a run in `folder`.
+///
+/// # Errors
+/// [`Usage`], if there is none.
+pub fn ensure_run(folder: &Path) -> Result<()> {
+    if RunDir::is_run(folder) || !Folder::of_run(folder).iterations()?.is_empty() {
+        return Ok(());
+    }
+    let message = "no run has begun there; expected the folder of a run, with its config.toml";
+    Err(Usage(format!("{}: {message}", folder.display())).into())
+}
+
 impl Saved {
     /// Reads the run in `folder`. `report` is told of every checkpoint that cannot be read and is newer
     /// than the one taken.
@@ -27,19 +40,13 @@ impl Saved {
     /// [`Usage`], if there is no run; if its settings or all of its checkpoints cannot be read, or it
     /// has lost them.
     pub fn read(folder: &Path, report: impl FnMut(&anyhow::Error)) -> Result<Self> {
+        ensure_run(folder)?;
         let checkpoint = Folder::of_run(folder).latest(u64::MAX, report)?;
         let path = folder.join("config.toml");
         let config = match &checkpoint {
-            _ if path.exists() => read_run_config(&path)?,
             // Without its file a run has the settings of its checkpoint.
-            Some(checkpoint) => checkpoint.header.config.clone(),
-            None => {
-                let message = format!(
-                    "--resume {}: no run has begun there; expected the folder of a run, with its config.toml",
-                    folder.display()
-                );
-                return Err(Usage(message).into());
-            }
+            Some(checkpoint) if !path.exists() => checkpoint.header.config.clone(),
+            _ => read_run_config(&path)?,
         };
         let has_trained = folder.join("metrics.jsonl").metadata().is_ok_and(|file| file.len() > 0);
         ensure!(
@@ -67,6 +74,7 @@ impl Saved {
             changes.extend(set_changes(&checkpoint.header.set, set));
         }
         refuse(
+            "--resume",
             &changes,
             "a resumed run is the same run; to change them, start another from its checkpoint with \
              --fork NEWRUN",
@@ -89,7 +97,7 @@ pub fn ensure_same_networks(
     if saved.channels != set.channels {
         changes.push(change("channels of the data set", saved.channels, set.channels));
     }
-    refuse(&changes, "a checkpoint's networks keep their shapes")
+    refuse("--fork", &changes, "a checkpoint's networks keep their shapes")
 }
 
 fn set_changes(was: &SetIdentity, is: &SetIdentity) -> Vec<Change> {
@@ -105,10 +113,10 @@ fn change(key: &str, was: impl ToString, is: impl ToString) -> Change {
     Change { key: key.to_owned(), was: was.to_string(), is: is.to_string() }
 }
 
-fn refuse(changes: &[Change], why: &str) -> Result<()> {
+fn refuse(flag: &str, changes: &[Change], why: &str) -> Result<()> {
     if changes.is_empty() {
         return Ok(());
     }
     let told = changes.iter().map(|Change { key, was, is }| format!("{key} was {was} and is {is}"));
-    Err(Usage(format!("--resume: {}; {why}", told.collect::<Vec<_>>().join(", "))).into())
+    Err(Usage(format!("{flag}: {}; {why}", told.collect::<Vec<_>>().join(", "))).into())
 }

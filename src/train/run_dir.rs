@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::lock::Lock;
-use crate::checkpoint::Folder;
+use crate::checkpoint::{CHECKPOINTS, Folder};
 use crate::tensor_file::{UNFINISHED, remove_unfinished};
 use crate::usage::Usage;
 
@@ -44,7 +44,7 @@ impl RunDir {
         let run = Self { lock: Lock::take(&path)?, path };
         // Another process may have begun and ended a run in between.
         Self::check(&run.path)?;
-        remove_unfinished(&run.path)?;
+        run.remove_unfinished()?;
         Ok(run)
     }
 
@@ -54,10 +54,13 @@ impl RunDir {
     /// If another process has it, or it cannot be written.
     pub fn open(path: &Path) -> Result<Self> {
         let run = Self { lock: Lock::take(path)?, path: path.to_path_buf() };
-        for folder in [path, &run.file(SAMPLES), run.checkpoints().path()] {
-            remove_unfinished(folder)?;
-        }
+        run.remove_unfinished()?;
         Ok(run)
+    }
+
+    fn remove_unfinished(&self) -> Result<()> {
+        let folders = [self.path.clone(), self.file(SAMPLES), self.file(CHECKPOINTS)];
+        folders.iter().try_for_each(|folder| remove_unfinished(folder))
     }
 
     /// Whether a run may go to `path`: there is nothing, or a folder that holds nothing of a run.
@@ -65,12 +68,10 @@ impl RunDir {
     /// # Errors
     /// [`Usage`], if there is something; or if it cannot be looked at.
     pub fn check(path: &Path) -> Result<()> {
-        let is_nothing = |name: &str| name == super::lock::FILE || name.starts_with(UNFINISHED);
         match fs::read_dir(path) {
             Ok(entries) => {
                 for entry in entries {
-                    let name = entry.with_context(|| cannot_make(path))?.file_name();
-                    if !is_nothing(&name.to_string_lossy()) {
+                    if !is_of_no_run(&entry.with_context(|| cannot_make(path))?) {
                         return Err(taken(path, "the folder is not empty").into());
                     }
                 }
@@ -125,19 +126,33 @@ impl RunDir {
     pub fn remove_samples_after(&self, iteration: u64) -> Result<()> {
         let folder = self.file(SAMPLES);
         fs::create_dir_all(&folder).with_context(|| cannot_make(&folder))?;
-        let entries = fs::read_dir(&folder).with_context(|| cannot_make(&folder))?;
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let number = name.to_str().and_then(|name| {
-                name.strip_prefix("iteration-")?.strip_suffix(".png")?.parse().ok()
-            });
-            if number.is_some_and(|n| n > iteration && self.sample(n).file_name() == Some(&name)) {
-                let path = entry.path();
-                fs::remove_file(&path)
-                    .with_context(|| format!("{}: cannot be removed", path.display()))?;
-            }
+        for later in self.samples()?.into_iter().filter(|&number| number > iteration) {
+            let path = self.sample(later);
+            fs::remove_file(&path)
+                .with_context(|| format!("{}: cannot be removed", path.display()))?;
         }
         Ok(())
+    }
+
+    /// Whether there is any grid.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn has_samples(&self) -> Result<bool> {
+        Ok(!self.samples()?.is_empty())
+    }
+
+    /// The iterations of the grids there are.
+    fn samples(&self) -> Result<Vec<u64>> {
+        let folder = self.file(SAMPLES);
+        let entries = fs::read_dir(&folder)
+            .with_context(|| format!("{}: cannot be read", folder.display()))?;
+        let number = |entry: fs::DirEntry| {
+            let name = entry.file_name();
+            let number = name.to_str()?.strip_prefix("iteration-")?.strip_suffix(".png")?;
+            number.parse().ok().filter(|&n| self.sample(n).file_name() == Some(&name))
+        };
+        Ok(entries.flatten().filter_map(number).collect())
     }
 
     /// Whether `path` is a run's folder.
@@ -168,6 +183,18 @@ impl RunDir {
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
+}
+
+/// Whether `entry` is of a run that was stopped before it had written anything.
+fn is_of_no_run(entry: &fs::DirEntry) -> bool {
+    let is_unfinished =
+        |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(UNFINISHED);
+    let name = entry.file_name();
+    if name == CHECKPOINTS {
+        let inner = fs::read_dir(entry.path()).into_iter().flatten().flatten();
+        return inner.into_iter().all(|entry| is_unfinished(&entry));
+    }
+    name == super::lock::FILE || is_unfinished(entry)
 }
 
 fn taken(path: &Path, what: &str) -> Usage {
@@ -228,9 +255,11 @@ mod tests {
         assert!(run.sample(100).ends_with("a/b/samples/iteration-000100.png"));
         // A run that was killed before it had written anything has left a lock and half a file.
         drop(run);
-        fs::write(asked.join(".unfinished-abc"), "half")?;
+        fs::create_dir(asked.join(CHECKPOINTS))?;
+        let halves = [asked.join(".unfinished-abc"), asked.join("checkpoints/.unfinished-abc")];
+        halves.iter().try_for_each(|half| fs::write(half, "half"))?;
         let run = RunDir::create(Some(&asked), "digits")?;
-        assert!(!asked.join(".unfinished-abc").exists());
+        assert!(!halves.iter().any(|half| half.exists()));
         fs::write(run.file("config.toml"), "")?;
         drop(run);
         let again = RunDir::create(Some(&asked), "digits").unwrap_err();

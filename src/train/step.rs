@@ -90,13 +90,16 @@ impl StepStats {
 }
 
 /// How much the images of a batch `[N, C, H, W]` differ: the standard deviation over the batch, as a
-/// mean over the pixels.
+/// mean over the pixels. `None` of a single image.
 ///
 /// # Errors
 /// If the device fails.
-pub fn spread(images: &Tensor) -> Result<f64> {
+pub fn spread(images: &Tensor) -> Result<Option<f64>> {
+    if images.size().first().is_none_or(|&count| count < 2) {
+        return Ok(None);
+    }
     let deviation = images.f_std_dim(&[0_i64][..], false, false)?; // [C, H, W]
-    Ok(deviation.f_mean(images.kind())?.f_double_value(&[])?)
+    Ok(Some(deviation.f_mean(images.kind())?.f_double_value(&[])?))
 }
 
 impl Gan {

@@ -9,17 +9,16 @@ use super::finite::NonFinite;
 use super::journal::{GRID, Journal, config_toml};
 use super::run_dir::RunDir;
 use super::step::{Gan, StepStats, StepValues, spread};
-use crate::checkpoint::{Checkpoint, Header, remove, save};
+use crate::checkpoint::{Checkpoint, Header, Origin, remove, save};
 use crate::config::{OnCollapse, TrainConfig};
 use crate::data::{Batches, ImageSet};
-use crate::device;
 use crate::interrupt::{Interrupt, Signal};
 use crate::model::Model;
 use crate::record::jsonl::{Metrics, Rollback};
 use crate::record::progress::Progress;
 use crate::rng::{Stream, noise, rng};
 use crate::sample::sample;
-use crate::watch::{Collapse, READ_EVERY, Reading, Watch};
+use crate::watch::{Alarm, Collapse, READ_EVERY, Reading, Watch};
 
 /// How often a run is rolled back before it is given up.
 pub const MAX_ROLLBACKS: usize = 3;
@@ -79,7 +78,10 @@ pub fn train(job: Job) -> Result<Outcome> {
     let mut trainer = Trainer::begin(job)?;
     while trainer.state.iteration < trainer.total {
         if let Some(signal) = trainer.interrupt.requested() {
-            trainer.save(Occasion::Signal)?;
+            // A value may turn out not to be finite only now.
+            if let Err(error) = trainer.save(Occasion::Unscheduled) {
+                trainer.recover(error)?;
+            }
             return Ok(trainer.outcome(End::Interrupted(signal)));
         }
         if let Err(error) = trainer.iterate() {
@@ -95,8 +97,9 @@ pub fn train(job: Job) -> Result<Outcome> {
 enum Occasion {
     /// Every run has one there.
     Due,
-    /// A signal came. No rollback goes there: a run that was never stopped could not.
-    Signal,
+    /// A signal came, or the end. No rollback goes there: a run that was never stopped, or that had
+    /// been asked for more at once, could not.
+    Unscheduled,
 }
 
 /// A run in memory.
@@ -136,13 +139,21 @@ impl<'a> Trainer<'a> {
             set: set.identity(),
             watch: Watch::default(),
             healthy: 0,
+            salt: 0,
             rollbacks: Vec::new(),
-            libtorch: device::libtorch_version().unwrap_or_default(),
+            origin: Origin::here(),
         };
         if let Some(checkpoint) = from {
             restore(&mut gan, &checkpoint)?;
-            let Header { iteration, watch, healthy, rollbacks, .. } = checkpoint.header;
-            state = Header { iteration, watch, healthy, rollbacks, ..state };
+            let Header { iteration, watch, healthy, salt, rollbacks, .. } = checkpoint.header;
+            state = Header { iteration, watch, healthy, salt, rollbacks, ..state };
+        }
+        // Before any other file, so that a fork without its state is none. What is newer than the
+        // state that was chosen cannot be read.
+        let checkpoints = run.checkpoints();
+        checkpoints.set_aside_after(state.iteration)?;
+        if !checkpoints.file(state.iteration).exists() {
+            write(run, &state, &gan)?;
         }
         let text = config_toml(config, device, &state.set)?;
         let at = (state.iteration, &state.rollbacks[..]);
@@ -152,7 +163,7 @@ impl<'a> Trainer<'a> {
             config.latent.sample(&mut rng, GRID * GRID, gan.model.config.z_dim as usize)
         };
         let batches = Batches::new(set, config.batch_size, config.seed);
-        let mut trainer = Self {
+        let trainer = Self {
             device,
             run,
             progress,
@@ -161,7 +172,7 @@ impl<'a> Trainer<'a> {
             total: config.total_iterations(batches.per_epoch()),
             batches,
             fixed_z,
-            saved: None,
+            saved: Some(state.iteration),
             start: Instant::now(),
             elapsed_before_s: journal.last.map_or(0.0, |last| last.elapsed_s),
             checkpoints_s: 0.0,
@@ -170,13 +181,7 @@ impl<'a> Trainer<'a> {
             journal,
             state,
         };
-        // What is newer than the state that was chosen cannot be read.
-        run.checkpoints().set_aside_after(trainer.state.iteration)?;
-        if run.checkpoints().file(trainer.state.iteration).exists() {
-            trainer.saved = Some(trainer.state.iteration);
-        } else {
-            trainer.save(Occasion::Due)?;
-        }
+        progress.begin(trainer.state.iteration);
         Ok(trainer)
     }
 
@@ -192,7 +197,7 @@ impl<'a> Trainer<'a> {
         let step_start = Instant::now();
         let real = self.batches.batch(iteration, self.device, config.precision.kind())?;
         let z = config.latent.sample(
-            &mut noise(config.seed, self.state.salt(), iteration),
+            &mut noise(config.seed, self.state.salt, iteration),
             config.batch_size,
             self.gan.model.config.z_dim as usize,
         );
@@ -228,8 +233,10 @@ impl<'a> Trainer<'a> {
         // Save.
         let per_epoch = self.batches.per_epoch();
         let every = self.state.config.checkpoint_every;
-        if is_due(every) || is_last || every > 0 && per_epoch >= LONG_EPOCH && is_due(per_epoch) {
+        if is_due(every) || every > 0 && per_epoch >= LONG_EPOCH && is_due(per_epoch) {
             self.save(Occasion::Due)?;
+        } else if is_last {
+            self.save(Occasion::Unscheduled)?;
         }
         Ok(())
     }
@@ -256,17 +263,20 @@ impl<'a> Trainer<'a> {
             g_loss: values.g_loss,
             prob_real: values.mean_discriminator_output_prob_real,
             prob_fake: values.mean_discriminator_output_prob_fake,
-            fake_spread: spread(stats.fake())?,
-            real_spread: spread(real)?,
+            spreads: spread(stats.fake())?.zip(spread(real)?),
         };
         match self.state.watch.read(&reading) {
             None => Ok(()),
-            Some(collapse) if self.state.config.on_collapse == OnCollapse::Warn => {
-                let iteration = self.state.iteration;
-                self.progress.warn(&format!("iteration {iteration}: {collapse}; {REMEDY}"));
+            Some(Alarm { collapse, is_new })
+                if self.state.config.on_collapse == OnCollapse::Warn =>
+            {
+                if is_new {
+                    let iteration = self.state.iteration;
+                    self.progress.warn(&format!("iteration {iteration}: {collapse}; {REMEDY}"));
+                }
                 Ok(())
             }
-            Some(collapse) => Err(collapse.into()),
+            Some(Alarm { collapse, .. }) => Err(collapse.into()),
         }
     }
 
@@ -281,12 +291,9 @@ impl<'a> Trainer<'a> {
         if occasion == Occasion::Due && self.state.watch.is_calm() {
             self.state.healthy = iteration;
         }
-        let checkpoints = self.run.checkpoints();
-        checkpoints.make()?;
-        let Gan { model, g_adam, d_adam, .. } = &self.gan;
-        save(&checkpoints.file(iteration), &self.state, model, [g_adam, d_adam])?;
+        write(self.run, &self.state, &self.gan)?;
         self.saved = Some(iteration);
-        let old = checkpoints.prunable(self.state.config.keep, self.state.healthy)?;
+        let old = self.run.checkpoints().prunable(self.state.config.keep, self.state.healthy)?;
         old.iter().try_for_each(|path| remove(path))?;
         self.checkpoints_s += start.elapsed().as_secs_f64();
         Ok(())
@@ -322,6 +329,7 @@ impl<'a> Trainer<'a> {
         // or has left here.
         checkpoints.remove_after(to)?;
         restore(&mut self.gan, &checkpoint)?;
+        self.state.salt = self.state.salt.wrapping_add(1);
         self.state.rollbacks.push(Rollback { iteration: to, rolled_back_from: from, because });
         let Header { iteration, watch, healthy, .. } = checkpoint.header;
         (self.state.iteration, self.state.watch, self.state.healthy) = (iteration, watch, healthy);
@@ -329,7 +337,7 @@ impl<'a> Trainer<'a> {
         self.save(Occasion::Due)?;
         self.journal.rewind(to, &self.state.rollbacks)?;
         (self.images, self.training_s) = (0, 0.0);
-        self.progress.advance(to);
+        self.progress.begin(to);
         Ok(())
     }
 
@@ -352,6 +360,14 @@ impl<'a> Trainer<'a> {
 
 /// What helps against a collapse, in a few words.
 const REMEDY: &str = "try a smaller --learning-rate, another --seed or more --label-smoothing";
+
+/// Writes the state's checkpoint.
+fn write(run: &RunDir, state: &Header, gan: &Gan) -> Result<()> {
+    let checkpoints = run.checkpoints();
+    checkpoints.make()?;
+    let path = checkpoints.file(state.iteration);
+    save(&path, state, &gan.model, [&gan.g_adam, &gan.d_adam])
+}
 
 fn restore(gan: &mut Gan, checkpoint: &Checkpoint) -> Result<()> {
     checkpoint.restore(&gan.model, [&mut gan.g_adam, &mut gan.d_adam])?;
