@@ -386,19 +386,21 @@ impl Folder {
     }
 
     /// Renames the checkpoints after `iteration`, which cannot be read, so that they stand in nobody's
-    /// way.
+    /// way; their new names.
     ///
     /// # Errors
     /// If a file cannot be renamed.
-    pub fn set_aside_after(&self, iteration: u64) -> Result<()> {
+    pub fn set_aside_after(&self, iteration: u64) -> Result<Vec<PathBuf>> {
+        let mut aside = Vec::new();
         for newer in self.after(iteration)? {
             let from = self.file(newer);
             let name = from.file_name().unwrap_or_default().to_string_lossy();
             let to = self.0.join(format!("{DAMAGED}{name}"));
             fs::rename(&from, &to)
                 .with_context(|| format!("{}: cannot be renamed", from.display()))?;
+            aside.push(to);
         }
-        Ok(())
+        Ok(aside)
     }
 
     /// The iterations after `iteration`, newest first.

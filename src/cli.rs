@@ -22,7 +22,8 @@ use crate::usage::Usage;
     args_override_self = true,
     allow_negative_numbers = true,
     after_help = "\
-Training is the default command: `dcgan --epochs 5` is `dcgan train --epochs 5`.
+Training is the default command: `dcgan --epochs 5` is `dcgan train --epochs 5`. Ctrl-C (SIGINT), SIGTERM
+and SIGHUP end a run with its state saved (exit status 130, 143, 129), and --resume goes on with it.
 
 Examples:
   dcgan                                  train on the built-in digits, on the best device
@@ -56,7 +57,6 @@ pub enum Command {
     /// Say what this build and this machine can do, and what to do about each 'no'
     Doctor,
     /// List the runs under runs/, show one, or remove old checkpoints
-    #[command(args_conflicts_with_subcommands = true)]
     Runs(RunsArgs),
     /// Print a completion script for a shell
     Completions {
@@ -131,7 +131,8 @@ pub struct TrainArgs {
     /// 0: only the first and the last [default: 500]
     #[arg(long, value_parser = whole, value_name = "N", help_heading = "Checkpoints")]
     checkpoint_every: Option<u64>,
-    /// How many of the newest checkpoints are kept [default: 3]
+    /// How many of the newest checkpoints are kept, besides the newest that shows no sign of collapse
+    /// [default: 3]
     #[arg(long, value_parser = whole, value_name = "N", help_heading = "Checkpoints")]
     keep: Option<u64>,
     /// When the discriminator has won, the samples have become one or the losses have frozen: warn;
@@ -251,23 +252,23 @@ pub struct RunsArgs {
     /// What to do; without one: list
     #[command(subcommand)]
     pub command: Option<RunsCommand>,
-    /// Options of `list`.
-    #[command(flatten)]
-    pub list: ListArgs,
+    /// The folder of the runs
+    #[arg(long, value_name = "DIR", default_value = RUNS, global = true)]
+    pub dir: PathBuf,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
 }
 
 /// The commands of `runs`.
 #[derive(Debug, Subcommand)]
 pub enum RunsCommand {
     /// List all runs (the default)
-    List(ListArgs),
+    List,
     /// Show one run in full
     Show {
-        /// Its folder, or its name or number under runs/
+        /// Its folder, or its name or number under --dir
         run: PathBuf,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
     },
     /// Remove old checkpoints, after asking
     ///
@@ -275,7 +276,7 @@ pub enum RunsCommand {
     /// given a name of its own. Removes what a resumption has set aside as damaged. Leaves runs alone
     /// that are running, or whose newest checkpoint cannot be read.
     Prune {
-        /// Which runs: folders, or names or numbers under runs/ [default: all under --dir]
+        /// Which runs: folders, or names or numbers under --dir [default: all under --dir]
         runs: Vec<PathBuf>,
         /// How many of the newest checkpoints each run keeps
         #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
@@ -286,21 +287,7 @@ pub enum RunsCommand {
         /// Say what would be removed, and stop
         #[arg(long, conflicts_with = "yes")]
         dry_run: bool,
-        /// The folder of the runs
-        #[arg(long, value_name = "DIR", default_value = RUNS, conflicts_with = "runs")]
-        dir: PathBuf,
     },
-}
-
-/// Arguments of `runs list`.
-#[derive(Debug, Args)]
-pub struct ListArgs {
-    /// The folder of the runs
-    #[arg(long, value_name = "DIR", default_value = RUNS)]
-    pub dir: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// A whole number as far as TOML's go; the configuration checks each one's own range.

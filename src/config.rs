@@ -197,9 +197,15 @@ pub fn resolve_on(base: &TrainConfig, flags: toml::Table) -> Result<Resolved> {
 /// # Errors
 /// As [`resolve`].
 pub fn read_run_config(path: &Path) -> Result<TrainConfig> {
-    settle(read_file(path)?)
-        .map(|resolved| resolved.config)
-        .map_err(|e| in_file(path, &e.to_string()))
+    let settled =
+        read_file(path).and_then(|table| settle(table).map_err(|e| in_file(path, &e.to_string())));
+    settled.map(|resolved| resolved.config).map_err(|error| {
+        let message = error.to_string();
+        let message = message.strip_prefix("--config ").unwrap_or(&message);
+        anyhow!(Usage(format!(
+            "{message}\nmend it or remove it: a run's checkpoint has every setting"
+        )))
+    })
 }
 
 fn override_by(table: &mut toml::Table, flags: toml::Table) {

@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Folder};
-use crate::config::{TrainConfig, read_run_config};
+use crate::config::TrainConfig;
 use crate::record::jsonl::{Metrics, Rollback, read_metrics};
+use crate::train::resume::config_of;
 use crate::train::{RUNS, RunDir};
 use crate::usage::Usage;
 
@@ -50,12 +51,12 @@ fn find_in(runs: &Path, name: &Path) -> Result<PathBuf> {
     }
 }
 
-/// As [`find`], but what is found is a run's folder.
+/// As [`find`], among the runs in `runs`, but what is found is a run's folder.
 ///
 /// # Errors
 /// [`Usage`], if there is none.
-pub fn find_run(name: &Path) -> Result<PathBuf> {
-    let path = find(name)?;
+pub fn find_run(runs: &Path, name: &Path) -> Result<PathBuf> {
+    let path = find_in(runs, name)?;
     if RunDir::is_run(&path) {
         return Ok(path);
     }
@@ -126,6 +127,8 @@ pub struct Summary {
     pub checkpoints: Vec<CheckpointFile>,
     /// As the newest checkpoint knows them.
     pub rollbacks: Vec<Rollback>,
+    /// The newest checkpoint without a sign of collapse, as the newest one knows it.
+    pub healthy: Option<u64>,
 }
 
 impl Summary {
@@ -134,7 +137,6 @@ impl Summary {
     /// # Errors
     /// If its settings cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
-        let config = read_run_config(&path.join("config.toml"))?;
         let metrics = path.join("metrics.jsonl");
         // What cannot be read matters when the run is resumed, not here.
         let last = read_metrics(&metrics).unwrap_or_default().pop();
@@ -147,6 +149,7 @@ impl Summary {
             .collect();
         let newest = checkpoints.last().map(|checkpoint| folder.file(checkpoint.iteration));
         let header = newest.and_then(|path| Checkpoint::header(&path).ok());
+        let config = config_of(path, header.as_ref())?;
         let per_epoch = header.as_ref().map(|header| header.set.per_epoch(config.batch_size));
         let state = match RunDir::holder(path) {
             Some(pid) => State::Running { pid },
@@ -165,6 +168,7 @@ impl Summary {
             last,
             bytes: bytes_in(path),
             checkpoints,
+            healthy: header.as_ref().map(|header| header.healthy),
             rollbacks: header.map(|header| header.rollbacks).unwrap_or_default(),
             config,
         })

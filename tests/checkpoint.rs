@@ -30,9 +30,13 @@ fn assert_falls_back(folder: &Path, damage: &[u8], told: &str) -> Result<()> {
     let expected = weights(&run)?.tensors;
     std::fs::write(run.join(NEWEST), damage)?;
     let ran = train(folder, "train --resume run");
-    for part in
-        ["warning: ", NEWEST, told, "looking for one before it", "going on after iteration 2 of 4"]
-    {
+    for part in [
+        "warning: ",
+        NEWEST,
+        told,
+        "warning: set aside as run/checkpoints/damaged-",
+        "going on after iteration 2 of 4",
+    ] {
         assert!(ran.stderr.contains(part), "no `{part}` in\n{}", ran.stderr);
     }
     assert!(weights(&run)?.tensors == expected);

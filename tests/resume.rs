@@ -153,6 +153,51 @@ fn a_run_without_its_configuration_goes_on_with_that_of_its_checkpoint() -> Resu
     Ok(())
 }
 
+#[test]
+fn lines_of_metrics_that_are_lost_are_told_and_damaged_ones_are_named() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{SMALL} --log-every 1 --checkpoint-every 2 --keep 9 --run run"));
+    let run = folder.path().join("run");
+    let metrics = run.join("metrics.jsonl");
+    let text = std::fs::read_to_string(&metrics)?;
+    let lines: Vec<_> = text.split_inclusive('\n').collect();
+    std::fs::write(&metrics, lines[..1].concat())?;
+    Folder::of_run(&run).remove_after(2)?;
+    let ran = train(folder.path(), "train --resume run");
+    let told = "warning: metrics.jsonl: the lines after iteration 1, up to 2, are missing";
+    assert!(ran.stderr.contains(told), "{}", ran.stderr);
+    std::fs::write(&metrics, format!("zzz\n{text}"))?;
+    let args = "train --resume run --iterations 5";
+    refused(
+        folder.path(),
+        args,
+        1,
+        &["run/metrics.jsonl: line 1 is none of this program's; remove it"],
+    );
+    Ok(())
+}
+
+#[test]
+fn a_damaged_configuration_is_named_with_the_remedy() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{SMALL} --run run"));
+    for (text, told) in [("seed = ", "not valid TOML"), ("sed = 1", "did you mean `seed`")] {
+        std::fs::write(folder.path().join("run/config.toml"), text)?;
+        let ran = refused(
+            folder.path(),
+            "train --resume run",
+            2,
+            &["run/config.toml: ", told, "remove it"],
+        );
+        assert!(!ran.stderr.contains("--config"), "{}", ran.stderr);
+    }
+    std::fs::remove_file(folder.path().join("run/config.toml"))?;
+    let ran = train(folder.path(), "runs show run");
+    assert!(ran.stdout.contains("4/4"), "{}", ran.stdout);
+    train(folder.path(), "train --resume run --iterations 5");
+    Ok(())
+}
+
 /// Resumes and asserts that it is refused with all of `parts`.
 fn refused(folder: &Path, args: &str, code: i32, parts: &[&str]) -> Ran {
     let ran = dcgan(folder, args);

@@ -203,7 +203,7 @@ fn an_existing_run_is_refused_and_stays_untouched() -> Result<()> {
     let before = files(folder.path())?;
     let again = dcgan(folder.path(), &format!("{SMALL} --seed 5 --run run"));
     assert_eq!(again.code, Some(2));
-    for part in ["--run run", "not empty", "name a new folder"] {
+    for part in ["run: the folder is not empty", "name a new folder"] {
         assert!(again.stderr.contains(part), "{}", again.stderr);
     }
     assert!(files(folder.path())? == before);

@@ -10,10 +10,10 @@ use indicatif::DecimalBytes;
 
 use super::{print, print_error};
 use crate::checkpoint::remove;
-use crate::cli::{ListArgs, RunsArgs, RunsCommand};
+use crate::cli::{RunsArgs, RunsCommand};
 use crate::record::progress::say;
 use crate::runs::{State, Summary, find_run, list, needless_checkpoints};
-use crate::train::RunDir;
+use crate::train::{RUNS, RunDir};
 use crate::usage::Usage;
 
 /// `dcgan runs`.
@@ -22,15 +22,16 @@ use crate::usage::Usage;
 /// [`Usage`], if there is no such run; if one that was named cannot be read, or a checkpoint not be
 /// removed.
 pub fn runs(args: &RunsArgs) -> Result<ExitCode> {
-    match &args.command {
-        None => list_runs(&args.list),
-        Some(RunsCommand::List(args)) => list_runs(args),
-        Some(RunsCommand::Show { run, json }) => show(run, *json),
-        Some(RunsCommand::Prune { runs, keep, yes, dry_run, dir }) => {
+    let RunsArgs { command, dir, json } = args;
+    match command {
+        None | Some(RunsCommand::List) => list_runs(dir, *json),
+        Some(RunsCommand::Show { run }) => show(&find_run(dir, run)?, *json),
+        Some(RunsCommand::Prune { runs, keep, yes, dry_run }) => {
             let runs = if runs.is_empty() {
                 list_all(dir)?
             } else {
-                let mut named = runs.iter().map(|run| find_run(run)).collect::<Result<Vec<_>>>()?;
+                let named = runs.iter().map(|run| find_run(dir, run));
+                let mut named = named.collect::<Result<Vec<_>>>()?;
                 // A run may be named by its number and by its path.
                 named.sort_by_cached_key(|run| run.canonicalize().ok());
                 named.dedup_by_key(|run| run.canonicalize().ok());
@@ -41,15 +42,21 @@ pub fn runs(args: &RunsArgs) -> Result<ExitCode> {
     }
 }
 
-/// The runs in `dir`; none where there is no such folder.
+/// The runs in `dir`; none where the usual folder is not there yet.
 fn list_all(dir: &Path) -> Result<Vec<PathBuf>> {
-    if dir.exists() { list(dir) } else { Ok(Vec::new()) }
+    if dir.exists() {
+        return list(dir);
+    }
+    if dir == Path::new(RUNS) {
+        return Ok(Vec::new());
+    }
+    Err(Usage(format!("--dir {}: there is no such folder", dir.display())).into())
 }
 
-fn list_runs(args: &ListArgs) -> Result<ExitCode> {
+fn list_runs(dir: &Path, json: bool) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     let mut summaries = Vec::new();
-    for path in list_all(&args.dir)? {
+    for path in list_all(dir)? {
         // One run that cannot be read hides no other.
         match Summary::read(&path) {
             Ok(summary) => summaries.push(summary),
@@ -59,10 +66,10 @@ fn list_runs(args: &ListArgs) -> Result<ExitCode> {
             }
         }
     }
-    if args.json {
+    if json {
         print(format!("{}\n", serde_json::to_string_pretty(&summaries)?).as_bytes())?;
     } else if summaries.is_empty() {
-        say(&format!("no runs in {}; `dcgan train` begins one", args.dir.display()));
+        say(&format!("no runs in {}; `dcgan train` begins one", dir.display()));
     } else {
         print(table(&summaries).as_bytes())?;
     }
@@ -114,9 +121,8 @@ fn progress(summary: &Summary) -> String {
     format!("{}/{total}", summary.iteration)
 }
 
-fn show(run: &Path, json: bool) -> Result<ExitCode> {
-    let path = find_run(run)?;
-    let summary = Summary::read(&path)?;
+fn show(path: &Path, json: bool) -> Result<ExitCode> {
+    let summary = Summary::read(path)?;
     if json {
         return print(format!("{}\n", serde_json::to_string_pretty(&summary)?).as_bytes());
     }
@@ -148,7 +154,11 @@ fn show(run: &Path, json: bool) -> Result<ExitCode> {
     writeln!(text, "  checkpoints")?;
     for checkpoint in &summary.checkpoints {
         let size = DecimalBytes(checkpoint.bytes);
-        writeln!(text, "    iteration {:<10} {size}", checkpoint.iteration)?;
+        let note = match Some(checkpoint.iteration) == summary.healthy {
+            true => ", the newest without a sign of collapse",
+            false => "",
+        };
+        writeln!(text, "    iteration {:<10} {size}{note}", checkpoint.iteration)?;
     }
     write!(text, "\n{}", toml::to_string(&summary.config)?)?;
     print(text.as_bytes())

@@ -42,7 +42,7 @@ fn begin(args: &TrainArgs) -> Result<ExitCode> {
         if let Some(run) = asked {
             RunDir::check(run)?;
         }
-        return prepared.print_plan();
+        return prepared.print_plan("");
     }
     let run = RunDir::create(asked, &prepared.config.dataset)?;
     prepared.train(&run, None)
@@ -70,7 +70,9 @@ fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
         );
         return Err(Usage(message).into());
     }
-    let Some(run) = run else { return prepared.print_plan() };
+    let Some(run) = run else {
+        return prepared.print_plan(&going_on(iteration, total));
+    };
     if iteration == total && RunDir::is_finished(&path) {
         if prepared.verbosity > Verbosity::Quiet {
             say(&format!(
@@ -88,8 +90,13 @@ fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
 fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
     let path = find(of)?;
     RunDir::check(to)?;
+    if to.starts_with(&path) {
+        let message = "is within the run that is to be left as it is; name another folder";
+        return Err(Usage(format!("--fork {}: {message}", to.display())).into());
+    }
     let checkpoint = if path.is_file() {
-        Checkpoint::load(&path)?
+        let advice = "expected a checkpoint, such as RUN/checkpoints/iteration-000500.safetensors";
+        Checkpoint::load(&path).context(advice)?
     } else {
         let saved = Saved::read(&path, warn_of_damage)?;
         let none = || format!("{}: there is no checkpoint yet", path.display());
@@ -107,14 +114,18 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
         return Err(Usage(message).into());
     }
     if args.dry_run {
-        return prepared.print_plan();
+        return prepared.print_plan(&going_on(iteration, total));
     }
     let run = RunDir::create(Some(to), &prepared.config.dataset)?;
     prepared.train(&run, Some(checkpoint.fork()))
 }
 
+fn going_on(iteration: u64, total: u64) -> String {
+    format!("going on after iteration {iteration} of {total}")
+}
+
 fn warn_of_damage(error: &anyhow::Error) {
-    say(&format!("warning: {error:#}; looking for one before it"));
+    say(&format!("warning: {error:#}"));
 }
 
 /// What is known before the first file is written.
@@ -150,8 +161,12 @@ impl Prepared {
         self.config.total_iterations(self.set.per_epoch(self.config.batch_size))
     }
 
-    fn print_plan(self) -> Result<ExitCode> {
-        let plan = plan(&self.config, &self.set)?;
+    /// Prints the plan, and `going_on` where there is something to go on from.
+    fn print_plan(self, going_on: &str) -> Result<ExitCode> {
+        let mut plan = plan(&self.config, &self.set)?;
+        if !going_on.is_empty() {
+            writeln!(plan, "\n# {going_on}")?;
+        }
         if let Some(note) = self.note.filter(|_| self.verbosity > Verbosity::Quiet) {
             say(&note);
         }
@@ -196,7 +211,7 @@ impl Prepared {
         let path = run.path().display().to_string();
         if let Some(checkpoint) = &from {
             let iteration = checkpoint.header.iteration;
-            progress.note(&format!("going on after iteration {iteration} of {total}"));
+            progress.note(&going_on(iteration, total));
         }
         progress.note(&format!(
             "training on {} images of `{}` on {}, {} threads; everything goes to {path}",
@@ -227,6 +242,8 @@ impl Prepared {
                         "the state after iteration {iteration} is kept; {}",
                         remedy(&error, &config, &path)
                     ));
+                } else {
+                    say("no state is kept; when that is mended, the same command begins anew");
                 }
                 Ok(ExitCode::FAILURE)
             }

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use crate::tensor_file::write_atomically;
@@ -105,7 +105,9 @@ fn parse_lines(path: &Path) -> Result<Vec<Result<Line>>> {
     // What has no end is no line yet. A crash may cut within a character, too.
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
     let parse = |(i, line)| {
-        serde_json::from_slice(line).with_context(|| format!("{}: line {}", path.display(), i + 1))
+        serde_json::from_slice(line).map_err(|_| {
+            anyhow!("{}: line {} is none of this program's; remove it", path.display(), i + 1)
+        })
     };
     let lines = bytes[..whole].split_inclusive(|&byte| byte == b'\n');
     Ok(lines.enumerate().map(parse).collect())

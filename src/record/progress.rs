@@ -38,7 +38,8 @@ impl Progress {
     pub fn new(verbosity: Verbosity, total: u64) -> Self {
         let bar = (verbosity >= Verbosity::Normal && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new(total);
-            let template = "{bar:24.cyan/blue} iteration {pos}/{len} · {msg} · {eta} left";
+            // What does not fit into the line is cut off at its end.
+            let template = "{bar:12.cyan/blue} {pos}/{len} · {eta} left · {wide_msg}";
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
@@ -79,16 +80,16 @@ impl Progress {
     /// After every logged iteration.
     pub fn log(&self, metrics: &Metrics) {
         let Metrics { iteration, epoch, d_loss, g_loss, images_per_s, elapsed_s, .. } = *metrics;
-        let losses = format!("epoch {epoch} · d_loss {d_loss:.4} · g_loss {g_loss:.4}");
+        let losses = format!("d_loss {d_loss:.4} · g_loss {g_loss:.4}");
         let speed = format!("{images_per_s:.0} images/s");
         match &self.bar {
-            Some(bar) => bar.set_message(format!("{losses} · {speed}")),
+            Some(bar) => bar.set_message(format!("{losses} · {speed} · epoch {epoch}")),
             None => {
                 let left_s = elapsed_s / iteration as f64 * (self.total - iteration) as f64;
                 let left = Duration::from_secs(left_s as u64);
                 let left = indicatif::HumanDuration(left);
                 self.note(&format!(
-                    "iteration {iteration}/{} · {losses} · {speed} · {left} left",
+                    "iteration {iteration}/{} · epoch {epoch} · {losses} · {speed} · {left} left",
                     self.total
                 ));
             }

@@ -33,13 +33,15 @@ pub(super) struct Journal<'a> {
 
 impl<'a> Journal<'a> {
     /// Opens the run's files as they are when training goes on after `iteration`: what is there of
-    /// later ones goes. In a new folder it creates them.
+    /// later ones goes. In a new folder it creates them. Where the run has been here before, there
+    /// is a line of metrics `lines_every` iterations.
     pub(super) fn open(
         config_toml: &str,
         set: &ImageSet,
         run: &'a RunDir,
         progress: &'a Progress,
         (iteration, rollbacks): (u64, &[Rollback]),
+        lines_every: Option<u64>,
     ) -> Result<Self> {
         let config_path = run.file("config.toml");
         let is_same = std::fs::read(&config_path).is_ok_and(|old| old == config_toml.as_bytes());
@@ -50,6 +52,12 @@ impl<'a> Journal<'a> {
         let png = real.png()?;
         write_bytes(&run.file("real.png"), &png)?;
         let (metrics, last) = rewound(run, iteration, rollbacks)?;
+        let reached = last.map_or(0, |last| last.iteration);
+        if lines_every.is_some_and(|every| reached + every <= iteration) {
+            progress.warn(&format!(
+                "metrics.jsonl: the lines after iteration {reached}, up to {iteration}, are missing"
+            ));
+        }
         // Before its first line and its first grid, a run that was stopped has told TensorBoard
         // nothing but its settings, or not even that.
         let is_new = last.is_none() && !run.has_samples()?;

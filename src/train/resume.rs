@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 
 use super::run_dir::RunDir;
-use crate::checkpoint::{Checkpoint, Folder};
+use crate::checkpoint::{Checkpoint, Folder, Header};
 use crate::config::{Change, TrainConfig, read_run_config};
 use crate::data::SetIdentity;
 use crate::usage::Usage;
@@ -20,12 +20,25 @@ pub struct Saved {
     pub checkpoint: Option<Checkpoint>,
 }
 
+/// The settings of the run in `folder`: its file's, or where that is missing those of `header`, its
+/// newest checkpoint's.
+///
+/// # Errors
+/// [`Usage`], if the file cannot be read or has no such settings.
+pub fn config_of(folder: &Path, header: Option<&Header>) -> Result<TrainConfig> {
+    let path = folder.join("config.toml");
+    match header {
+        Some(header) if !path.exists() => Ok(header.config.clone()),
+        _ => read_run_config(&path),
+    }
+}
+
 /// Whether there is a run in `folder`.
 ///
 /// # Errors
 /// [`Usage`], if there is none.
 pub fn ensure_run(folder: &Path) -> Result<()> {
-    if RunDir::is_run(folder) || !Folder::of_run(folder).iterations()?.is_empty() {
+    if RunDir::is_run(folder) {
         return Ok(());
     }
     let message = "no run has begun there; expected the folder of a run, with its config.toml";
@@ -41,19 +54,19 @@ impl Saved {
     /// has lost them.
     pub fn read(folder: &Path, report: impl FnMut(&anyhow::Error)) -> Result<Self> {
         ensure_run(folder)?;
-        let checkpoint = Folder::of_run(folder).latest(u64::MAX, report)?;
         let path = folder.join("config.toml");
-        let config = match &checkpoint {
-            // Without its file a run has the settings of its checkpoint.
-            Some(checkpoint) if !path.exists() => checkpoint.header.config.clone(),
-            _ => read_run_config(&path)?,
-        };
+        let again =
+            || format!("`dcgan --config {}` repeats the run from its beginning", path.display());
+        let checkpoint = Folder::of_run(folder)
+            .latest(u64::MAX, report)
+            .map_err(|error| anyhow!("{error:#}\n{}", again()))?;
+        let config = config_of(folder, checkpoint.as_ref().map(|checkpoint| &checkpoint.header))?;
         let has_trained = folder.join("metrics.jsonl").metadata().is_ok_and(|file| file.len() > 0);
         ensure!(
             checkpoint.is_some() || !has_trained,
-            "{}: the run has no checkpoint; `dcgan --config {}` repeats it from the beginning",
+            "{}: the run has no checkpoint; {}",
             folder.display(),
-            path.display()
+            again()
         );
         Ok(Self { config, checkpoint })
     }
@@ -76,8 +89,8 @@ impl Saved {
         refuse(
             "--resume",
             &changes,
-            "a resumed run is the same run; to change them, start another from its checkpoint with \
-             --fork NEWRUN",
+            "a resumed run is the same run, whatever flags or its config.toml say now; with --fork NEWRUN \
+             another starts from its checkpoint",
         )
     }
 }

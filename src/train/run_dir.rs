@@ -157,7 +157,8 @@ impl RunDir {
 
     /// Whether `path` is a run's folder.
     pub fn is_run(path: &Path) -> bool {
-        path.join("config.toml").is_file()
+        let has_state = || Folder::of_run(path).iterations().is_ok_and(|all| !all.is_empty());
+        path.join("config.toml").is_file() || has_state()
     }
 
     /// Whether the run in `path` has written everything.
@@ -199,7 +200,7 @@ fn is_of_no_run(entry: &fs::DirEntry) -> bool {
 
 fn taken(path: &Path, what: &str) -> Usage {
     let path = path.display();
-    Usage(format!("--run {path}: {what}; a run never writes over another, name a new folder"))
+    Usage(format!("{path}: {what}; a run never writes over another, name a new folder"))
 }
 
 fn cannot_make(path: &Path) -> String {

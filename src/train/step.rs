@@ -323,6 +323,21 @@ mod tests {
     }
 
     #[test]
+    fn a_state_from_outside_forgets_the_failure_and_counts_on_from_its_iteration() -> Result<()> {
+        let mut gan = gan(true, Kind::Float, 2e-4)?;
+        run(&mut gan, 1, true)?;
+        assert!(failure(&gan).is_some());
+        gan.continue_from(41)?;
+        gan.synchronize()?;
+        let before = state(&gan);
+        run(&mut gan, 42, false)?;
+        assert_ne!(state(&gan), before, "the gate is open again");
+        run(&mut gan, 43, true)?;
+        assert_eq!(failure(&gan), Some(NonFinite { iteration: 43, step: 0, in_loss: None }));
+        Ok(())
+    }
+
+    #[test]
     fn without_a_failure_deferred_and_immediate_checks_train_alike() -> Result<()> {
         let mut both = [gan(true, Kind::Double, 2e-4)?, gan(false, Kind::Double, 2e-4)?];
         let mut values = Vec::new();

@@ -143,7 +143,12 @@ impl<'a> Trainer<'a> {
             rollbacks: Vec::new(),
             origin: Origin::here(),
         };
+        // A run that was here before has left its metrics.
+        let mut lines_every = None;
         if let Some(checkpoint) = from {
+            if checkpoint.path.starts_with(run.path()) {
+                lines_every = Some(checkpoint.header.config.log_every.max(config.log_every));
+            }
             restore(&mut gan, &checkpoint)?;
             let Header { iteration, watch, healthy, salt, rollbacks, .. } = checkpoint.header;
             state = Header { iteration, watch, healthy, salt, rollbacks, ..state };
@@ -151,13 +156,15 @@ impl<'a> Trainer<'a> {
         // Before any other file, so that a fork without its state is none. What is newer than the
         // state that was chosen cannot be read.
         let checkpoints = run.checkpoints();
-        checkpoints.set_aside_after(state.iteration)?;
+        for damaged in checkpoints.set_aside_after(state.iteration)? {
+            progress.warn(&format!("set aside as {}", damaged.display()));
+        }
         if !checkpoints.file(state.iteration).exists() {
             write(run, &state, &gan)?;
         }
         let text = config_toml(config, device, &state.set)?;
         let at = (state.iteration, &state.rollbacks[..]);
-        let journal = Journal::open(&text, &set, run, progress, at)?;
+        let journal = Journal::open(&text, &set, run, progress, at, lines_every)?;
         let fixed_z = {
             let mut rng = rng(config.seed, Stream::SampleZ, 0);
             config.latent.sample(&mut rng, GRID * GRID, gan.model.config.z_dim as usize)
