@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use serde::Serialize;
 
-use crate::config::{Resolved, TrainConfig, resolve, resolve_on};
+use crate::config::{Background, Resolved, TrainConfig, resolve, resolve_on};
 use crate::device::DeviceChoice;
 use crate::record::progress::Verbosity;
 use crate::train::RUNS;
@@ -56,6 +56,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Say what this build and this machine can do, and what to do about each 'no'
     Doctor,
+    /// List data sets, look into one, or fetch one
+    Data(DataCommandArgs),
     /// List the runs under runs/, show one, or remove old checkpoints
     Runs(RunsArgs),
     /// Print a completion script for a shell
@@ -70,20 +72,28 @@ pub enum Command {
 #[derive(Debug, Args, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TrainArgs {
-    /// Which images: `digits`, 10,000 real handwritten digits, is built in [default: digits]
-    #[arg(long, value_name = "SPEC", help_heading = "Data and place")]
+    /// Which images: digits (built in), mnist, fashion-mnist, kmnist, svhn, folder:PATH, zip:FILE,
+    /// tar:FILE, idx:FILE, mat:FILE, npy:FILE or npz:FILE; `dcgan data` says more [default: digits]
+    #[arg(long, value_name = "SPEC", help_heading = "Data")]
     dataset: Option<String>,
+    /// How they are read.
+    #[command(flatten)]
+    #[serde(flatten)]
+    data: DataArgs,
+    /// Mirror images left to right, each with probability one half [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = "Data")]
+    flip: Option<bool>,
     /// Where to compute: auto, cpu, cuda, cuda:N or mps [default: auto]
-    #[arg(long, value_name = "DEVICE", help_heading = "Data and place")]
+    #[arg(long, value_name = "DEVICE", help_heading = "Place")]
     device: Option<DeviceChoice>,
     /// float32 or float64 [default: f32]
-    #[arg(long, value_parser = ["f32", "f64"], help_heading = "Data and place")]
+    #[arg(long, value_parser = ["f32", "f64"], help_heading = "Place")]
     precision: Option<String>,
     /// CPU threads [default: the physical cores]
-    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Data and place")]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Place")]
     threads: Option<u64>,
     /// The run's folder, new or empty [default: a new numbered one under runs/]
-    #[arg(long, value_name = "DIR", help_heading = "Data and place")]
+    #[arg(long, value_name = "DIR", help_heading = "Place")]
     run: Option<PathBuf>,
 
     /// Passes over the data set [default: 10]
@@ -168,6 +178,46 @@ pub struct TrainArgs {
     pub dry_run: bool,
 }
 
+/// How a data set is read.
+#[derive(Debug, Args, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DataArgs {
+    /// Width and height of the images; this version has one [default: 32]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Data")]
+    image_size: Option<u64>,
+    /// Channels: auto (3 if any image is in colour), 1 or 3 [default: auto]
+    #[arg(long, value_parser = ["auto", "1", "3"], help_heading = "Data")]
+    channels: Option<String>,
+    /// Images of another shape: crop (the largest square), pad (with zeros) or stretch [default: crop;
+    /// of arrays: pad]
+    #[arg(long, value_parser = ["crop", "pad", "stretch"], help_heading = "Data")]
+    fit: Option<String>,
+    /// Behind transparent pixels: black, white or #rrggbb [default: black]
+    #[arg(long, value_name = "COLOUR", help_heading = "Data")]
+    background: Option<Background>,
+    /// Of arrays of floats: black and white, such as 0,1 or =-1,1
+    #[arg(
+        long,
+        value_delimiter = ',',
+        num_args = 2,
+        value_name = "LOW,HIGH",
+        help_heading = "Data"
+    )]
+    range: Option<Vec<f64>>,
+    /// Take these classes only, such as 3,7 (of files: the names of their folders)
+    #[arg(long, value_delimiter = ',', value_name = "CLASS,...", help_heading = "Data")]
+    classes: Option<Vec<String>>,
+    /// Take at most so many images, chosen by the seed
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Data")]
+    limit: Option<u64>,
+    /// Leave out images that cannot be read, and say so [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = "Data")]
+    skip_bad: Option<bool>,
+    /// But not if more than so many percent of them cannot [default: 5]
+    #[arg(long, value_name = "PERCENT", help_heading = "Data")]
+    max_bad: Option<f64>,
+}
+
 impl TrainArgs {
     /// The configuration: defaults, overridden by `--config`, overridden by the flags.
     ///
@@ -246,6 +296,46 @@ pub struct BenchArgs {
     pub json: bool,
 }
 
+/// Arguments of `data`.
+#[derive(Debug, Args)]
+pub struct DataCommandArgs {
+    /// What to do; without one: list
+    #[command(subcommand)]
+    pub command: Option<DataCommand>,
+}
+
+/// The commands of `data`.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Say which data sets there are, and which of them are here (the default)
+    List,
+    /// Say what a data set holds, and draw its first images
+    Show {
+        /// Which images, as for --dataset
+        spec: String,
+        /// How they are read.
+        #[command(flatten)]
+        options: DataArgs,
+        /// Chooses the images of --limit
+        #[arg(long, value_parser = whole, value_name = "N")]
+        seed: Option<u64>,
+        /// Where the contact sheet of up to 144 images goes; with none, no sheet is drawn
+        #[arg(long, value_name = "FILE.png")]
+        sheet: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Download a public data set, verified
+    Fetch {
+        /// mnist, fashion-mnist, kmnist or svhn; a part of one, such as svhn:extra
+        spec: String,
+        /// A mirror to take instead of the known ones: the URL of the folder of its files; file: too
+        #[arg(long, value_name = "URL")]
+        mirror: Option<String>,
+    },
+}
+
 /// Arguments of `runs`.
 #[derive(Debug, Args)]
 pub struct RunsArgs {
@@ -288,6 +378,22 @@ pub enum RunsCommand {
         #[arg(long, conflicts_with = "yes")]
         dry_run: bool,
     },
+}
+
+impl DataArgs {
+    /// What these flags and defaults come to.
+    ///
+    /// # Errors
+    /// [`Usage`], as [`resolve`].
+    pub fn resolve(&self, spec: &str, seed: Option<u64>) -> Result<TrainConfig> {
+        let mut flags = toml::Table::try_from(self).map_err(|e| Usage(e.to_string()))?;
+        flags.insert("dataset".to_owned(), spec.into());
+        if let Some(seed) = seed {
+            // `whole` has checked that TOML holds it.
+            flags.insert("seed".to_owned(), i64::try_from(seed)?.into());
+        }
+        Ok(resolve(None, flags)?.config)
+    }
 }
 
 /// A whole number as far as TOML's go; the configuration checks each one's own range.

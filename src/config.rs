@@ -1,12 +1,16 @@
 //! What a training run is asked to do: defaults, TOML, validation.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 use crate::data::builtin::DIGITS;
+use crate::data::image_file::Fit;
+use crate::data::npy::Range;
+use crate::data::{Options, SIZE};
 use crate::device::DeviceChoice;
 use crate::model::ModelConfig;
 use crate::rng::Latent;
@@ -35,6 +39,62 @@ impl Precision {
     }
 }
 
+/// How many channels images are to have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Channels {
+    /// 3 if any image is in colour, else 1.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// Gray.
+    #[serde(rename = "1")]
+    Gray,
+    /// Red, green and blue.
+    #[serde(rename = "3")]
+    Color,
+}
+
+/// A colour: red, green, blue. As text `black`, `white` or `#rrggbb`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Background(pub [u8; 3]);
+
+impl FromStr for Background {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("expected black, white or #rrggbb, found `{text}`");
+        match text {
+            "black" => Ok(Self([0; 3])),
+            "white" => Ok(Self([255; 3])),
+            _ => {
+                let mut color = [0; 3];
+                let digits = text.strip_prefix('#').ok_or_else(wrong)?;
+                hex::decode_to_slice(digits, &mut color).map_err(|_| wrong())?;
+                Ok(Self(color))
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for Background {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Background> for String {
+    fn from(Background(color): Background) -> Self {
+        match color {
+            [0, 0, 0] => "black".to_owned(),
+            [255, 255, 255] => "white".to_owned(),
+            color => format!("#{}", hex::encode(color)),
+        }
+    }
+}
+
 /// What to do when a run has collapsed or its values are not finite.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -55,6 +115,30 @@ pub enum OnCollapse {
 pub struct TrainConfig {
     /// Which images.
     pub dataset: String,
+    /// Width and height of the images.
+    pub image_size: usize,
+    /// Channels: as the images have them, gray or in colour.
+    pub channels: Channels,
+    /// How images of another shape come to the size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fit: Option<Fit>,
+    /// What is behind transparent pixels.
+    pub background: Background,
+    /// Of arrays of floats: what is black and what is white.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range: Option<[f64; 2]>,
+    /// The classes that are taken; all where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
+    /// At most so many images, chosen by the seed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Whether images are mirrored left to right, at random.
+    pub flip: bool,
+    /// Whether images that cannot be read are left out.
+    pub skip_bad: bool,
+    /// But not more of them than this, in percent.
+    pub max_bad: f64,
     /// Where to compute.
     pub device: DeviceChoice,
     /// In which kind.
@@ -103,6 +187,16 @@ impl Default for TrainConfig {
         let (model, step) = (ModelConfig::default(), StepConfig::default());
         Self {
             dataset: DIGITS.to_owned(),
+            image_size: SIZE,
+            channels: Channels::Auto,
+            fit: None,
+            background: Background::default(),
+            range: None,
+            classes: Vec::new(),
+            limit: None,
+            flip: false,
+            skip_bad: false,
+            max_bad: Options::default().max_bad,
             device: DeviceChoice::Auto,
             precision: Precision::F32,
             epochs: 10,
@@ -139,8 +233,10 @@ pub struct Change {
 
 /// Keys that may change between a run and its continuation: of themselves they don't change what an
 /// iteration computes. For the data set the images count, not the name.
-const FREE_KEYS: [&str; 10] = [
+const FREE_KEYS: [&str; 12] = [
     "dataset",
+    "skip-bad",
+    "max-bad",
     "device",
     "epochs",
     "iterations",
@@ -277,7 +373,15 @@ fn first_line(text: &str) -> &str {
 }
 
 fn known_keys() -> Vec<String> {
-    let full = TrainConfig { iterations: Some(1), threads: Some(1), ..Default::default() };
+    let full = TrainConfig {
+        fit: Some(Fit::Crop),
+        range: Some([0.0, 1.0]),
+        classes: vec![String::new()],
+        limit: Some(1),
+        iterations: Some(1),
+        threads: Some(1),
+        ..Default::default()
+    };
     let table = toml::Table::try_from(full).unwrap_or_default();
     table.keys().cloned().chain([RUN_KEY.to_owned()]).collect()
 }
@@ -289,6 +393,8 @@ impl TrainConfig {
     /// [`Usage`], naming the flag, what was expected and what was found.
     pub fn validate(&self) -> Result<()> {
         let whole = [
+            ("image-size", self.image_size as i128, SIZE as i128, SIZE as i128),
+            ("limit", self.limit.unwrap_or(1) as i128, 1, u32::MAX.into()),
             ("epochs", i128::from(self.epochs), 1, 1_000_000_000),
             ("iterations", self.iterations.unwrap_or(1).into(), 1, 1 << 40),
             ("batch-size", self.batch_size as i128, 1, 65_536),
@@ -325,6 +431,18 @@ impl TrainConfig {
                 "0 or more, below 1",
             ),
         ];
+        if let Some([low, high]) = self.range
+            && !(low.is_finite() && high.is_finite() && low < high)
+        {
+            let message =
+                format!("--range: expected two numbers, low and high, found {low},{high}");
+            return Err(Usage(message).into());
+        }
+        if !(0.0..=100.0).contains(&self.max_bad) {
+            let message =
+                format!("--max-bad: expected a percentage, 0 to 100, found {}", self.max_bad);
+            return Err(Usage(message).into());
+        }
         for (flag, value, end_is_fine, expected) in real {
             if !((0.0..=1.0).contains(&value) && end_is_fine) {
                 let message = format!("--{flag}: expected a number {expected}, found {value}");
@@ -352,6 +470,25 @@ impl TrainConfig {
                 is: told(theirs.get(key)),
             })
             .collect())
+    }
+
+    /// How the data set is read.
+    pub fn data(&self) -> Options {
+        Options {
+            channels: match self.channels {
+                Channels::Auto => None,
+                Channels::Gray => Some(1),
+                Channels::Color => Some(3),
+            },
+            fit: self.fit,
+            background: self.background.0,
+            range: self.range.map(|[low, high]| Range { low, high }),
+            classes: self.classes.clone(),
+            limit: self.limit,
+            skip_bad: self.skip_bad,
+            max_bad: self.max_bad,
+            seed: self.seed,
+        }
     }
 
     /// The networks for images of `channels` channels.
@@ -428,6 +565,13 @@ mod tests {
             TrainConfig {
                 iterations: Some(5),
                 threads: Some(3),
+                channels: Channels::Color,
+                fit: Some(Fit::Pad),
+                background: Background([1, 2, 254]),
+                range: Some([-1.0, 1.0]),
+                classes: vec!["3".to_owned(), "a b".to_owned()],
+                limit: Some(9),
+                flip: true,
                 device: "cuda:1".parse().map_err(|e| anyhow!("{e}"))?,
                 precision: Precision::F64,
                 latent: Latent::Normal,
@@ -469,6 +613,12 @@ mod tests {
             "threads = 0",
             "log-every = 0",
             "keep = 0",
+            "image-size = 64",
+            "limit = 0",
+            "channels = '2'",
+            "background = 'pink'",
+            "range = [1, 0]",
+            "max-bad = 101.0",
             "learning-rate = 0.0",
             "learning-rate = nan",
             "beta1 = 1.0",

@@ -16,6 +16,10 @@ pub enum Stream {
     SampleZ = 2,
     /// Order of the images; the step is the epoch.
     Shuffle = 3,
+    /// Which images of a set are taken.
+    Subset = 4,
+    /// Which images of a batch are mirrored; the step is the iteration.
+    Flip = 5,
 }
 
 /// The generator of (`seed`, `stream`, `step`), for steps below 2^56.

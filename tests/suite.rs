@@ -4,6 +4,7 @@ mod checkpoint;
 mod cli;
 mod collapse;
 mod common;
+mod data;
 mod determinism;
 mod faults;
 mod frame;

@@ -1,5 +1,6 @@
 //! What each command does, from its arguments to its output.
 
+mod data;
 mod runs;
 mod train;
 
@@ -11,6 +12,7 @@ use anyhow::Result;
 use tch::{Device, Kind};
 
 use crate::bench::{BenchConfig, BenchResult};
+pub use data::data;
 pub use runs::runs;
 pub use train::train;
 

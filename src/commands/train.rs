@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use tch::Device;
 
+use super::data::load_aloud;
 use super::{print, print_error};
 use crate::checkpoint::{Checkpoint, Origin};
 use crate::cli::TrainArgs;
 use crate::config::{OnCollapse, TrainConfig};
-use crate::data::{ImageSet, load};
+use crate::data::ImageSet;
 use crate::device::{self, default_threads};
 use crate::interrupt::Interrupt;
 use crate::model::{Network, layer_table};
@@ -60,7 +61,7 @@ fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
     let run = if args.dry_run { None } else { Some(RunDir::open(&path)?) };
     let saved = Saved::read(&path, warn_of_damage)?;
     let prepared = Prepared::new(args, args.resolve_on(&saved.config)?)?;
-    saved.ensure_same_run(&prepared.config, &prepared.set.identity())?;
+    saved.ensure_same_run(&prepared.config, &prepared.set.identity()?)?;
     let (iteration, total) = (saved.iteration(), prepared.total());
     if iteration > total {
         let message = format!(
@@ -103,7 +104,7 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
         saved.checkpoint.with_context(none)?
     };
     let prepared = Prepared::new(args, args.resolve_on(&checkpoint.header.config)?)?;
-    ensure_same_networks(&checkpoint, &prepared.config, &prepared.set.identity())?;
+    ensure_same_networks(&checkpoint, &prepared.config, &prepared.set.identity()?)?;
     let (iteration, total) = (checkpoint.header.iteration, prepared.total());
     if iteration >= total {
         let message = format!(
@@ -146,7 +147,7 @@ impl Prepared {
         // What was left open is settled now, so that the run's record can repeat it.
         config.device = device.into();
         config.threads = Some(threads);
-        let set = load(&config.dataset)?;
+        let set = load_aloud(&config.dataset, &config.data(), args.verbosity())?;
         if config.batch_size > set.count() {
             say(&format!(
                 "warning: --batch-size {}: there are {} images, so each batch is the whole set",

@@ -1,19 +1,20 @@
 //! Batches of real images, in the mirrored frame.
 
 use anyhow::Result;
+use rand_chacha::rand_core::Rng;
 use tch::{Device, Kind, Tensor};
 
 use super::{ImageSet, SIZE};
 use crate::rng::{Stream, permutation, rng};
-use crate::tf::frame::{IMAGE_SIZE, rotate_pixels};
+use crate::tf::frame::IMAGE_SIZE;
 
 /// A data set in training order: shuffled once an epoch, the last, smaller batch kept.
 #[derive(Debug)]
 pub struct Batches {
-    /// `[N, 32, 32, C]`, mirrored.
-    pixels: Vec<u8>,
-    channels: usize,
+    set: ImageSet,
     batch_size: usize,
+    /// Whether half of the images are mirrored left to right.
+    flip: bool,
     seed: u64,
     /// The epoch whose order is at hand, counted from 0, and that order.
     order: (u64, Vec<u32>),
@@ -22,25 +23,24 @@ pub struct Batches {
 impl Batches {
     /// Batches of `batch_size` (at least 1) from `set`, in an order that `seed` decides.
     pub fn new(set: ImageSet, batch_size: usize, seed: u64) -> Self {
-        let ImageSet { channels, mut pixels, .. } = set;
-        // Rotated once, here, into the frame of the network.
-        for image in pixels.chunks_exact_mut(SIZE * SIZE * channels) {
-            rotate_pixels(image, channels);
-        }
-        let mut batches =
-            Self { pixels, channels, batch_size: batch_size.max(1), seed, order: (0, Vec::new()) };
-        batches.order = (0, batches.order_of(0));
-        batches
+        let order = order_of(&set, seed, 0);
+        Self { set, batch_size: batch_size.max(1), flip: false, seed, order: (0, order) }
+    }
+
+    /// The same, but each image of a batch is mirrored left to right with probability one half.
+    #[must_use]
+    pub fn flipped(self, flip: bool) -> Self {
+        Self { flip, ..self }
     }
 
     /// Number of images.
     pub fn count(&self) -> usize {
-        self.pixels.len() / self.image_len()
+        self.set.count()
     }
 
     /// Channels of an image.
     pub fn channels(&self) -> usize {
-        self.channels
+        self.set.channels()
     }
 
     /// Batches an epoch.
@@ -57,21 +57,29 @@ impl Batches {
     /// channels-last memory order.
     ///
     /// # Errors
-    /// If the device cannot hold it.
+    /// If an image cannot be read, or the device cannot hold the batch.
     pub fn batch(&mut self, iteration: u64, device: Device, kind: Kind) -> Result<Tensor> {
         let epoch = self.epoch_of(iteration) - 1;
         if self.order.0 != epoch {
-            self.order = (epoch, self.order_of(epoch));
+            self.order = (epoch, order_of(&self.set, self.seed, epoch));
         }
         let position = (iteration.saturating_sub(1) % self.per_epoch()) as usize * self.batch_size;
         let order = &self.order.1;
         let rows = &order[position..order.len().min(position + self.batch_size)];
-        let mut bytes = Vec::with_capacity(rows.len() * self.image_len());
-        for &row in rows {
-            let start = row as usize * self.image_len();
-            bytes.extend_from_slice(&self.pixels[start..start + self.image_len()]);
+        let channels = self.channels();
+        let mut bytes = vec![0; rows.len() * self.set.image_len()];
+        let mut flips = rng(self.seed, Stream::Flip, iteration);
+        for (&row, image) in rows.iter().zip(bytes.chunks_exact_mut(self.set.image_len())) {
+            self.set.copy_mirrored(row as usize, image)?;
+            if self.flip && flips.next_u32() >> 31 == 1 {
+                for row in image.chunks_exact_mut(SIZE * channels) {
+                    // Pixels end for end, each with its channels in order.
+                    row.reverse();
+                    row.chunks_exact_mut(channels).for_each(<[u8]>::reverse);
+                }
+            }
         }
-        let shape = [rows.len() as i64, IMAGE_SIZE, IMAGE_SIZE, self.channels as i64];
+        let shape = [rows.len() as i64, IMAGE_SIZE, IMAGE_SIZE, channels as i64];
         Ok(Tensor::f_from_data_size(&bytes, &shape, Kind::Uint8)?
             .f_permute([0, 3, 1, 2])?
             .f_to_device(device)?
@@ -79,15 +87,11 @@ impl Batches {
             .f_div_scalar_(127.5)?
             .f_sub_scalar_(1.)?)
     }
+}
 
-    fn image_len(&self) -> usize {
-        SIZE * SIZE * self.channels
-    }
-
-    fn order_of(&self, epoch: u64) -> Vec<u32> {
-        // `ImageSet::new` holds the count to what fits.
-        permutation(&mut rng(self.seed, Stream::Shuffle, epoch), self.count() as u32)
-    }
+fn order_of(set: &ImageSet, seed: u64, epoch: u64) -> Vec<u32> {
+    // A set's count is held to what fits.
+    permutation(&mut rng(seed, Stream::Shuffle, epoch), set.count() as u32)
 }
 
 #[cfg(test)]
@@ -140,6 +144,29 @@ mod tests {
         assert_eq!(red, 200.0 / 127.5 - 1.0);
         assert_eq!(batch.double_value(&[0, 2, 31, 31]), 220.0 / 127.5 - 1.0);
         assert_eq!(batch.double_value(&[0, 0, 0, 0]), -1.0);
+        Ok(())
+    }
+
+    #[test]
+    fn flipping_mirrors_about_half_of_the_images_left_to_right_and_nothing_else() -> Result<()> {
+        // Each row of each channel counts up from left to right.
+        let image: Vec<u8> =
+            (0..SIZE * SIZE * 3).map(|i| ((i / 3 % SIZE) * 3 + i % 3) as u8).collect();
+        let set = || ImageSet::new("ramps", 3, image.repeat(200));
+        let plain = Batches::new(set()?, 200, 0).batch(1, Device::Cpu, Kind::Float)?;
+        let flipped =
+            Batches::new(set()?, 200, 0).flipped(true).batch(1, Device::Cpu, Kind::Float)?;
+        let mirrored = plain.flip([3]);
+        let mut count = 0;
+        for i in 0..200 {
+            let image = flipped.get(i);
+            assert!(image == plain.get(i) || image == mirrored.get(i));
+            count += u32::from(image == mirrored.get(i));
+        }
+        assert!((70..130).contains(&count), "{count}");
+        let again =
+            Batches::new(set()?, 200, 0).flipped(true).batch(1, Device::Cpu, Kind::Float)?;
+        assert_eq!(flipped, again);
         Ok(())
     }
 

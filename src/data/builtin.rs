@@ -2,10 +2,11 @@
 
 use std::io::Read;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use flate2::read::GzDecoder;
 
-use super::{ImageSet, SIZE, idx};
+use super::image_file::{Fit, fit};
+use super::{ImageSet, Stack, idx};
 
 /// Name of the built-in data set.
 pub const DIGITS: &str = "digits";
@@ -18,39 +19,35 @@ const T10K_IMAGES: &[u8] = include_bytes!("../../assets/t10k-images-idx3-ubyte.g
 /// # Errors
 /// If the program file is damaged.
 pub fn digits() -> Result<ImageSet> {
-    let mut bytes = Vec::new();
-    GzDecoder::new(T10K_IMAGES).read_to_end(&mut bytes).context("the built-in digits")?;
-    let images = idx::parse_images(&bytes).context("the built-in digits")?;
-    ImageSet::new(DIGITS, 1, padded(&images)?)
+    let Stack { height, width, pixels, .. } = stack()?;
+    let size = (u32::try_from(width)?, u32::try_from(height)?);
+    let padded =
+        pixels.chunks_exact(width * height).map(|image| fit(image.to_vec(), size, 1, Fit::Pad));
+    let padded: Vec<Vec<u8>> = padded.collect::<Result<_>>()?;
+    ImageSet::new(DIGITS, 1, padded.concat())
 }
 
-/// One-channel images in the middle of [`SIZE`]×[`SIZE`] zeros.
-fn padded(images: &idx::IdxImages) -> Result<Vec<u8>> {
-    let idx::IdxImages { count, height, width, pixels } = *images;
-    ensure!(
-        height <= SIZE && width <= SIZE,
-        "expected images of at most {SIZE}×{SIZE}, found {height}×{width}"
-    );
-    let (top, left) = ((SIZE - height) / 2, (SIZE - width) / 2);
-    let mut out = vec![0; count * SIZE * SIZE];
-    for (row, source) in pixels.chunks_exact(width).enumerate() {
-        let (image, y) = (row / height, row % height);
-        let start = (image * SIZE + top + y) * SIZE + left;
-        out[start..start + width].copy_from_slice(source);
-    }
-    Ok(out)
+/// The digits as the file has them.
+///
+/// # Errors
+/// If the program file is damaged.
+pub(super) fn stack() -> Result<Stack> {
+    let mut bytes = Vec::new();
+    GzDecoder::new(T10K_IMAGES).read_to_end(&mut bytes).context("the built-in digits")?;
+    idx::parse_images(&bytes).context("the built-in digits")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::SIZE;
 
     #[test]
     fn there_are_ten_thousand_digits_with_a_border_of_two_zeros() -> Result<()> {
         let set = digits()?;
         assert_eq!((set.count(), set.channels()), (10_000, 1));
         let mut inside = 0_u64;
-        for (i, &pixel) in set.pixels.iter().enumerate() {
+        for (i, pixel) in set.first(10_000)?.into_iter().enumerate() {
             let (y, x) = (i / SIZE % SIZE, i % SIZE);
             if (2..30).contains(&y) && (2..30).contains(&x) {
                 inside += u64::from(pixel);

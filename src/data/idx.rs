@@ -1,21 +1,10 @@
-//! The IDX format of MNIST: rank-3 arrays of bytes.
+//! The IDX format of MNIST: arrays of bytes, images of rank 3 and labels of rank 1.
 
 use anyhow::{Result, ensure};
 
-/// A stack of one-channel images.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdxImages<'a> {
-    /// Number of images.
-    pub count: usize,
-    /// Rows of each.
-    pub height: usize,
-    /// Columns of each.
-    pub width: usize,
-    /// `[count, height, width]`.
-    pub pixels: &'a [u8],
-}
+use super::Stack;
 
-/// Reads a rank-3 IDX array of unsigned bytes; the file is exactly that array.
+/// Reads a rank-3 IDX array of unsigned bytes, `[N, H, W]`; the file is exactly that array.
 ///
 /// # Errors
 /// If the header is short or of another type or rank, a dimension is 0, or the file holds fewer or
@@ -24,35 +13,49 @@ pub struct IdxImages<'a> {
 ///
 /// # Source
 /// "The IDX file format", LeCun, Cortes and Burges, the MNIST page.
-pub fn parse_images(bytes: &[u8]) -> Result<IdxImages<'_>> {
-    const HEADER: usize = 16;
+pub fn parse_images(bytes: &[u8]) -> Result<Stack> {
+    let ([count, height, width], pixels) = parse(bytes)?;
+    Ok(Stack { count, height, width, channels: 1, pixels: pixels.to_vec() })
+}
+
+/// Reads a rank-1 IDX array of unsigned bytes, one label an image. As [`parse_images`].
+///
+/// # Errors
+/// As [`parse_images`].
+pub fn parse_labels(bytes: &[u8]) -> Result<Vec<u16>> {
+    let ([_], labels) = parse(bytes)?;
+    Ok(labels.iter().map(|&label| label.into()).collect())
+}
+
+/// The dimensions and the bytes of an array of rank `RANK`.
+fn parse<const RANK: usize>(bytes: &[u8]) -> Result<([usize; RANK], &[u8])> {
+    let header = 4 + 4 * RANK;
     ensure!(
-        bytes.len() >= HEADER,
-        "IDX header: expected {HEADER} bytes, found a file of {}",
+        bytes.len() >= header,
+        "IDX header: expected {header} bytes, found a file of {}",
         bytes.len()
     );
-    let (header, pixels) = bytes.split_at(HEADER);
-    // Two zeros, type 8 (unsigned byte), rank 3.
+    let (head, data) = bytes.split_at(header);
+    // Two zeros, type 8 (unsigned byte), rank.
     ensure!(
-        header[..4] == [0, 0, 8, 3],
-        "IDX magic at offset 0: expected 00 00 08 03 (unsigned bytes, rank 3), found {:02x?}",
-        &header[..4]
+        head[..4] == [0, 0, 8, RANK as u8],
+        "IDX magic at offset 0: expected 00 00 08 {RANK:02x} (unsigned bytes, rank {RANK}), found {:02x?}",
+        &head[..4]
     );
-    let mut dimensions = [0; 3];
-    for (i, bytes) in header[4..].chunks_exact(4).enumerate() {
-        dimensions[i] = bytes.iter().fold(0, |value, &byte| value << 8 | u64::from(byte));
+    let mut dimensions = [0_u64; RANK];
+    for (dimension, bytes) in dimensions.iter_mut().zip(head[4..].chunks_exact(4)) {
+        *dimension = bytes.iter().fold(0, |value, &byte| value << 8 | u64::from(byte));
     }
     ensure!(!dimensions.contains(&0), "IDX dimensions at offset 4: found {dimensions:?}, one is 0");
     let promised = dimensions.iter().try_fold(1_u64, |product, &n| product.checked_mul(n));
     ensure!(
-        promised == Some(pixels.len() as u64),
-        "IDX data at offset {HEADER}: dimensions {dimensions:?} promise {} bytes, found {}",
+        promised == Some(data.len() as u64),
+        "IDX data at offset {header}: dimensions {dimensions:?} promise {} bytes, found {}",
         promised.map_or("too many".to_owned(), |n| n.to_string()),
-        pixels.len()
+        data.len()
     );
     // Each divides the length of a slice in memory.
-    let [count, height, width] = dimensions.map(|n| n as usize);
-    Ok(IdxImages { count, height, width, pixels })
+    Ok((dimensions.map(|n| n as usize), data))
 }
 
 #[cfg(test)]
@@ -71,7 +74,9 @@ mod tests {
         let bytes = file([2, 3, 4], 24);
         let images = parse_images(&bytes)?;
         assert_eq!((images.count, images.height, images.width), (2, 3, 4));
-        assert_eq!(images.pixels, [7; 24]);
+        assert_eq!((images.channels, images.pixels), (1, vec![7; 24]));
+        assert_eq!(parse_labels(&[0, 0, 8, 1, 0, 0, 0, 2, 5, 9])?, [5, 9]);
+        assert!(parse_labels(&bytes).is_err());
         Ok(())
     }
 

@@ -2,26 +2,65 @@
 
 pub mod batches;
 pub mod builtin;
+pub mod fetch;
+mod files;
 pub mod idx;
+pub mod image_file;
+mod load;
+pub mod mat5;
+pub mod npy;
+pub mod spec;
+mod store;
+
+use std::sync::OnceLock;
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use batches::Batches;
+pub use files::{Examples, Findings};
+pub use load::{Event, Options, decoded_bytes, load};
 
-use crate::tf::frame::IMAGE_SIZE;
+use crate::tf::frame::{IMAGE_SIZE, rotate_pixels};
+use store::{Description, Pixels};
 
 /// Width and height of every image, as a length.
 pub const SIZE: usize = IMAGE_SIZE as usize;
 
-/// Images as people see them, in memory.
+/// What a file may expand to in memory: more than a million images in colour.
+const MAX_EXPANDED: u64 = 8 << 30;
+
+/// Images of one size, as an array file holds them.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stack {
+    /// Number of images.
+    pub count: usize,
+    /// Rows of each.
+    pub height: usize,
+    /// Columns of each.
+    pub width: usize,
+    /// 1 or 3.
+    pub channels: usize,
+    /// `[count, height, width, channels]`, upright.
+    pub pixels: Vec<u8>,
+}
+
+/// Images of 32×32, in memory or on the disk.
+#[derive(Debug)]
 pub struct ImageSet {
     name: String,
     channels: usize,
-    /// `[N, 32, 32, C]`, upright.
-    pixels: Vec<u8>,
+    /// Number of images that are stored.
+    stored: usize,
+    /// Those stored, mirrored: as networks take them.
+    pixels: Pixels,
+    /// Which of the stored ones are of the set; all where there is no list.
+    chosen: Option<Vec<u32>>,
+    /// SHA-256 of all that are stored, where that is known.
+    stored_sha256: Option<String>,
+    identity: OnceLock<SetIdentity>,
+    findings: Findings,
 }
 
 impl ImageSet {
@@ -29,7 +68,7 @@ impl ImageSet {
     ///
     /// # Errors
     /// If there is no image, or `pixels` is not whole images.
-    pub fn new(name: &str, channels: usize, pixels: Vec<u8>) -> Result<Self> {
+    pub fn new(name: &str, channels: usize, mut pixels: Vec<u8>) -> Result<Self> {
         let image = SIZE * SIZE * channels;
         ensure!(!pixels.is_empty() && image > 0, "data set {name}: no images");
         ensure!(
@@ -37,12 +76,50 @@ impl ImageSet {
             "data set {name}: {} bytes are no whole number of {SIZE}×{SIZE}×{channels} images",
             pixels.len()
         );
-        ensure!(
-            u32::try_from(pixels.len() / image).is_ok(),
-            "data set {name}: more than {} images",
-            u32::MAX
-        );
-        Ok(Self { name: name.to_owned(), channels, pixels })
+        let stored = pixels.len() / image;
+        ensure!(u32::try_from(stored).is_ok(), "data set {name}: more than {} images", u32::MAX);
+        // Rotated once, here, into the frame of the network.
+        for image in pixels.chunks_exact_mut(image) {
+            rotate_pixels(image, channels);
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            channels,
+            stored,
+            pixels: Pixels::Memory(pixels),
+            chosen: None,
+            stored_sha256: None,
+            identity: OnceLock::new(),
+            findings: Findings::default(),
+        })
+    }
+
+    /// A set of images that are stored as `description` says.
+    fn stored(
+        name: &str,
+        pixels: Pixels,
+        description: Description,
+        chosen: Option<Vec<u32>>,
+    ) -> Self {
+        let SetIdentity { images, channels, sha256 } = description.identity;
+        Self {
+            name: name.to_owned(),
+            channels,
+            stored: images,
+            pixels,
+            chosen,
+            stored_sha256: Some(sha256),
+            identity: OnceLock::new(),
+            findings: description.findings,
+        }
+    }
+
+    /// The set, or `limit` of its images, chosen by `seed`.
+    fn limited(mut self, limit: Option<usize>, seed: u64) -> Self {
+        if let Some(limit) = limit {
+            self.chosen = load::limit(self.chosen.take(), self.stored, limit, seed);
+        }
+        self
     }
 
     /// What the user calls it.
@@ -57,7 +134,12 @@ impl ImageSet {
 
     /// Number of images.
     pub fn count(&self) -> usize {
-        self.pixels.len() / (SIZE * SIZE * self.channels)
+        self.chosen.as_ref().map_or(self.stored, Vec::len)
+    }
+
+    /// What was found in the files besides good images.
+    pub fn findings(&self) -> &Findings {
+        &self.findings
     }
 
     /// Batches of `batch_size` (at least 1) an epoch, the last, smaller one included.
@@ -65,18 +147,79 @@ impl ImageSet {
         self.count().div_ceil(batch_size) as u64
     }
 
+    /// Bytes of an image.
+    fn image_len(&self) -> usize {
+        SIZE * SIZE * self.channels
+    }
+
+    /// Copies image `i`, mirrored, into `out`.
+    ///
+    /// # Errors
+    /// If there is no such image, or it cannot be read.
+    fn copy_mirrored(&self, i: usize, out: &mut [u8]) -> Result<()> {
+        ensure!(i < self.count(), "data set {}: no image {i}", self.name);
+        let stored = self.chosen.as_ref().map_or(i, |chosen| chosen[i] as usize);
+        self.pixels.copy(stored as u64 * self.image_len() as u64, out)
+    }
+
     /// The first images, at most `count`: `[n, 32, 32, C]`, upright.
-    pub fn first(&self, count: usize) -> &[u8] {
-        &self.pixels[..count.min(self.count()) * SIZE * SIZE * self.channels]
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn first(&self, count: usize) -> Result<Vec<u8>> {
+        let mut pixels = vec![0; count.min(self.count()) * self.image_len()];
+        for (i, image) in pixels.chunks_exact_mut(self.image_len()).enumerate() {
+            self.copy_mirrored(i, image)?;
+            rotate_pixels(image, self.channels);
+        }
+        Ok(pixels)
+    }
+
+    /// The least and the greatest value of any pixel.
+    ///
+    /// # Errors
+    /// If the images cannot be read.
+    pub fn range(&self) -> Result<(u8, u8)> {
+        let (mut least, mut greatest) = (u8::MAX, u8::MIN);
+        self.for_each(|image| {
+            for &mut value in image {
+                (least, greatest) = (least.min(value), greatest.max(value));
+            }
+        })?;
+        Ok((least, greatest))
     }
 
     /// What tells the set from every other one.
-    pub fn identity(&self) -> SetIdentity {
-        SetIdentity {
-            images: self.count(),
-            channels: self.channels,
-            sha256: hex::encode(Sha256::digest(&self.pixels)),
+    ///
+    /// # Errors
+    /// If the images cannot be read.
+    pub fn identity(&self) -> Result<SetIdentity> {
+        if let Some(identity) = self.identity.get() {
+            return Ok(identity.clone());
         }
+        let sha256 = match &self.stored_sha256 {
+            Some(sha256) if self.chosen.is_none() => sha256.clone(),
+            _ => {
+                let mut digest = Sha256::new();
+                self.for_each(|image| {
+                    rotate_pixels(image, self.channels);
+                    digest.update(image);
+                })?;
+                hex::encode(digest.finalize())
+            }
+        };
+        let identity = SetIdentity { images: self.count(), channels: self.channels, sha256 };
+        Ok(self.identity.get_or_init(|| identity).clone())
+    }
+
+    /// Hands on each image, mirrored.
+    fn for_each(&self, mut each: impl FnMut(&mut [u8])) -> Result<()> {
+        let mut image = vec![0; self.image_len()];
+        for i in 0..self.count() {
+            self.copy_mirrored(i, &mut image)?;
+            each(&mut image);
+        }
+        Ok(())
     }
 }
 
@@ -96,20 +239,5 @@ impl SetIdentity {
     /// Batches of `batch_size` (at least 1) an epoch, the last, smaller one included.
     pub fn per_epoch(&self, batch_size: usize) -> u64 {
         self.images.div_ceil(batch_size) as u64
-    }
-}
-
-/// The data set that `spec` names.
-///
-/// # Errors
-/// [`crate::usage::Usage`], if there is none of that name; it lists those there are.
-pub fn load(spec: &str) -> Result<ImageSet> {
-    match spec {
-        builtin::DIGITS => builtin::digits(),
-        other => Err(crate::usage::Usage(format!(
-            "--dataset {other}: no such data set; this version has `{}`",
-            builtin::DIGITS
-        ))
-        .into()),
     }
 }

@@ -25,6 +25,88 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// The progress of what comes before a run: fetching and decoding, on a terminal alone.
+#[derive(Debug)]
+pub struct Work {
+    is_shown: bool,
+    bar: Option<ProgressBar>,
+    /// What the bar is of.
+    name: String,
+}
+
+impl Work {
+    /// Nothing is shown before there is work.
+    pub fn new(verbosity: Verbosity) -> Self {
+        let is_shown = verbosity >= Verbosity::Normal && std::io::stderr().is_terminal();
+        Self { is_shown, bar: None, name: String::new() }
+    }
+
+    /// So many files are to be decoded.
+    pub fn files(&mut self, count: usize) {
+        self.show(
+            "decoding",
+            Some(count as u64),
+            "{msg} {bar:24.cyan/blue} {pos}/{len} · {eta} left",
+        );
+    }
+
+    /// So many more files are decoded.
+    pub fn advance(&mut self, count: usize) {
+        if self.bar.is_none() {
+            self.show("decoding", None, "{msg} {pos} files");
+        }
+        if let Some(bar) = &self.bar {
+            bar.inc(count as u64);
+        }
+    }
+
+    /// Of file `name`, `bytes` are there, of `total`.
+    pub fn bytes(&mut self, name: &str, bytes: u64, total: Option<u64>) {
+        if self.name != name {
+            let template = match total {
+                Some(_) => "{msg} {bar:24.cyan/blue} {bytes}/{total_bytes} · {eta} left",
+                None => "{msg} {bytes}",
+            };
+            self.show(name, total, template);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(bytes);
+        }
+    }
+
+    /// Something that is wrong but does not stop the work.
+    pub fn warn(&self, text: &str) {
+        let text = format!("warning: {text}");
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say(&text)),
+            None => say(&text),
+        }
+    }
+
+    fn show(&mut self, name: &str, total: Option<u64>, template: &str) {
+        self.name = name.to_owned();
+        if !self.is_shown {
+            return;
+        }
+        let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_message(name.to_owned());
+        if let Some(before) = self.bar.replace(bar) {
+            before.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// The progress of one run, on standard error.
 #[derive(Debug)]
 pub struct Progress {

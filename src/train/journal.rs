@@ -48,7 +48,7 @@ impl<'a> Journal<'a> {
         if !is_same {
             write_bytes(&config_path, config_toml.as_bytes())?;
         }
-        let real = Picture::grid(set.first(GRID * GRID), SIZE, set.channels(), GRID)?;
+        let real = Picture::grid(&set.first(GRID * GRID)?, SIZE, set.channels(), GRID)?;
         let png = real.png()?;
         write_bytes(&run.file("real.png"), &png)?;
         let (metrics, last) = rewound(run, iteration, rollbacks)?;

@@ -136,7 +136,7 @@ impl<'a> Trainer<'a> {
         let mut state = Header {
             iteration: 0,
             config: config.clone(),
-            set: set.identity(),
+            set: set.identity()?,
             watch: Watch::default(),
             healthy: 0,
             salt: 0,
@@ -169,7 +169,7 @@ impl<'a> Trainer<'a> {
             let mut rng = rng(config.seed, Stream::SampleZ, 0);
             config.latent.sample(&mut rng, GRID * GRID, gan.model.config.z_dim as usize)
         };
-        let batches = Batches::new(set, config.batch_size, config.seed);
+        let batches = Batches::new(set, config.batch_size, config.seed).flipped(config.flip);
         let trainer = Self {
             device,
             run,

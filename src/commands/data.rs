@@ -1,0 +1,174 @@
+//! `dcgan data`: list data sets, look into one, fetch one.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use indicatif::DecimalBytes;
+use serde::Serialize;
+
+use super::print;
+use crate::cli::{DataCommand, DataCommandArgs};
+use crate::data::fetch::{self, COLLECTIONS, Patience};
+use crate::data::spec::{SPECS, Spec};
+use crate::data::{self, Event, Examples, Findings, ImageSet, Options, SIZE, SetIdentity};
+use crate::record::grid::Picture;
+use crate::record::progress::{Verbosity, Work, say};
+use crate::tensor_file::write_atomically;
+use crate::usage::Usage;
+
+/// Columns of a contact sheet, and images at most.
+const COLUMNS: usize = 12;
+const SHEET: usize = 144;
+
+/// `dcgan data`.
+///
+/// # Errors
+/// [`Usage`], if there is no such data set; as [`data::load`].
+pub fn data(args: &DataCommandArgs) -> Result<ExitCode> {
+    match &args.command {
+        None | Some(DataCommand::List) => list(),
+        Some(DataCommand::Show { spec, options, seed, sheet, json }) => {
+            let options = options.resolve(spec, *seed)?.data();
+            show(spec, &options, sheet.as_deref(), *json)
+        }
+        Some(DataCommand::Fetch { spec, mirror }) => fetch_aloud(spec, mirror.as_deref()),
+    }
+}
+
+/// Loads a data set and shows how that goes.
+///
+/// # Errors
+/// As [`data::load`].
+pub(super) fn load_aloud(spec: &str, options: &Options, verbosity: Verbosity) -> Result<ImageSet> {
+    let mut work = Work::new(verbosity);
+    let set = data::load(spec, options, &mut |event| match event {
+        Event::Warning(text) => work.warn(text),
+        Event::Fetched(name, bytes, total) => work.bytes(name, bytes, total),
+        Event::Files(count) => work.files(count),
+        Event::Decoded(count) => work.advance(count),
+    });
+    drop(work);
+    let set = set?;
+    let bad = set.findings().bad_count();
+    if bad > 0 {
+        say(&format!(
+            "warning: {bad} images cannot be read and are left out; `dcgan data show {spec}` lists them"
+        ));
+    }
+    Ok(set)
+}
+
+fn list() -> Result<ExitCode> {
+    let home = fetch::home()?;
+    let mut text = "what --dataset takes:\n".to_owned();
+    let width = SPECS.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    for (name, meaning) in SPECS {
+        writeln!(text, "  {name:<width$}  {meaning}")?;
+    }
+    writeln!(text, "\nin {}:", home.display())?;
+    for part in fetch::status(&home)? {
+        let there = part.bytes.map_or("-".to_owned(), |bytes| DecimalBytes(bytes).to_string());
+        writeln!(text, "  {:<22} {there:>10}", part.name)?;
+    }
+    let decoded = data::decoded_bytes()?;
+    if decoded > 0 {
+        writeln!(text, "  {:<22} {:>10}", "decoded images", DecimalBytes(decoded).to_string())?;
+    }
+    text += "\norigin and licence:\n";
+    for collection in &COLLECTIONS {
+        writeln!(text, "  {:<22} {}", collection.name, collection.origin)?;
+    }
+    print(text.as_bytes())
+}
+
+fn fetch_aloud(spec: &str, mirror: Option<&str>) -> Result<ExitCode> {
+    let usage = |message: String| Usage(format!("{spec}: {message}"));
+    let parsed: Spec = spec.parse().map_err(usage)?;
+    let Spec::Public(collection, part) = parsed else {
+        let names: Vec<_> = COLLECTIONS.iter().map(|collection| collection.name).collect();
+        let message = format!("nothing to fetch; expected one of {}", names.join(", "));
+        return Err(usage(message).into());
+    };
+    let home = fetch::home()?;
+    let mut work = Work::new(Verbosity::Normal);
+    let mut progress = |name: &str, bytes, total| work.bytes(name, bytes, total);
+    let files = collection.fetch(part, &home, mirror, Patience::default(), &mut progress)?;
+    drop(work);
+    let mut text = String::new();
+    for file in files {
+        writeln!(text, "{}", file.display())?;
+    }
+    print(text.as_bytes())
+}
+
+/// What is told of a data set.
+#[derive(Serialize)]
+struct Shown<'a> {
+    spec: &'a str,
+    #[serde(flatten)]
+    identity: SetIdentity,
+    least_value: u8,
+    greatest_value: u8,
+    findings: &'a Findings,
+}
+
+fn show(spec: &str, options: &Options, sheet: Option<&Path>, json: bool) -> Result<ExitCode> {
+    let set = load_aloud(spec, options, Verbosity::Normal)?;
+    let (least_value, greatest_value) = set.range()?;
+    if let Some(path) = sheet {
+        let images = set.first(SHEET)?;
+        let png = Picture::grid(&images, SIZE, set.channels(), COLUMNS)?.png()?;
+        write_atomically(path, |file| file.write_all(&png))?;
+    }
+    let shown = Shown {
+        spec,
+        identity: set.identity()?,
+        least_value,
+        greatest_value,
+        findings: set.findings(),
+    };
+    if json {
+        return print(format!("{}\n", serde_json::to_string_pretty(&shown)?).as_bytes());
+    }
+    let SetIdentity { images, channels, sha256 } = &shown.identity;
+    let mut text = format!("{spec}\n");
+    writeln!(text, "  images    {images}")?;
+    writeln!(text, "  channels  {channels}")?;
+    writeln!(text, "  values    {least_value} to {greatest_value}")?;
+    writeln!(text, "  SHA-256   {sha256}")?;
+    let Findings { sizes, gray, others, bad } = shown.findings;
+    let stored: usize = sizes.values().sum();
+    if stored > 0 {
+        writeln!(text, "  stored    {stored}: {gray} gray, {} in colour", stored - gray)?;
+        let mut sizes: Vec<_> = sizes.iter().collect();
+        sizes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let told = sizes
+            .iter()
+            .take(5)
+            .map(|((width, height), count)| format!("{width}×{height} ({count})"));
+        let more = if sizes.len() > 5 {
+            format!(" and {} other sizes", sizes.len() - 5)
+        } else {
+            String::new()
+        };
+        writeln!(text, "  sizes     {}{more}", told.collect::<Vec<_>>().join(", "))?;
+    }
+    if others.count > 0 {
+        writeln!(text, "  no images {}", with_examples(others))?;
+    }
+    for (reason, examples) in bad {
+        writeln!(text, "  not read  {}: {reason}", with_examples(examples))?;
+    }
+    if let Some(path) = sheet {
+        writeln!(text, "  sheet     {}", path.display())?;
+    }
+    print(text.as_bytes())
+}
+
+fn with_examples(examples: &Examples) -> String {
+    let more = if examples.count > examples.names.len() { ", …" } else { "" };
+    format!("{} ({}{more})", examples.count, examples.names.join(", "))
+}

@@ -1,0 +1,860 @@
+//! Public data sets: where they are, fetching and verifying them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use etcetera::BaseStrategy;
+use md5::{Digest, Md5};
+use sha2::Sha256;
+use ureq::Agent;
+
+use super::MAX_EXPANDED;
+use super::files::read_maybe_gzipped;
+
+/// A data set that can be downloaded.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Collection {
+    /// What the user calls it.
+    pub name: &'static str,
+    /// Who made it, and what may be done with it.
+    pub origin: &'static str,
+    /// Where its files are, tried in order.
+    mirrors: &'static [&'static str],
+    files: &'static [Remote],
+}
+
+/// One of its files.
+#[derive(Debug, PartialEq, Eq)]
+struct Remote {
+    name: &'static str,
+    part: Part,
+    /// As published, in hexadecimal.
+    md5: &'static str,
+    /// SHA-256 of the uncompressed bytes, where it is known.
+    sha256: Option<&'static str>,
+}
+
+/// A part of a collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// What the name alone means: training and test images.
+    All,
+    /// Training images.
+    Train,
+    /// Test images.
+    Test,
+    /// SVHN's many easier ones.
+    Extra,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Train => "train",
+            Self::Test => "test",
+            Self::Extra => "extra",
+        }
+    }
+}
+
+const fn remote(
+    part: Part,
+    name: &'static str,
+    md5: &'static str,
+    sha256: Option<&'static str>,
+) -> Remote {
+    Remote { name, part, md5, sha256 }
+}
+
+/// All that are known.
+// The MD5 sums are those that the sets' makers or torchvision (torchvision/datasets/mnist.py, svhn.py)
+// publish; MNIST's SHA-256 sums are of the genuine files, uncompressed.
+pub static COLLECTIONS: [Collection; 4] = [
+    Collection {
+        name: "mnist",
+        origin: "LeCun, Cortes, Burges; CC BY-SA 3.0",
+        mirrors: &[
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        ],
+        files: &[
+            remote(
+                Part::Train,
+                "train-images-idx3-ubyte.gz",
+                "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+                Some("ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+            ),
+            remote(
+                Part::Train,
+                "train-labels-idx1-ubyte.gz",
+                "d53e105ee54ea40749a09fcbcd1e9432",
+                Some("65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+            ),
+            remote(
+                Part::Test,
+                "t10k-images-idx3-ubyte.gz",
+                "9fb629c4189551a2d022fa330f9573f3",
+                Some("0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+            ),
+            remote(
+                Part::Test,
+                "t10k-labels-idx1-ubyte.gz",
+                "ec29112dd5afa0611ce80d1b7f02629c",
+                Some("ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+            ),
+        ],
+    },
+    Collection {
+        name: "fashion-mnist",
+        origin: "Xiao, Rasul, Vollgraf (Zalando); MIT",
+        mirrors: &[
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+        ],
+        files: &[
+            remote(
+                Part::Train,
+                "train-images-idx3-ubyte.gz",
+                "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+                None,
+            ),
+            remote(
+                Part::Train,
+                "train-labels-idx1-ubyte.gz",
+                "25c81989df183df01b3e8a0aad5dffbe",
+                None,
+            ),
+            remote(
+                Part::Test,
+                "t10k-images-idx3-ubyte.gz",
+                "bef4ecab320f06d8554ea6380940ec79",
+                None,
+            ),
+            remote(
+                Part::Test,
+                "t10k-labels-idx1-ubyte.gz",
+                "bb300cfdad3c16e7a12a480ee83cd310",
+                None,
+            ),
+        ],
+    },
+    Collection {
+        name: "kmnist",
+        origin: "Clanuwat and others (CODH); CC BY-SA 4.0",
+        mirrors: &[
+            "https://codh.rois.ac.jp/kmnist/dataset/kmnist/",
+            "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
+        ],
+        files: &[
+            remote(
+                Part::Train,
+                "train-images-idx3-ubyte.gz",
+                "bdb82020997e1d708af4cf47b453dcf7",
+                None,
+            ),
+            remote(
+                Part::Train,
+                "train-labels-idx1-ubyte.gz",
+                "e144d726b3acfaa3e44228e80efcd344",
+                None,
+            ),
+            remote(
+                Part::Test,
+                "t10k-images-idx3-ubyte.gz",
+                "5c965bf0a639b31b8f53240b1b52f4d7",
+                None,
+            ),
+            remote(
+                Part::Test,
+                "t10k-labels-idx1-ubyte.gz",
+                "7320c461ea6c1c855c0b718fb2a4b134",
+                None,
+            ),
+        ],
+    },
+    Collection {
+        name: "svhn",
+        origin: "Netzer and others (Stanford); for non-commercial use only",
+        mirrors: &[
+            "http://ufldl.stanford.edu/housenumbers/",
+            "https://ufldl.stanford.edu/housenumbers/",
+        ],
+        files: &[
+            remote(Part::Train, "train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373", None),
+            remote(Part::Test, "test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3", None),
+            remote(Part::Extra, "extra_32x32.mat", "a93ce644f1a588dc4d68dda5feec44a7", None),
+        ],
+    },
+];
+
+/// How patient a download is.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For an answer, and for each stretch of the file; then it is asked for the rest.
+    pub timeout: Duration,
+    /// Before another try; doubled each time.
+    pub pause: Duration,
+    /// In a row and without a single byte, at one mirror.
+    pub tries: u32,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(60), pause: Duration::from_secs(1), tries: 3 }
+    }
+}
+
+/// Where fetched files are: the folder that `DCGAN_DATA` names, or the user's cache folder.
+///
+/// # Errors
+/// If neither is known.
+pub fn home() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("DCGAN_DATA").filter(|folder| !folder.is_empty()) {
+        return Ok(folder.into());
+    }
+    cache_home()
+}
+
+/// The user's cache folder for this program.
+///
+/// # Errors
+/// If it is not known.
+pub fn cache_home() -> Result<PathBuf> {
+    let strategy = etcetera::choose_base_strategy()
+        .context("no home folder is known; set DCGAN_DATA to a folder for data sets")?;
+    Ok(strategy.cache_dir().join("dcgan"))
+}
+
+impl Collection {
+    /// The collection of that name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        COLLECTIONS.iter().find(|collection| collection.name == name)
+    }
+
+    /// The part that `name` means; all of it where there is no name.
+    ///
+    /// # Errors
+    /// If there is no such part; the message lists those there are.
+    pub fn part(&self, name: Option<&str>) -> Result<Part, String> {
+        let Some(name) = name else { return Ok(Part::All) };
+        let mut parts: Vec<_> = self.files.iter().map(|file| file.part).collect();
+        parts.dedup();
+        if let Some(part) = parts.iter().find(|part| part.name() == name) {
+            return Ok(*part);
+        }
+        let names: Vec<_> = parts.into_iter().map(Part::name).collect();
+        Err(format!("`{}` has no part `{name}`; expected {}", self.name, names.join(" or ")))
+    }
+
+    fn files(&self, part: Part) -> impl Iterator<Item = &'static Remote> + use<> {
+        let files: &'static [Remote] = COLLECTIONS
+            .iter()
+            .find(|collection| collection.name == self.name)
+            .map_or(&[], |collection| collection.files);
+        files.iter().filter(move |file| match part {
+            Part::All => file.part != Part::Extra,
+            part => file.part == part,
+        })
+    }
+
+    /// The files of `part` in `home`, in order; `None` if one is missing. There, or in a folder of the
+    /// collection's name, packed as it is published or unpacked.
+    pub fn local(&self, part: Part, home: &Path) -> Option<Vec<PathBuf>> {
+        self.files(part).map(|file| self.find(file, home)).collect()
+    }
+
+    fn find(&self, file: &Remote, home: &Path) -> Option<PathBuf> {
+        let names = [file.name, file.name.trim_end_matches(".gz")];
+        // Of two sets whose files have the same names, the folder tells which they are of.
+        let folders =
+            [Some(home.join(self.name)), self.is_the_first_of_its_names().then(|| home.into())];
+        let paths =
+            folders.into_iter().flatten().flat_map(|folder| names.map(|name| folder.join(name)));
+        paths.into_iter().find(|path| path.is_file())
+    }
+
+    fn is_the_first_of_its_names(&self) -> bool {
+        let has_names = |other: &&Self| other.files[0].name == self.files[0].name;
+        COLLECTIONS.iter().find(has_names).is_some_and(|first| first.name == self.name)
+    }
+
+    /// Downloads the files of `part` that are not in `home` yet, verified; all of them, in order.
+    /// `mirror` stands for the known ones; a `file:` URL is one too. One process at a time does so.
+    /// `progress` is told of a file's name, the bytes there are, and how many there will be.
+    ///
+    /// # Errors
+    /// If no mirror has a file as it was published; the message says what each had. What there is of
+    /// a file is kept, and the next call goes on from there.
+    pub fn fetch(
+        &self,
+        part: Part,
+        home: &Path,
+        mirror: Option<&str>,
+        patience: Patience,
+        progress: &mut dyn FnMut(&str, u64, Option<u64>),
+    ) -> Result<Vec<PathBuf>> {
+        if let Some(files) = self.local(part, home) {
+            return Ok(files);
+        }
+        let folder = home.join(self.name);
+        fs::create_dir_all(&folder).with_context(|| {
+            format!("{}: cannot be made; set DCGAN_DATA to another folder", folder.display())
+        })?;
+        let lock_path = folder.join(".lock");
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = lock.with_context(|| format!("{}: cannot be written", lock_path.display()))?;
+        match lock.lock() {
+            Err(e) if e.kind() != ErrorKind::Unsupported => {
+                return Err(e)
+                    .with_context(|| format!("{}: cannot be locked", lock_path.display()));
+            }
+            _ => {}
+        }
+        let mirrors: Vec<String> = match mirror {
+            Some(mirror) => vec![format!("{}/", mirror.trim_end_matches('/'))],
+            None => self.mirrors.iter().map(|mirror| (*mirror).to_owned()).collect(),
+        };
+        let mut paths = Vec::new();
+        for file in self.files(part) {
+            // Another process may have fetched it while this one waited.
+            let path = match self.find(file, home) {
+                Some(path) => path,
+                None => fetch_one(file, &folder, &mirrors, patience, progress)?,
+            };
+            paths.push(path);
+        }
+        Ok(paths)
+    }
+}
+
+fn fetch_one(
+    file: &Remote,
+    folder: &Path,
+    mirrors: &[String],
+    patience: Patience,
+    progress: &mut dyn FnMut(&str, u64, Option<u64>),
+) -> Result<PathBuf> {
+    let (path, partial) = (folder.join(file.name), folder.join(format!("{}.part", file.name)));
+    let mut failures = Vec::new();
+    for mirror in mirrors {
+        let url = format!("{mirror}{}", file.name);
+        // What another mirror has left may be of another file: once more, from the beginning.
+        for from_start in [false, true] {
+            if from_start {
+                remove_if_there(&partial)?;
+            }
+            let had_some = partial.exists();
+            let done = download(&url, &partial, patience, &mut |bytes, total| {
+                progress(file.name, bytes, total);
+            });
+            let done = done.and_then(|()| verify(file, &partial));
+            match done {
+                Ok(()) => {
+                    fs::rename(&partial, &path)
+                        .with_context(|| format!("{}: cannot be written", path.display()))?;
+                    return Ok(path);
+                }
+                Err(Failure::Here(error)) => return Err(error),
+                Err(Failure::Mirror(error)) => {
+                    failures.push(format!("{url}: {error:#}"));
+                    break;
+                }
+                // Nothing of it is worth keeping.
+                Err(Failure::Content(error)) => {
+                    remove_if_there(&partial)?;
+                    if !had_some {
+                        failures.push(format!("{url}: {error:#}"));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    bail!(
+        "{} cannot be fetched; put it into {} by hand, or name another --mirror\n  {}",
+        file.name,
+        folder.display(),
+        failures.join("\n  ")
+    )
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("{}: cannot be removed", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Why a file was not got.
+enum Failure {
+    /// Of this machine: no other mirror will help.
+    Here(anyhow::Error),
+    /// The mirror does not answer, or says no.
+    Mirror(anyhow::Error),
+    /// What came is not the file.
+    Content(anyhow::Error),
+}
+
+/// Whether `partial` is the file.
+fn verify(file: &Remote, partial: &Path) -> Result<(), Failure> {
+    let bytes = fs::read(partial).map_err(|e| Failure::Here(anyhow!(e)))?;
+    let found = hex::encode(Md5::digest(&bytes));
+    if found != file.md5 {
+        let looks_like = if bytes.trim_ascii_start().starts_with(b"<") {
+            "; it looks like a web page"
+        } else {
+            ""
+        };
+        return Err(Failure::Content(anyhow!(
+            "expected MD5 {}, found {found} of {} bytes{looks_like}",
+            file.md5,
+            bytes.len()
+        )));
+    }
+    if let Some(expected) = file.sha256 {
+        let bytes = read_maybe_gzipped(partial, MAX_EXPANDED).map_err(Failure::Content)?;
+        let found = hex::encode(Sha256::digest(&bytes));
+        if found != expected {
+            let message =
+                format!("expected SHA-256 {expected} of the uncompressed bytes, found {found}");
+            return Err(Failure::Content(anyhow!(message)));
+        }
+    }
+    Ok(())
+}
+
+/// What no file of any set has.
+const MAX_DOWNLOAD: u64 = 4 << 30;
+
+/// Appends to `partial` what it lacks of `url`.
+fn download(
+    url: &str,
+    partial: &Path,
+    patience: Patience,
+    progress: &mut dyn FnMut(u64, Option<u64>),
+) -> Result<(), Failure> {
+    let here = |e: std::io::Error| {
+        Failure::Here(anyhow!(e).context(format!("{}: cannot be written", partial.display())))
+    };
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.create(true).truncate(false).read(true).write(true).open(partial).map_err(here)?;
+    if let Some(source) = url.strip_prefix("file:") {
+        let source = source.strip_prefix("//").unwrap_or(source);
+        let mut source = File::open(source).map_err(|e| Failure::Mirror(anyhow!(e)))?;
+        file.set_len(0).map_err(here)?;
+        std::io::copy(&mut source, &mut file).map_err(here)?;
+        return file.sync_all().map_err(here);
+    }
+    let agent: Agent = Agent::config_builder()
+        .timeout_connect(Some(patience.timeout))
+        .timeout_recv_response(Some(patience.timeout))
+        .timeout_recv_body(Some(patience.timeout))
+        .http_status_as_error(false)
+        .user_agent(format!("dcgan/{}", crate::VERSION))
+        .build()
+        .into();
+    let (mut tries, mut pause) = (0, patience.pause);
+    loop {
+        let before = file.seek(SeekFrom::End(0)).map_err(here)?;
+        let failure = match stretch(&agent, url, &mut file, before, progress) {
+            Ok(()) => return file.sync_all().map_err(here),
+            Err(Stretch::Fatal(failure)) => return Err(failure),
+            Err(Stretch::Again(error)) => error,
+        };
+        let after = file.seek(SeekFrom::End(0)).map_err(here)?;
+        // As long as there is progress, it goes on.
+        tries = if after > before { 0 } else { tries + 1 };
+        if tries >= patience.tries {
+            return Err(Failure::Mirror(failure.context(format!("{tries} tries"))));
+        }
+        if after <= before {
+            std::thread::sleep(pause);
+            pause = pause.saturating_mul(2);
+        }
+    }
+}
+
+/// Why a stretch has ended before the file's end.
+enum Stretch {
+    /// It may be asked for again.
+    Again(anyhow::Error),
+    Fatal(Failure),
+}
+
+/// Asks for `url` from byte `begin` on, and appends what comes to `file`.
+fn stretch(
+    agent: &Agent,
+    url: &str,
+    file: &mut File,
+    begin: u64,
+    progress: &mut dyn FnMut(u64, Option<u64>),
+) -> Result<(), Stretch> {
+    let again = |error: anyhow::Error| Stretch::Again(error);
+    let mut request = agent.get(url);
+    if begin > 0 {
+        request = request.header("Range", format!("bytes={begin}-"));
+    }
+    let response = request.call().map_err(|error| match error {
+        error @ (ureq::Error::BadUri(_)
+        | ureq::Error::TooManyRedirects
+        | ureq::Error::RequireHttpsOnly(_)
+        | ureq::Error::InvalidProxyUrl) => Stretch::Fatal(Failure::Mirror(anyhow!(error))),
+        error => again(anyhow!(error)),
+    })?;
+    let status = response.status().as_u16();
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let range_total = header("content-range")
+        .and_then(|range| range.rsplit('/').next())
+        .and_then(|total| total.parse::<u64>().ok());
+    let length = header("content-length").and_then(|length| length.parse::<u64>().ok());
+    let mut at = match status {
+        200 => 0,
+        206 => {
+            let start = header("content-range")
+                .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok());
+            if start != Some(begin) {
+                let error = anyhow!("expected bytes from {begin} on, found others");
+                return Err(Stretch::Fatal(Failure::Content(error)));
+            }
+            begin
+        }
+        // There are no more bytes: it is whole, or another file.
+        416 if begin > 0 => return Ok(()),
+        408 | 425 | 429 | 500..=599 => return Err(again(anyhow!("status {status}"))),
+        _ => return Err(Stretch::Fatal(Failure::Mirror(anyhow!("status {status}")))),
+    };
+    let total = range_total.or(length.map(|length| at + length));
+    let here = |e: std::io::Error| Stretch::Fatal(Failure::Here(anyhow!(e)));
+    // A server that knows no ranges begins anew.
+    file.set_len(at).map_err(here)?;
+    file.seek(SeekFrom::Start(at)).map_err(here)?;
+    let mut body = response.into_body().into_reader();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = match body.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            Err(e) => return Err(again(anyhow!(e))),
+        };
+        file.write_all(&buffer[..read]).map_err(here)?;
+        at += read as u64;
+        if at > MAX_DOWNLOAD {
+            let error = anyhow!("more than {MAX_DOWNLOAD} bytes");
+            return Err(Stretch::Fatal(Failure::Content(error)));
+        }
+        progress(at, total);
+    }
+    match total {
+        Some(total) if at < total => Err(again(anyhow!("broke off after {at} of {total} bytes"))),
+        _ => Ok(()),
+    }
+}
+
+/// A part of a collection and what is there of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Its name, as a data set's.
+    pub name: String,
+    /// Bytes on the disk; `None` if it is not there.
+    pub bytes: Option<u64>,
+}
+
+/// Every part of every collection, with what is there in `home`.
+///
+/// # Errors
+/// If a file cannot be looked at.
+pub fn status(home: &Path) -> Result<Vec<Status>> {
+    let mut all = Vec::new();
+    for collection in &COLLECTIONS {
+        for part in [Part::Train, Part::Test, Part::Extra] {
+            if collection.files(part).next().is_none() {
+                continue;
+            }
+            let size = |path: &PathBuf| Ok(fs::metadata(path)?.len());
+            let bytes = collection
+                .local(part, home)
+                .map(|files| files.iter().map(size).sum::<Result<u64>>())
+                .transpose()?;
+            all.push(Status { name: format!("{}:{}", collection.name, part.name()), bytes });
+        }
+    }
+    ensure!(!all.is_empty(), "no collection is known");
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+    use std::thread;
+
+    use super::*;
+
+    /// A server that answers requests as the test says, one after the other, and remembers them.
+    struct Server {
+        url: String,
+        requests: Arc<Mutex<Vec<String>>>,
+    }
+
+    type Answer = Box<dyn Fn(&str, &mut TcpStream) + Send>;
+
+    impl Server {
+        fn new(answers: Vec<Answer>) -> Result<Self> {
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            let url = format!("http://{}/", listener.local_addr()?);
+            let requests = Arc::new(Mutex::new(Vec::new()));
+            let seen = Arc::clone(&requests);
+            thread::spawn(move || {
+                for answer in answers {
+                    let Ok((mut stream, _)) = listener.accept() else { return };
+                    let mut request = String::new();
+                    let Ok(clone) = stream.try_clone() else { return };
+                    for line in BufReader::new(clone).lines().map_while(Result::ok) {
+                        if line.is_empty() {
+                            break;
+                        }
+                        request += &line.to_lowercase();
+                        request.push('\n');
+                    }
+                    seen.lock().unwrap().push(request.clone());
+                    // The next one must not wait for an answer that stalls.
+                    thread::spawn(move || answer(&request, &mut stream));
+                }
+            });
+            Ok(Self { url, requests })
+        }
+
+        fn requests(&self) -> Vec<String> {
+            self.requests.lock().unwrap().clone()
+        }
+    }
+
+    fn content() -> Vec<u8> {
+        (0..200_000_u64).map(|i| ((i * i) >> 7) as u8).collect()
+    }
+
+    fn send(stream: &mut TcpStream, head: &str, body: &[u8]) {
+        let _ = write!(stream, "HTTP/1.1 {head}\r\nConnection: close\r\n\r\n");
+        let _ = stream.write_all(body);
+    }
+
+    /// The file, or what is asked of it.
+    fn good() -> Answer {
+        Box::new(|request, stream| {
+            let all = content();
+            let begin = request.lines().find_map(|line| {
+                line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok()
+            });
+            match begin {
+                Some(begin) if begin >= all.len() => {
+                    send(stream, &format!("416 No\r\nContent-Range: bytes */{}", all.len()), b"");
+                }
+                Some(begin) => {
+                    let range =
+                        format!("Content-Range: bytes {begin}-{}/{}", all.len() - 1, all.len());
+                    let length = all.len() - begin;
+                    send(
+                        stream,
+                        &format!("206 Part\r\n{range}\r\nContent-Length: {length}"),
+                        &all[begin..],
+                    );
+                }
+                None => send(stream, &format!("200 OK\r\nContent-Length: {}", all.len()), &all),
+            }
+        })
+    }
+
+    fn status(status: &'static str, body: &'static str) -> Answer {
+        Box::new(move |_, stream| {
+            send(stream, &format!("{status}\r\nContent-Length: {}", body.len()), body.as_bytes());
+        })
+    }
+
+    /// Promises everything, sends the first `length` bytes and closes.
+    fn broken_off(length: usize) -> Answer {
+        Box::new(move |_, stream| {
+            let all = content();
+            send(stream, &format!("200 OK\r\nContent-Length: {}", all.len()), &all[..length]);
+        })
+    }
+
+    fn file() -> Remote {
+        let md5 = hex::encode(Md5::digest(content()));
+        Remote { name: "some.bin", part: Part::Train, md5: md5.leak(), sha256: None }
+    }
+
+    const HASTE: Patience =
+        Patience { timeout: Duration::from_millis(400), pause: Duration::from_millis(5), tries: 3 };
+
+    /// Fetches from the servers that give `answers`; the content, or the error.
+    fn fetched(folder: &Path, servers: &[&Server]) -> Result<Vec<u8>> {
+        let mirrors: Vec<_> = servers.iter().map(|server| server.url.clone()).collect();
+        let path = fetch_one(&file(), folder, &mirrors, HASTE, &mut |_, _, _| {})?;
+        assert_eq!(path, folder.join("some.bin"));
+        assert_eq!(fs::read_dir(folder)?.count(), 1, "nothing else is left");
+        Ok(fs::read(path)?)
+    }
+
+    fn assert_fetched(answers: Vec<Answer>) -> Result<Server> {
+        let folder = tempfile::tempdir()?;
+        let server = Server::new(answers)?;
+        assert!(fetched(folder.path(), &[&server])? == content());
+        Ok(server)
+    }
+
+    #[test]
+    fn a_file_is_fetched_and_what_breaks_off_is_gone_on_with() -> Result<()> {
+        assert_fetched(vec![good()])?;
+        let server = assert_fetched(vec![broken_off(70_000), good()])?;
+        assert!(server.requests()[1].contains("range: bytes=70000-"), "{:?}", server.requests());
+        // A server that knows no ranges begins anew.
+        let whole: Answer = Box::new(|_, stream| {
+            let all = content();
+            send(stream, &format!("200 OK\r\nContent-Length: {}", all.len()), &all);
+        });
+        assert_fetched(vec![broken_off(70_000), whole])?;
+        Ok(())
+    }
+
+    #[test]
+    fn what_an_earlier_call_has_left_is_gone_on_with() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let partial = folder.path().join("some.bin.part");
+        fs::write(&partial, &content()[..1234])?;
+        let server = Server::new(vec![good()])?;
+        assert!(fetched(folder.path(), &[&server])? == content());
+        assert!(server.requests()[0].contains("range: bytes=1234-"));
+        // All of it, and bytes of something else.
+        for left in [content(), vec![7; 1000], vec![7; 300_000]] {
+            let folder = tempfile::tempdir()?;
+            fs::write(folder.path().join("some.bin.part"), left)?;
+            let server = Server::new(vec![good(), good()])?;
+            assert!(fetched(folder.path(), &[&server])? == content());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn servers_that_stall_or_are_busy_are_asked_again() -> Result<()> {
+        let stall: Answer = Box::new(|_, stream| {
+            let all = content();
+            send(stream, &format!("200 OK\r\nContent-Length: {}", all.len()), &all[..50_000]);
+            thread::sleep(Duration::from_secs(2));
+        });
+        let server = assert_fetched(vec![stall, good()])?;
+        assert!(server.requests()[1].contains("range: bytes=50000-"), "{:?}", server.requests());
+        assert_fetched(vec![status("503 Busy", "wait"), status("429 Slow", ""), good()])?;
+        let silent: Answer = Box::new(|_, _| thread::sleep(Duration::from_secs(1)));
+        assert_fetched(vec![silent, good()])?;
+        Ok(())
+    }
+
+    #[test]
+    fn redirections_are_followed() -> Result<()> {
+        let target = Server::new(vec![good()])?;
+        let location =
+            format!("302 There\r\nContent-Length: 0\r\nLocation: {}else.bin", target.url);
+        assert_fetched(vec![Box::new(move |_, stream| send(stream, &location, b""))])?;
+        assert!(target.requests()[0].starts_with("get /else.bin"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_mirror_that_has_something_else_is_left_for_the_next() -> Result<()> {
+        let wrong: fn() -> Answer = || status("200 OK", "something else");
+        let page: fn() -> Answer = || status("200 OK", "  <!doctype html><title>Sorry</title>");
+        let no: fn() -> Answer = || status("403 No", "no");
+        let gone: fn() -> Answer = || status("404 Gone", "");
+        for bad in [wrong, page, no, gone] {
+            let folder = tempfile::tempdir()?;
+            let (first, second) = (Server::new(vec![bad(), bad()])?, Server::new(vec![good()])?);
+            assert!(fetched(folder.path(), &[&first, &second])? == content());
+        }
+        let folder = tempfile::tempdir()?;
+        let servers = [wrong, page, no].map(|bad| Server::new(vec![bad(), bad()]));
+        let servers: Vec<_> = servers.into_iter().collect::<Result<_>>()?;
+        let error =
+            fetched(folder.path(), &servers.iter().collect::<Vec<_>>()).unwrap_err().to_string();
+        for part in [
+            "some.bin cannot be fetched",
+            "by hand",
+            "of 14 bytes",
+            "looks like a web page",
+            "status 403",
+        ] {
+            assert!(error.contains(part), "no `{part}` in {error}");
+        }
+        assert!(!folder.path().join("some.bin").exists());
+        Ok(())
+    }
+
+    #[test]
+    fn a_mirror_that_is_not_there_is_an_error_after_a_few_tries() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let url = format!("http://{}/", TcpListener::bind("127.0.0.1:0")?.local_addr()?);
+        let error =
+            fetch_one(&file(), folder.path(), &[url], HASTE, &mut |_, _, _| {}).unwrap_err();
+        assert!(error.to_string().contains("3 tries"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_folder_may_be_a_mirror() -> Result<()> {
+        let (folder, mirror) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        fs::write(mirror.path().join("some.bin"), content())?;
+        for scheme in ["file:", "file://"] {
+            let url = format!("{scheme}{}/", mirror.path().display());
+            let path = fetch_one(&file(), folder.path(), &[url], HASTE, &mut |_, _, _| {})?;
+            assert!(fs::read(&path)? == content());
+            fs::remove_file(path)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn files_that_are_there_are_found_packed_or_not_and_fetch_asks_nobody() -> Result<()> {
+        let home = tempfile::tempdir()?;
+        let mnist = Collection::named("mnist").context("mnist")?;
+        let fashion = Collection::named("fashion-mnist").context("fashion-mnist")?;
+        assert_eq!(mnist.local(Part::Test, home.path()), None);
+        fs::write(home.path().join("t10k-images-idx3-ubyte"), "")?;
+        fs::create_dir(home.path().join("mnist"))?;
+        fs::write(home.path().join("mnist/t10k-labels-idx1-ubyte.gz"), "")?;
+        let found = mnist.local(Part::Test, home.path()).context("not found")?;
+        assert_eq!(found.len(), 2);
+        // Files of those names, in no folder of its own, are MNIST's.
+        assert_eq!(fashion.local(Part::Test, home.path()), None);
+        let nobody = Some("http://127.0.0.1:9/");
+        let fetched = mnist.fetch(Part::Test, home.path(), nobody, HASTE, &mut |_, _, _| {})?;
+        assert_eq!(fetched, found);
+        Ok(())
+    }
+
+    #[test]
+    fn two_that_fetch_at_once_fetch_once() -> Result<()> {
+        let home = tempfile::tempdir()?;
+        let mirror = tempfile::tempdir()?;
+        // Nobody has the genuine files here: both fail, one after the other, and neither hangs.
+        fs::write(mirror.path().join("t10k-images-idx3-ubyte.gz"), "not the genuine one")?;
+        let url = format!("file:{}", mirror.path().display());
+        let mnist = Collection::named("mnist").context("mnist")?;
+        thread::scope(|scope| {
+            let run = || mnist.fetch(Part::Test, home.path(), Some(&url), HASTE, &mut |_, _, _| {});
+            let both = [scope.spawn(run), scope.spawn(run)];
+            for one in both {
+                let error = one.join().unwrap().unwrap_err().to_string();
+                assert!(error.contains("expected MD5 9fb629c4189551a2d022fa330f9573f3"), "{error}");
+            }
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,342 @@
+//! One image file, as people have them, to one image of a set.
+
+use std::io::Cursor;
+
+use anyhow::{Context, Result, ensure};
+use fast_image_resize::images::Image;
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use serde::{Deserialize, Serialize};
+
+use super::SIZE;
+
+/// How an image of another shape comes to 32×32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// The largest square in its middle, resampled.
+    Crop,
+    /// All of it in the middle of zeros, as MNIST's; made smaller where it must be, never larger.
+    Pad,
+    /// All of it, its sides resampled each by its own factor.
+    Stretch,
+}
+
+/// What an image is decoded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decoding {
+    /// 1 or 3 channels, or as each image has them.
+    pub channels: Option<usize>,
+    /// For other shapes than 32×32.
+    pub fit: Fit,
+    /// What is behind transparent pixels: red, green, blue.
+    pub background: [u8; 3],
+}
+
+/// An image that has been read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded {
+    /// 1 or 3.
+    pub channels: usize,
+    /// `[32, 32, channels]`, upright.
+    pub pixels: Vec<u8>,
+    /// Width and height in the file, upright.
+    pub size: (u32, u32),
+    /// Whether the file stores it gray.
+    pub is_gray: bool,
+}
+
+/// The longest side that is read, and what decoding may allocate.
+const MAX_SIDE: u32 = 32_768;
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Whether `bytes` begin as a file of a format that is read here does.
+pub fn is_image(bytes: &[u8]) -> bool {
+    image::guess_format(bytes).is_ok_and(|format| format.reading_enabled())
+}
+
+/// Reads a PNG, JPEG, BMP, GIF (its first frame), WebP or TIFF file, whichever its content says; what
+/// its EXIF data say of its orientation is done.
+///
+/// # Errors
+/// If it is none of these, damaged, or larger than any image worth training on.
+pub fn decode(bytes: &[u8], decoding: &Decoding) -> Result<Decoded> {
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_BYTES);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().context("not read")?;
+    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
+    let mut image = DynamicImage::from_decoder(decoder).context("not read")?;
+    image.apply_orientation(orientation);
+    let size = (image.width(), image.height());
+    ensure!(size.0 > 0 && size.1 > 0, "an image of {}×{}", size.0, size.1);
+    let is_gray = !image.color().has_color();
+    let (channels, pixels) = flatten(image, decoding);
+    let pixels = fit(pixels, size, channels, decoding.fit)?;
+    Ok(Decoded { channels, pixels, size, is_gray })
+}
+
+/// Bytes of 1 or 3 channels: 16 bits become 8, transparent pixels get their background.
+fn flatten(image: DynamicImage, decoding: &Decoding) -> (usize, Vec<u8>) {
+    let color = image.color();
+    let [red, green, blue] = decoding.background;
+    let stays_gray = !color.has_color() && (!color.has_alpha() || red == green && green == blue);
+    if stays_gray {
+        let pixels = if color.has_alpha() {
+            let image = image.into_luma_alpha8();
+            image.pixels().map(|pixel| over(pixel[0], pixel[1], red)).collect()
+        } else {
+            image.into_luma8().into_raw()
+        };
+        return match decoding.channels {
+            Some(3) => (3, pixels.into_iter().flat_map(|value| [value; 3]).collect()),
+            _ => (1, pixels),
+        };
+    }
+    let pixels: Vec<u8> = if color.has_alpha() {
+        let image = image.into_rgba8();
+        let behind = decoding.background;
+        let composed = image.pixels().map(|p| [0, 1, 2].map(|c| over(p[c], p[3], behind[c])));
+        composed.flatten().collect()
+    } else {
+        image.into_rgb8().into_raw()
+    };
+    match decoding.channels {
+        Some(1) => (1, luma(&pixels)),
+        _ => (3, pixels),
+    }
+}
+
+fn over(value: u8, alpha: u8, behind: u8) -> u8 {
+    let [value, alpha, behind] = [value, alpha, behind].map(u32::from);
+    ((value * alpha + behind * (255 - alpha) + 127) / 255) as u8
+}
+
+/// Red, green and blue to gray, by ITU-R BT.601's weights, in the fixed point of common readers.
+pub(super) fn luma(rgb: &[u8]) -> Vec<u8> {
+    let gray = |rgb: &[u8; 3]| {
+        let [red, green, blue] = rgb.map(u32::from);
+        ((19_595 * red + 38_470 * green + 7_471 * blue + 0x8000) >> 16) as u8
+    };
+    rgb.as_chunks::<3>().0.iter().map(gray).collect()
+}
+
+/// `pixels` `[height, width, channels]` to `[32, 32, channels]`.
+///
+/// # Errors
+/// If `pixels` has another length.
+pub(super) fn fit(
+    pixels: Vec<u8>,
+    (width, height): (u32, u32),
+    channels: usize,
+    fit: Fit,
+) -> Result<Vec<u8>> {
+    let size = SIZE as u32;
+    if (width, height) == (size, size) {
+        return Ok(pixels);
+    }
+    match fit {
+        Fit::Crop => {
+            let side = width.min(height);
+            let corner = ((width - side) / 2, (height - side) / 2);
+            resample(pixels, (width, height), channels, (corner, (side, side)), (size, size))
+        }
+        Fit::Stretch => {
+            resample(pixels, (width, height), channels, ((0, 0), (width, height)), (size, size))
+        }
+        Fit::Pad => {
+            let longest = width.max(height);
+            let scaled = |side: u32| {
+                let side = u64::from(side) * u64::from(size) + u64::from(longest) / 2;
+                (side / u64::from(longest)).clamp(1, u64::from(size)) as u32
+            };
+            let (w, h) =
+                if longest > size { (scaled(width), scaled(height)) } else { (width, height) };
+            let whole = ((0, 0), (width, height));
+            let inner = resample(pixels, (width, height), channels, whole, (w, h))?;
+            let (top, left) = ((SIZE - h as usize) / 2, (SIZE - w as usize) / 2);
+            let mut out = vec![0; SIZE * SIZE * channels];
+            let row = w as usize * channels;
+            for (y, source) in inner.chunks_exact(row).enumerate() {
+                let start = ((top + y) * SIZE + left) * channels;
+                out[start..start + row].copy_from_slice(source);
+            }
+            Ok(out)
+        }
+    }
+}
+
+/// A part (corner, size) of `pixels`, by Lanczos' filter of three lobes, widened where the image
+/// becomes smaller, so that nothing aliases.
+fn resample(
+    pixels: Vec<u8>,
+    (width, height): (u32, u32),
+    channels: usize,
+    ((left, top), (part_width, part_height)): ((u32, u32), (u32, u32)),
+    (to_width, to_height): (u32, u32),
+) -> Result<Vec<u8>> {
+    if (part_width, part_height) == (to_width, to_height)
+        && (width, height) == (to_width, to_height)
+    {
+        return Ok(pixels);
+    }
+    let kind = if channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
+    let source = Image::from_vec_u8(width, height, pixels, kind).context("resampling")?;
+    let mut target = Image::new(to_width, to_height, kind);
+    let options = ResizeOptions::new()
+        .crop(left.into(), top.into(), part_width.into(), part_height.into())
+        .resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3));
+    Resizer::new().resize(&source, &mut target, &options).context("resampling")?;
+    Ok(target.into_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{ImageFormat, Luma, LumaA, Rgb, Rgba};
+
+    use super::*;
+
+    const NATURAL: Decoding = Decoding { channels: None, fit: Fit::Crop, background: [0; 3] };
+
+    fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Result<Vec<u8>> {
+        let mut file = Cursor::new(Vec::new());
+        image.into().write_to(&mut file, format)?;
+        Ok(file.into_inner())
+    }
+
+    /// The pixel at (x, y) of a decoded image.
+    fn pixel(image: &Decoded, x: usize, y: usize) -> &[u8] {
+        let start = (y * SIZE + x) * image.channels;
+        &image.pixels[start..start + image.channels]
+    }
+
+    #[test]
+    fn lossless_files_are_read_exactly_gray_and_in_colour() -> Result<()> {
+        let gray = image::GrayImage::from_fn(32, 32, |x, y| Luma([(8 * x + y) as u8]));
+        let color = image::RgbImage::from_fn(32, 32, |x, y| Rgb([x as u8, y as u8, 200]));
+        for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::WebP] {
+            let decoded = decode(&encoded(color.clone(), format)?, &NATURAL)?;
+            assert_eq!((decoded.channels, decoded.is_gray), (3, false), "{format:?}");
+            assert!(decoded.pixels == *color.as_raw(), "{format:?}");
+            if format != ImageFormat::WebP {
+                let decoded = decode(&encoded(gray.clone(), format)?, &NATURAL)?;
+                let expanded: Vec<u8> =
+                    gray.as_raw().iter().flat_map(|&value| [value; 3]).collect();
+                // BMP knows gray as a palette only.
+                assert!(
+                    decoded.pixels == *gray.as_raw() || decoded.pixels == expanded,
+                    "{format:?}"
+                );
+            }
+        }
+        let gif = decode(
+            &encoded(image::RgbaImage::from_pixel(32, 32, Rgba([9, 8, 7, 255])), ImageFormat::Gif)?,
+            &NATURAL,
+        )?;
+        assert_eq!(pixel(&gif, 3, 4), [9, 8, 7]);
+        Ok(())
+    }
+
+    #[test]
+    fn sixteen_bits_become_eight_and_transparent_pixels_get_their_background() -> Result<()> {
+        let deep = image::ImageBuffer::from_pixel(32, 32, Luma([0x00ff_u16]));
+        assert_eq!(pixel(&decode(&encoded(deep, ImageFormat::Png)?, &NATURAL)?, 0, 0), [1]);
+        let half = image::ImageBuffer::from_pixel(32, 32, Rgba([200_u8, 100, 0, 128]));
+        let half = encoded(half, ImageFormat::Png)?;
+        assert_eq!(pixel(&decode(&half, &NATURAL)?, 0, 0), [100, 50, 0]);
+        let on_white = Decoding { background: [255; 3], ..NATURAL };
+        assert_eq!(pixel(&decode(&half, &on_white)?, 0, 0), [227, 177, 127]);
+        let clear =
+            encoded(image::ImageBuffer::from_pixel(32, 32, LumaA([50_u8, 0])), ImageFormat::Png)?;
+        assert_eq!(pixel(&decode(&clear, &on_white)?, 0, 0), [255]);
+        let on_red = Decoding { background: [255, 0, 0], ..NATURAL };
+        assert_eq!(pixel(&decode(&clear, &on_red)?, 0, 0), [255, 0, 0]);
+        Ok(())
+    }
+
+    #[test]
+    fn channels_are_made_as_asked() -> Result<()> {
+        let color =
+            encoded(image::RgbImage::from_pixel(32, 32, Rgb([255, 0, 0])), ImageFormat::Png)?;
+        let gray = Decoding { channels: Some(1), ..NATURAL };
+        assert_eq!(pixel(&decode(&color, &gray)?, 0, 0), [76]);
+        let dark = encoded(image::GrayImage::from_pixel(32, 32, Luma([7])), ImageFormat::Png)?;
+        let rgb = Decoding { channels: Some(3), ..NATURAL };
+        assert_eq!(pixel(&decode(&dark, &rgb)?, 0, 0), [7, 7, 7]);
+        Ok(())
+    }
+
+    #[test]
+    fn other_shapes_are_cropped_padded_or_stretched() -> Result<()> {
+        // 96×64: a black left third, then gray, then white.
+        let wide =
+            image::GrayImage::from_fn(96, 64, |x, _| Luma([[0, 100, 255][(x / 32) as usize]]));
+        let wide = encoded(wide, ImageFormat::Png)?;
+        let by = |fit| decode(&wide, &Decoding { fit, ..NATURAL });
+        let cropped = by(Fit::Crop)?;
+        assert_eq!(cropped.size, (96, 64));
+        let row = |image: &Decoded, y| [1, 16, 30].map(|x| pixel(image, x, y)[0]);
+        // The middle 64 columns: half of the black, all of the gray, half of the white.
+        assert_eq!(row(&cropped, 16), [0, 100, 255]);
+        assert_eq!(row(&by(Fit::Stretch)?, 0), [0, 100, 255]);
+        let padded = by(Fit::Pad)?;
+        // 32×21 of it, 5 rows of zeros above.
+        assert_eq!(
+            (row(&padded, 4), row(&padded, 16), row(&padded, 26)),
+            ([0; 3], [0, 100, 255], [0; 3])
+        );
+        // Smaller ones are never made larger by padding.
+        let small = encoded(image::GrayImage::from_pixel(28, 28, Luma([9])), ImageFormat::Png)?;
+        let small = decode(&small, &Decoding { fit: Fit::Pad, ..NATURAL })?;
+        assert_eq!(small.pixels.iter().filter(|&&value| value == 9).count(), 28 * 28);
+        assert_eq!((pixel(&small, 1, 16), pixel(&small, 2, 16)), (&[0][..], &[9][..]));
+        Ok(())
+    }
+
+    #[test]
+    fn what_the_camera_says_of_its_orientation_is_done() -> Result<()> {
+        // Left half black, right half white.
+        let image = image::GrayImage::from_fn(64, 64, |x, _| Luma([if x < 32 { 0 } else { 255 }]));
+        let plain = encoded(image, ImageFormat::Jpeg)?;
+        // A TIFF header in an APP1 segment, with one entry: orientation (0x0112), a short.
+        let tagged = |orientation: u8| {
+            let tiff = [
+                b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".as_slice(),
+                &[orientation, 0, 0, 0, 0, 0, 0, 0],
+            ]
+            .concat();
+            let body = [b"Exif\0\0".as_slice(), &tiff].concat();
+            let length = u16::try_from(body.len() + 2).unwrap().to_be_bytes();
+            [&plain[..2], &[0xff, 0xe1], &length, &body, &plain[2..]].concat()
+        };
+        let corners = |orientation| -> Result<[bool; 4]> {
+            let image = decode(&tagged(orientation), &NATURAL)?;
+            Ok([(2, 2), (29, 2), (2, 29), (29, 29)].map(|(x, y)| pixel(&image, x, y)[0] > 128))
+        };
+        assert_eq!(corners(1)?, [false, true, false, true]);
+        assert_eq!(corners(3)?, [true, false, true, false], "turned by 180°");
+        assert_eq!(corners(6)?, [false, false, true, true], "turned by 90° to the right");
+        assert_eq!(corners(8)?, [true, true, false, false], "turned by 90° to the left");
+        Ok(())
+    }
+
+    #[test]
+    fn damaged_and_huge_images_are_errors() -> Result<()> {
+        let whole = encoded(image::GrayImage::from_pixel(32, 32, Luma([9])), ImageFormat::Png)?;
+        for length in 0..whole.len() - 12 {
+            assert!(decode(&whole[..length], &NATURAL).is_err(), "{length}");
+        }
+        // The width in the header, with its checksum: 2^31 - 1.
+        let mut huge = whole.clone();
+        huge[16..20].copy_from_slice(&0x7fff_ffff_u32.to_be_bytes());
+        let mut crc = flate2::Crc::new();
+        crc.update(&huge[12..29]);
+        huge[29..33].copy_from_slice(&crc.sum().to_be_bytes());
+        assert!(decode(&huge, &NATURAL).is_err());
+        assert!(!is_image(b"hello") && is_image(&whole));
+        Ok(())
+    }
+}

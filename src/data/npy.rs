@@ -1,0 +1,263 @@
+//! NumPy's arrays of images: `.npy`, and `.npz` with one of them.
+
+use std::io::{Cursor, Read, Seek};
+
+use anyhow::{Context, Result, bail, ensure};
+use npyz::{DType, NpyHeader, Order};
+use zip::ZipArchive;
+
+use super::{MAX_EXPANDED, Stack};
+
+/// What of an array's values is black and what is white: `low` and `high`. Unsigned bytes need none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Range {
+    /// Becomes 0.
+    pub low: f64,
+    /// Becomes 255.
+    pub high: f64,
+}
+
+/// Reads a `.npy` file: `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with 1 or 3 channels; unsigned
+/// bytes, or float32 or float64 in `range`.
+///
+/// # Errors
+/// If the file is of another format, rank, type or order, truncated or longer than its header says,
+/// or floats lie outside of the range; the message names what was expected and what was found.
+///
+/// # Source
+/// NEP 1, "A simple file format for NumPy arrays".
+pub fn parse_images(bytes: &[u8], range: Option<Range>) -> Result<Stack> {
+    let mut rest = bytes;
+    let header = NpyHeader::from_reader(&mut rest).context("NPY header")?;
+    let kind = match header.dtype() {
+        DType::Plain(kind) => kind.to_string(),
+        other => other.descr(),
+    };
+    ensure!(
+        header.order() == Order::C,
+        "NPY: expected C order, found Fortran's; save a copy with numpy.ascontiguousarray"
+    );
+    let shape: Vec<usize> = header
+        .shape()
+        .iter()
+        .map(|&n| usize::try_from(n))
+        .collect::<Result<_, _>>()
+        .context("NPY shape")?;
+    let size = match kind.trim_matches(['\'', '"']) {
+        "|u1" => 1,
+        "<f4" => 4,
+        "<f8" => 8,
+        other => {
+            bail!("NPY: expected unsigned bytes or little-endian float32 or float64, found {other}")
+        }
+    };
+    ensure!(!shape.contains(&0), "NPY shape {shape:?}: one is 0");
+    let numel = shape.iter().try_fold(size, |product: usize, &n| product.checked_mul(n));
+    ensure!(
+        numel == Some(rest.len()),
+        "NPY: shape {shape:?} promises {} bytes, found {}",
+        numel.map_or("too many".to_owned(), |n| n.to_string()),
+        rest.len()
+    );
+    let (count, height, width, channels, is_planar) = match shape[..] {
+        [n, h, w] => (n, h, w, 1, false),
+        [n, h, w, c @ (1 | 3)] => (n, h, w, c, false),
+        [n, c @ (1 | 3), h, w] => (n, h, w, c, true),
+        _ => bail!(
+            "NPY: expected [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3, found {shape:?}"
+        ),
+    };
+    let mut pixels = match size {
+        1 => rest.to_vec(),
+        4 => scaled(rest.as_chunks::<4>().0.iter().map(|&x| f32::from_le_bytes(x).into()), range)?,
+        _ => scaled(rest.as_chunks::<8>().0.iter().map(|&x| f64::from_le_bytes(x)), range)?,
+    };
+    if is_planar && channels > 1 {
+        let plane = height * width;
+        let mut planar = vec![0; channels * plane];
+        for image in pixels.chunks_exact_mut(channels * plane) {
+            planar.copy_from_slice(image);
+            for (i, value) in image.iter_mut().enumerate() {
+                *value = planar[i % channels * plane + i / channels];
+            }
+        }
+    }
+    Ok(Stack { count, height, width, channels, pixels })
+}
+
+/// Floats in `range` as bytes, rounded to nearest.
+fn scaled(values: impl Iterator<Item = f64>, range: Option<Range>) -> Result<Vec<u8>> {
+    let Range { low, high } = range.context(
+        "NPY: floats; state their range with --range, such as --range 0,1 or --range=-1,1",
+    )?;
+    values
+        .enumerate()
+        .map(|(i, value)| {
+            ensure!(
+                (low..=high).contains(&value),
+                "NPY value {i}: expected {low} to {high}, as --range says, found {value}"
+            );
+            Ok(((value - low) / (high - low) * 255.0).round() as u8)
+        })
+        .collect()
+}
+
+/// Reads the one array of images in a `.npz` file. As [`parse_images`].
+///
+/// # Errors
+/// As [`parse_images`]; if there are several arrays of images, none, or one expands beyond bounds.
+pub fn parse_npz(file: impl Read + Seek, range: Option<Range>) -> Result<Stack> {
+    let mut archive = ZipArchive::new(file).context("NPZ")?;
+    let mut found = Vec::new();
+    for i in 0..archive.len() {
+        let mut entry = archive.by_index(i).context("NPZ")?;
+        let name = entry.name().context("NPZ")?.into_owned();
+        // Labels and the like have another rank.
+        let mut head = vec![0; 1024];
+        let length = read_up_to(&mut entry, &mut head).with_context(|| format!("NPZ: {name}"))?;
+        let header = NpyHeader::from_reader(Cursor::new(&head[..length]));
+        if header.is_ok_and(|header| (3..=4).contains(&header.shape().len())) {
+            found.push((i, name));
+        }
+    }
+    let [(index, name)] = &found[..] else {
+        let names: Vec<_> = found.iter().map(|(_, name)| name.as_str()).collect();
+        bail!(
+            "NPZ: expected one array of images, of rank 3 or 4, found {}: {}",
+            names.len(),
+            names.join(", ")
+        );
+    };
+    let entry = archive.by_index(*index).context("NPZ")?;
+    let mut bytes = Vec::new();
+    entry.take(MAX_EXPANDED + 1).read_to_end(&mut bytes).with_context(|| format!("NPZ: {name}"))?;
+    ensure!(bytes.len() as u64 <= MAX_EXPANDED, "NPZ: {name}: more than {MAX_EXPANDED} bytes");
+    parse_images(&bytes, range).with_context(|| format!("NPZ: {name}"))
+}
+
+fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match reader.read(&mut buffer[length..])? {
+            0 => break,
+            n => length += n,
+        }
+    }
+    Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use zip::ZipWriter;
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+
+    fn file(descr: &str, is_fortran: bool, shape: &str, data: &[u8]) -> Vec<u8> {
+        let order = if is_fortran { "True" } else { "False" };
+        let mut header =
+            format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}");
+        while (10 + header.len() + 1) % 64 != 0 {
+            header.push(' ');
+        }
+        header.push('\n');
+        let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+        [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), data].concat()
+    }
+
+    const UNIT: Option<Range> = Some(Range { low: 0.0, high: 1.0 });
+
+    #[test]
+    fn every_layout_gives_the_same_images() -> Result<()> {
+        let last: Vec<u8> = (0..36).collect(); // [2, 3, 2, 3]
+        let planar: Vec<u8> = (0..36)
+            .map(|i| {
+                let (x, y, c, n) = (i % 2, i / 2 % 3, i / 6 % 3, i / 18);
+                last[((n * 3 + y) * 2 + x) * 3 + c]
+            })
+            .collect();
+        let expected = Stack { count: 2, height: 3, width: 2, channels: 3, pixels: last.clone() };
+        assert_eq!(parse_images(&file("|u1", false, "(2, 3, 2, 3)", &last), None)?, expected);
+        assert_eq!(parse_images(&file("|u1", false, "(2, 3, 3, 2)", &planar), None)?, expected);
+        let gray = parse_images(&file("|u1", false, "(6, 3, 2)", &last), None)?;
+        assert_eq!((gray.count, gray.channels), (6, 1));
+        let floats: Vec<u8> =
+            last.iter().flat_map(|&x| (f32::from(x) / 255.0).to_le_bytes()).collect();
+        assert_eq!(parse_images(&file("<f4", false, "(2, 3, 2, 3)", &floats), UNIT)?, expected);
+        let doubles: Vec<u8> =
+            last.iter().flat_map(|&x| (f64::from(x) / 127.5 - 1.0).to_le_bytes()).collect();
+        let range = Some(Range { low: -1.0, high: 1.0 });
+        assert_eq!(parse_images(&file("<f8", false, "(2, 3, 2, 3)", &doubles), range)?, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let error = |file: &[u8], range| format!("{:#}", parse_images(file, range).unwrap_err());
+        let bytes = |shape: &str, n: usize| file("|u1", false, shape, &vec![0; n]);
+        for (file, told) in [
+            (b"PK\x03\x04".to_vec(), "NPY header"),
+            (bytes("(2, 3)", 6), "found [2, 3]"),
+            (bytes("(1, 2, 3, 4)", 24), "with C 1 or 3"),
+            (bytes("(0, 3, 2)", 0), "one is 0"),
+            (bytes("(2, 3, 2)", 11), "promises 12 bytes, found 11"),
+            (bytes("(2, 3, 2)", 13), "promises 12 bytes, found 13"),
+            (bytes("(4294967296, 4294967296, 2)", 8), "too many bytes, found 8"),
+            (file("<i8", false, "(1, 1, 1)", &[0; 8]), "float32 or float64, found"),
+            (file(">f4", false, "(1, 1, 1)", &[0; 4]), "little-endian"),
+            (file("|u1", true, "(1, 1, 1)", &[0]), "found Fortran's"),
+            (file("<f4", false, "(1, 1, 1)", &[0; 4]), "state their range with --range"),
+        ] {
+            assert!(error(&file, None).contains(told), "{told}: {}", error(&file, None));
+        }
+        for bad in [1.01, -0.01, f32::NAN, f32::INFINITY] {
+            let file = file("<f4", false, "(1, 1, 1)", &bad.to_le_bytes());
+            assert!(error(&file, UNIT).contains("NPY value 0: expected 0 to 1"));
+        }
+    }
+
+    #[test]
+    fn truncated_or_changed_anywhere_it_never_panics() {
+        let whole = file("|u1", false, "(2, 3, 2)", &[7; 12]);
+        for length in 0..whole.len() {
+            assert!(parse_images(&whole[..length], None).is_err(), "{length}");
+        }
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut file = whole.clone();
+                file[at] ^= 1 << bit;
+                let _ = parse_images(&file, UNIT);
+            }
+        }
+    }
+
+    fn archive(entries: &[(&str, Vec<u8>)]) -> Result<Cursor<Vec<u8>>> {
+        let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+        for (name, bytes) in entries {
+            archive.start_file(*name, SimpleFileOptions::default())?;
+            archive.write_all(bytes)?;
+        }
+        Ok(Cursor::new(archive.finish()?.into_inner()))
+    }
+
+    #[test]
+    fn of_an_archive_the_one_array_of_images_is_read() -> Result<()> {
+        let images = file("|u1", false, "(1, 2, 2)", &[1, 2, 3, 4]);
+        let labels = file("<i8", false, "(1,)", &[0; 8]);
+        let stack =
+            parse_npz(archive(&[("y.npy", labels.clone()), ("x.npy", images.clone())])?, None)?;
+        assert_eq!(stack.pixels, [1, 2, 3, 4]);
+        let error = |entries: &[(&str, Vec<u8>)]| -> Result<String> {
+            Ok(format!("{:#}", parse_npz(archive(entries)?, None).unwrap_err()))
+        };
+        assert!(error(&[("y.npy", labels)])?.contains("found 0"));
+        assert!(
+            error(&[("a.npy", images.clone()), ("b.npy", images)])?
+                .contains("found 2: a.npy, b.npy")
+        );
+        assert!(parse_npz(Cursor::new(b"no zip"), None).is_err());
+        Ok(())
+    }
+}

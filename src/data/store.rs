@@ -1,0 +1,259 @@
+//! Decoded images on the disk, so that the second start is instant and a set may be larger than the
+//! memory.
+//!
+//! A file holds the pixels, mirrored, one image after the other, then a description in JSON, its
+//! length and a mark. It is named for what it was made of, appears whole or not at all and never
+//! changes, so that it can be read by position at any time.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::files::Findings;
+use super::{SIZE, SetIdentity};
+use crate::tensor_file::write_atomically;
+use crate::tf::frame::rotate_pixels;
+
+/// The end of every file, and the version of its form.
+const MARK: &[u8; 8] = b"dcgan-d1";
+/// The folder of these files.
+pub(super) const FOLDER: &str = "decoded";
+/// What a description may take.
+const MAX_DESCRIPTION: u64 = 1 << 30;
+
+/// What a set is beside its pixels.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Description {
+    /// Of all images.
+    pub identity: SetIdentity,
+    /// The class of each image, as an index into `classes`; none where there are no classes.
+    pub labels: Vec<u16>,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// What was found in the files.
+    pub findings: Findings,
+}
+
+/// Pixels, mirrored, where they are.
+#[derive(Debug)]
+pub(super) enum Pixels {
+    Memory(Vec<u8>),
+    /// From the file's beginning on.
+    File(File, PathBuf),
+}
+
+impl Pixels {
+    /// Copies what begins at `offset` into `out`.
+    pub(super) fn copy(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        match self {
+            Self::Memory(pixels) => {
+                let begin = usize::try_from(offset)?;
+                let part = pixels.get(begin..begin + out.len()).context("no such image")?;
+                out.copy_from_slice(part);
+                Ok(())
+            }
+            Self::File(file, path) => read_at(file, offset, out)
+                .with_context(|| format!("{}: cannot be read", path.display())),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, offset)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, mut offset: u64, mut out: &mut [u8]) -> std::io::Result<()> {
+    while !out.is_empty() {
+        let read = std::os::windows::fs::FileExt::seek_read(file, out, offset)?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        offset += read as u64;
+        out = &mut out[read..];
+    }
+    Ok(())
+}
+
+/// Takes images one after the other, gray and in colour, upright.
+pub(super) struct Builder {
+    scratch: Scratch,
+    /// Whether each has three channels.
+    in_color: Vec<bool>,
+    labels: Vec<u16>,
+    classes: Vec<String>,
+}
+
+/// Images as they came.
+enum Scratch {
+    Memory(Vec<u8>),
+    File(BufWriter<File>),
+}
+
+impl Builder {
+    /// A builder that puts what does not fit elsewhere into `folder`, if that can be written.
+    pub(super) fn new(folder: Option<&Path>) -> Self {
+        let file = folder.and_then(|folder| tempfile::tempfile_in(folder).ok());
+        let scratch = match file {
+            Some(file) => Scratch::File(BufWriter::with_capacity(1 << 20, file)),
+            None => Scratch::Memory(Vec::new()),
+        };
+        Self { scratch, in_color: Vec::new(), labels: Vec::new(), classes: Vec::new() }
+    }
+
+    /// Adds an image `[32, 32, channels]`, upright, of the class of that name.
+    pub(super) fn push(
+        &mut self,
+        channels: usize,
+        pixels: &[u8],
+        class: Option<&str>,
+    ) -> Result<()> {
+        ensure!(
+            (channels == 1 || channels == 3) && pixels.len() == SIZE * SIZE * channels,
+            "{} bytes are no image of {SIZE}×{SIZE}×{channels}",
+            pixels.len()
+        );
+        ensure!(u32::try_from(self.in_color.len() + 1).is_ok(), "more than {} images", u32::MAX);
+        match &mut self.scratch {
+            Scratch::Memory(all) => all.extend_from_slice(pixels),
+            Scratch::File(file) => {
+                file.write_all(pixels).context("the cache folder cannot be written")?
+            }
+        }
+        self.in_color.push(channels == 3);
+        if let Some(class) = class {
+            let index = match self.classes.iter().rposition(|known| known == class) {
+                Some(index) => index,
+                None => {
+                    self.classes.push(class.to_owned());
+                    self.classes.len() - 1
+                }
+            };
+            self.labels.push(u16::try_from(index).context("more than 65,536 classes")?);
+        }
+        Ok(())
+    }
+
+    /// Number of images so far.
+    pub(super) fn count(&self) -> usize {
+        self.in_color.len()
+    }
+
+    /// Everything in memory, and what it is.
+    pub(super) fn into_memory(mut self, findings: Findings) -> Result<(Pixels, Description)> {
+        let mut pixels = Vec::new();
+        let description = self.write(&mut pixels, findings)?;
+        Ok((Pixels::Memory(pixels), description))
+    }
+
+    /// Everything in the file at `path`, and what it is.
+    pub(super) fn into_file(
+        mut self,
+        path: &Path,
+        findings: Findings,
+    ) -> Result<(Pixels, Description)> {
+        write_atomically(path, |file| {
+            let mut out = BufWriter::with_capacity(1 << 20, file);
+            let write = || -> Result<()> {
+                let description = self.write(&mut out, findings)?;
+                let description = serde_json::to_vec(&description)?;
+                out.write_all(&description)?;
+                out.write_all(&(description.len() as u64).to_le_bytes())?;
+                out.write_all(MARK)?;
+                Ok(out.flush()?)
+            };
+            write().map_err(std::io::Error::other)
+        })?;
+        open(path)
+    }
+
+    /// Writes the images, mirrored, each with as many channels as any.
+    fn write(&mut self, out: &mut impl Write, findings: Findings) -> Result<Description> {
+        let channels = if self.in_color.contains(&true) { 3 } else { 1 };
+        let (gray, full) = (SIZE * SIZE, SIZE * SIZE * channels);
+        let mut digest = Sha256::new();
+        let mut source: Box<dyn Read> = match &mut self.scratch {
+            Scratch::Memory(all) => Box::new(&all[..]),
+            Scratch::File(file) => {
+                file.flush()?;
+                let file = file.get_mut();
+                file.seek(SeekFrom::Start(0))?;
+                Box::new(std::io::BufReader::with_capacity(1 << 20, file))
+            }
+        };
+        let mut image = vec![0; full];
+        for &in_color in &self.in_color {
+            if in_color || channels == 1 {
+                source.read_exact(&mut image)?;
+            } else {
+                source.read_exact(&mut image[..gray])?;
+                for i in (0..gray).rev() {
+                    let value = image[i];
+                    image[3 * i..3 * i + 3].fill(value);
+                }
+            }
+            digest.update(&image);
+            rotate_pixels(&mut image, channels);
+            out.write_all(&image)?;
+        }
+        drop(source);
+        let count = self.in_color.len();
+        // Classes of some images only are none.
+        let has_classes = self.labels.len() == count;
+        Ok(Description {
+            identity: SetIdentity {
+                images: count,
+                channels,
+                sha256: hex::encode(digest.finalize()),
+            },
+            labels: if has_classes { std::mem::take(&mut self.labels) } else { Vec::new() },
+            classes: if has_classes { std::mem::take(&mut self.classes) } else { Vec::new() },
+            findings,
+        })
+    }
+}
+
+/// Opens what [`Builder::into_file`] wrote.
+///
+/// # Errors
+/// If it cannot be read or is not whole.
+pub(super) fn open(path: &Path) -> Result<(Pixels, Description)> {
+    let cannot = || format!("{}: cannot be read", path.display());
+    let mut file = File::open(path).with_context(cannot)?;
+    let length = file.metadata().with_context(cannot)?.len();
+    let not_whole = || format!("{}: not a whole file of images", path.display());
+    ensure!(length >= 16, "{}", not_whole());
+    file.seek(SeekFrom::End(-16)).with_context(cannot)?;
+    let mut end = [0; 16];
+    file.read_exact(&mut end).with_context(cannot)?;
+    let (size, mark) = end.split_at(8);
+    let size = u64::from_le_bytes(size.try_into()?);
+    ensure!(mark == MARK && size <= MAX_DESCRIPTION && size <= length - 16, "{}", not_whole());
+    file.seek(SeekFrom::Start(length - 16 - size)).with_context(cannot)?;
+    let mut description = vec![0; size as usize];
+    file.read_exact(&mut description).with_context(cannot)?;
+    let description: Description = serde_json::from_slice(&description).with_context(not_whole)?;
+    let SetIdentity { images, channels, .. } = description.identity;
+    let promised = (images as u64).checked_mul((SIZE * SIZE * channels) as u64);
+    ensure!(promised == Some(length - 16 - size), "{}", not_whole());
+    let labels = &description.labels;
+    ensure!(
+        (labels.is_empty() || labels.len() == images)
+            && labels.iter().all(|&label| usize::from(label) < description.classes.len()),
+        "{}",
+        not_whole()
+    );
+    Ok((Pixels::File(file, path.to_path_buf()), description))
+}
+
+/// The folder of decoded sets under `home`, made if it is not there.
+pub(super) fn folder(home: &Path) -> Result<PathBuf> {
+    let folder = home.join(FOLDER);
+    fs::create_dir_all(&folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+    Ok(folder)
+}

@@ -1,0 +1,362 @@
+//! Data sets by their names, as the command line takes them.
+
+use std::io::{Cursor, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use image::{GrayImage, ImageFormat, Luma, Rgb, RgbImage};
+use serde_json::Value;
+
+use super::common::{Ran, SMALL, command};
+
+/// Runs the program in `folder`, with a cache of its own there.
+fn run(folder: &Path, args: &[&str]) -> Result<Ran> {
+    let mut command = command(folder, "");
+    command.args(args).env("XDG_CACHE_HOME", folder.join("cache")).env_remove("DCGAN_DATA");
+    let output = command.output()?;
+    let ran = Ran {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout)?,
+        stderr: String::from_utf8(output.stderr)?,
+    };
+    assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+    Ok(ran)
+}
+
+/// What `data show` says of a data set.
+fn shown(folder: &Path, args: &[&str]) -> Result<Value> {
+    let ran = run(folder, &[&["data", "show", "--json"], args].concat())?;
+    assert_eq!(ran.code, Some(0), "{args:?}\n{}", ran.stderr);
+    Ok(serde_json::from_str(&ran.stdout)?)
+}
+
+/// Asserts that a data set is refused with all of `parts`.
+fn refused(folder: &Path, args: &[&str], code: i32, parts: &[&str]) -> Result<()> {
+    let ran = run(folder, &[&["data", "show"], args].concat())?;
+    assert_eq!(ran.code, Some(code), "{args:?}\n{}", ran.stderr);
+    for part in parts {
+        assert!(ran.stderr.contains(part), "{args:?}: no `{part}` in\n{}", ran.stderr);
+    }
+    Ok(())
+}
+
+fn png(path: &Path, image: impl Into<image::DynamicImage>) -> Result<()> {
+    std::fs::create_dir_all(path.parent().context("no parent")?)?;
+    image.into().save_with_format(path, ImageFormat::Png)?;
+    Ok(())
+}
+
+fn gray(value: u8) -> GrayImage {
+    GrayImage::from_pixel(32, 32, Luma([value]))
+}
+
+fn color(value: u8) -> RgbImage {
+    RgbImage::from_fn(32, 32, |x, _| Rgb([value, 255 - value, x as u8]))
+}
+
+/// A folder of three classes, with what such folders hold besides.
+fn photos(folder: &Path) -> Result<()> {
+    for (name, value) in
+        [("cat/1.png", 10), ("cat/2.png", 20), ("dog/1.png", 30), ("eel/deep/x.png", 40)]
+    {
+        png(&folder.join("photos").join(name), color(value))?;
+    }
+    let photos = folder.join("photos");
+    // An image whatever its name says.
+    png(&photos.join("dog/2.txt"), color(50))?;
+    std::fs::write(photos.join("README.md"), "# Photos")?;
+    png(&photos.join(".hidden.png"), color(60))?;
+    png(&photos.join(".git/1.png"), color(60))?;
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("..", photos.join("cat/loop"))?;
+    Ok(())
+}
+
+#[test]
+fn a_folder_of_images_is_taken_whole_and_what_is_no_image_is_told() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    photos(folder.path())?;
+    let set = shown(folder.path(), &["folder:photos"])?;
+    assert_eq!((set["images"].as_u64(), set["channels"].as_u64()), (Some(5), Some(3)));
+    assert_eq!((&set["least_value"], &set["greatest_value"]), (&0.into(), &245.into()));
+    assert_eq!(
+        set["findings"]["others"],
+        serde_json::json!({ "count": 1, "names": ["README.md"] })
+    );
+    assert_eq!(set["findings"]["sizes"], serde_json::json!([[[32, 32], 5]]));
+    // All gray is gray; one in colour makes all of them so.
+    for value in 0..3 {
+        png(&folder.path().join(format!("gray/{value}.png")), gray(value))?;
+    }
+    assert_eq!(shown(folder.path(), &["folder:gray"])?["channels"], 1);
+    assert_eq!(shown(folder.path(), &["folder:gray", "--channels", "3"])?["channels"], 3);
+    png(&folder.path().join("gray/9.png"), color(9))?;
+    assert_eq!(shown(folder.path(), &["folder:gray"])?["channels"], 3);
+    assert_eq!(shown(folder.path(), &["folder:gray", "--channels", "1"])?["channels"], 1);
+    Ok(())
+}
+
+#[test]
+fn the_same_files_give_the_same_set_whatever_the_order_of_the_file_system() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let names: Vec<_> = (0..40).map(|i| format!("{}/{i}.png", i % 3)).collect();
+    for (place, order) in
+        [("there", (0..40).collect::<Vec<_>>()), ("back", (0..40).rev().collect())]
+    {
+        for i in order {
+            png(&folder.path().join(place).join(&names[i]), gray(i as u8))?;
+        }
+    }
+    let sha = |spec: &str| Ok::<_, anyhow::Error>(shown(folder.path(), &[spec])?["sha256"].clone());
+    assert_eq!(sha("folder:there")?, sha("folder:back")?);
+    Ok(())
+}
+
+#[test]
+fn classes_and_limits_choose_among_the_images() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    photos(folder.path())?;
+    let count = |args: &[&str]| {
+        Ok::<_, anyhow::Error>(
+            shown(folder.path(), &[&["folder:photos"], args].concat())?["images"].clone(),
+        )
+    };
+    assert_eq!(count(&["--classes", "cat,deep"])?, 3);
+    assert_eq!(count(&["--limit", "2"])?, 2);
+    assert_eq!(count(&["--limit", "99"])?, 5);
+    assert_eq!(count(&["--classes", "dog", "--limit", "1"])?, 1);
+    refused(
+        folder.path(),
+        &["folder:photos", "--classes", "cow"],
+        2,
+        &["no class `cow`; it has cat, deep, dog"],
+    )?;
+    refused(folder.path(), &["digits", "--classes", "3"], 2, &["no classes"])?;
+    // Digits, too, may be limited; the seed chooses.
+    let sha = |seed: &str| {
+        let set = shown(folder.path(), &["digits", "--limit", "100", "--seed", seed])?;
+        Ok::<_, anyhow::Error>(set["sha256"].clone())
+    };
+    assert_eq!(sha("1")?, sha("1")?);
+    assert_ne!(sha("1")?, sha("2")?);
+    Ok(())
+}
+
+#[test]
+fn an_image_that_cannot_be_read_is_an_error_that_names_it_unless_it_may_be_left_out() -> Result<()>
+{
+    let folder = tempfile::tempdir()?;
+    for i in 0..30 {
+        png(&folder.path().join(format!("set/{i:02}.png")), gray(i))?;
+    }
+    let whole = std::fs::read(folder.path().join("set/07.png"))?;
+    std::fs::write(folder.path().join("set/07.png"), &whole[..40])?;
+    let parts = ["1 of 30 images cannot be read", "07.png: ", "--skip-bad"];
+    // Also from the cache.
+    for _ in 0..2 {
+        refused(folder.path(), &["folder:set"], 1, &parts)?;
+    }
+    let ran = run(folder.path(), &["data", "show", "folder:set", "--skip-bad"])?;
+    assert!(ran.stdout.contains("images    29") && ran.stdout.contains("07.png"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("warning: 1 images cannot be read"), "{}", ran.stderr);
+    let few = ["folder:set", "--skip-bad", "--max-bad", "3"];
+    refused(folder.path(), &few, 1, &["(3.3 %) cannot be read, more than --max-bad 3"])?;
+    std::fs::write(folder.path().join("set/empty.jpg"), "")?;
+    refused(folder.path(), &["folder:set"], 1, &["2 of 31 images", "empty.jpg: empty"])?;
+    Ok(())
+}
+
+#[test]
+fn archives_hold_the_same_images_as_the_folder_they_are_of_and_write_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    photos(folder.path())?;
+    let names = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.txt", "eel/deep/x.png"];
+    let bytes = |name: &str| std::fs::read(folder.path().join("photos").join(name));
+    let outside = ["../../out.png", "/tmp/dcgan-test-out.png"];
+
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default();
+    for name in names {
+        let bytes = bytes(name)?;
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        tar.append_data(&mut header, name, &bytes[..])?;
+        zip.start_file(name, options)?;
+        zip.write_all(&bytes)?;
+    }
+    let plain_tar = tar.get_ref().clone();
+    // Names that lead out of the archive's place, and links.
+    for name in outside {
+        let bytes = bytes("cat/1.png")?;
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        tar.append(&header, &bytes[..])?;
+        zip.start_file(name, options)?;
+        zip.write_all(&bytes)?;
+    }
+    let mut link = tar::Header::new_gnu();
+    link.set_entry_type(tar::EntryType::Symlink);
+    link.set_size(0);
+    tar.append_link(&mut link, "link.png", "/etc/passwd")?;
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&plain_tar)?;
+    let packed = gzip.finish()?;
+    std::fs::write(folder.path().join("a.tar"), &plain_tar)?;
+    std::fs::write(folder.path().join("a.tgz"), &packed)?;
+    std::fs::write(folder.path().join("out.tar"), tar.into_inner()?)?;
+    std::fs::write(folder.path().join("out.zip"), zip.finish()?.into_inner())?;
+
+    let set = |spec: &str| shown(folder.path(), &[spec]);
+    let expected = set("folder:photos")?["sha256"].clone();
+    assert_eq!(set("tar:a.tar")?["sha256"], expected);
+    assert_eq!(set("tar:a.tgz")?["sha256"], expected);
+    assert_eq!(set("tar:out.tar")?["images"], 7);
+    assert_eq!(set("zip:out.zip")?["images"], 7);
+    assert!(!Path::new(outside[1]).exists() && !folder.path().join("../out.png").exists());
+    assert_eq!(shown(folder.path(), &["tar:a.tar", "--classes", "cat"])?["images"], 2);
+
+    for length in [packed.len() / 2, packed.len() - 4] {
+        std::fs::write(folder.path().join("cut.tgz"), &packed[..length])?;
+        refused(folder.path(), &["tar:cut.tgz"], 1, &["cut.tgz", "not a whole tar archive"])?;
+    }
+    std::fs::write(folder.path().join("cut.tar"), &plain_tar[..700])?;
+    refused(folder.path(), &["tar:cut.tar"], 1, &["cut.tar: not a whole tar archive"])?;
+    std::fs::write(folder.path().join("cut.zip"), b"PK\x03\x04")?;
+    refused(folder.path(), &["zip:cut.zip"], 1, &["cut.zip: not a whole zip archive"])
+}
+
+#[test]
+fn the_second_time_a_set_comes_from_the_cache_until_its_files_change() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    photos(folder.path())?;
+    let cached = || -> Result<Vec<std::path::PathBuf>> {
+        let entries = std::fs::read_dir(folder.path().join("cache/dcgan/decoded"))?;
+        Ok(entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?)
+    };
+    let first = shown(folder.path(), &["folder:photos"])?;
+    let files = cached()?;
+    assert_eq!(files.len(), 1);
+    let time = std::fs::metadata(&files[0])?.modified()?;
+    assert_eq!(shown(folder.path(), &["folder:photos"])?, first);
+    assert_eq!((cached()?, std::fs::metadata(&files[0])?.modified()?), (files.clone(), time));
+
+    // A damaged one is made anew.
+    let whole = std::fs::read(&files[0])?;
+    std::fs::write(&files[0], &whole[..whole.len() / 2])?;
+    let ran = run(folder.path(), &["data", "show", "folder:photos", "--json"])?;
+    assert!(ran.stderr.contains("not a whole file of images; making it anew"), "{}", ran.stderr);
+    assert!(std::fs::read(&files[0])? == whole);
+
+    png(&folder.path().join("photos/cat/3.png"), color(99))?;
+    assert_eq!(shown(folder.path(), &["folder:photos"])?["images"], 6);
+    assert_eq!(cached()?.len(), 2);
+    // Where nothing can be cached, it is read all the same.
+    std::fs::remove_dir_all(folder.path().join("cache"))?;
+    std::fs::write(folder.path().join("cache"), "a file")?;
+    assert_eq!(shown(folder.path(), &["folder:photos"])?["images"], 6);
+    Ok(())
+}
+
+/// An IDX file of two images of 2×2.
+const IDX: [u8; 24] = [0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2, 1, 2, 3, 4, 5, 6, 7, 8];
+
+#[test]
+fn array_files_are_read_and_what_is_wrong_with_them_names_the_file() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    std::fs::write(folder.path().join("a.idx"), IDX)?;
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&IDX)?;
+    std::fs::write(folder.path().join("a.gz"), gzip.finish()?)?;
+    let plain = shown(folder.path(), &["idx:a.idx"])?;
+    assert_eq!(
+        (&plain["images"], &plain["greatest_value"], &plain["least_value"]),
+        (&2.into(), &8.into(), &0.into())
+    );
+    assert_eq!(shown(folder.path(), &["idx:a.gz"])?["sha256"], plain["sha256"]);
+    let stretched = shown(folder.path(), &["idx:a.idx", "--fit", "stretch"])?;
+    assert_ne!(stretched["sha256"], plain["sha256"], "no zeros around it");
+    for (spec, bytes, told) in [
+        ("idx:x", &IDX[..23], "x: IDX data at offset 16"),
+        ("mat:x", b"short", "x: MAT header: expected 128 bytes"),
+        ("npy:x", b"short", "x: NPY header"),
+        ("npz:x", b"short", "x: NPZ"),
+        ("idx:x", b"\x1f\x8bshort", "x: not a whole gzip file"),
+        ("zip:x", b"short", "x: not a whole zip archive"),
+    ] {
+        std::fs::write(folder.path().join("x"), bytes)?;
+        refused(folder.path(), &[spec], 1, &[spec, told])?;
+    }
+    refused(folder.path(), &["idx:none"], 1, &["none: cannot be read", "No such file"])?;
+    refused(folder.path(), &["folder:none"], 1, &["none: expected a folder"])?;
+    std::fs::create_dir(folder.path().join("empty"))?;
+    refused(folder.path(), &["folder:empty"], 1, &["folder:empty: no images"])
+}
+
+#[test]
+fn a_run_on_a_folder_trains_resumes_and_refuses_other_images() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    photos(folder.path())?;
+    let train = |args: &str| {
+        let args: Vec<_> = args.split_whitespace().collect();
+        run(folder.path(), &args)
+    };
+    let ran = train(&format!("{SMALL} --dataset folder:photos --flip --run run"))?;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let real = image::open(folder.path().join("run/real.png"))?;
+    assert_eq!(real.color(), image::ColorType::Rgb8);
+    let ran = train("train --resume run --iterations 5")?;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let ran = train("train --resume run --iterations 6 --limit 3")?;
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("limit was nothing and is 3"), "{}", ran.stderr);
+    png(&folder.path().join("photos/cat/1.png"), color(11))?;
+    let ran = train("train --resume run --iterations 6")?;
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("SHA-256 of the images was "), "{}", ran.stderr);
+    Ok(())
+}
+
+#[test]
+fn a_public_set_is_taken_from_a_folder_that_has_it_and_fetched_from_a_mirror() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let home = folder.path().join("have");
+    std::fs::create_dir_all(home.join("kmnist"))?;
+    std::fs::write(home.join("kmnist/t10k-images-idx3-ubyte"), IDX)?;
+    std::fs::write(home.join("kmnist/t10k-labels-idx1-ubyte"), [0, 0, 8, 1, 0, 0, 0, 2, 4, 9])?;
+    let mut command = command(folder.path(), "data show kmnist:test --classes 9 --json");
+    command.env("XDG_CACHE_HOME", folder.path().join("cache")).env("DCGAN_DATA", &home);
+    let output = command.output()?;
+    let set: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!((&set["images"], &set["greatest_value"]), (&1.into(), &8.into()));
+
+    let mirror = format!("file:{}", home.join("kmnist").display());
+    let ran = run(folder.path(), &["data", "fetch", "mnist:test", "--mirror", &mirror])?;
+    assert_eq!(ran.code, Some(1));
+    for part in ["t10k-images-idx3-ubyte.gz cannot be fetched", "by hand", "No such file"] {
+        assert!(ran.stderr.contains(part), "no `{part}` in\n{}", ran.stderr);
+    }
+    let ran = run(folder.path(), &["data", "fetch", "digits"])?;
+    assert_eq!(
+        (ran.code, ran.stderr.contains("nothing to fetch")),
+        (Some(2), true),
+        "{}",
+        ran.stderr
+    );
+    let listed = run(folder.path(), &["data"])?;
+    assert!(listed.stdout.contains("folder:PATH") && listed.stdout.contains("svhn:extra"));
+    Ok(())
+}
+
+#[test]
+fn a_contact_sheet_shows_the_first_images() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    photos(folder.path())?;
+    shown(folder.path(), &["folder:photos", "--sheet", "sheet.png"])?;
+    let sheet = image::open(folder.path().join("sheet.png"))?.into_rgb8();
+    assert_eq!(sheet.dimensions(), (5 * 32 + 4 * 2, 32));
+    assert_eq!([sheet.get_pixel(5, 9).0, sheet.get_pixel(34, 0).0], [[10, 245, 5], [20, 235, 0]]);
+    Ok(())
+}
