@@ -196,14 +196,8 @@ pub struct DataArgs {
     #[arg(long, value_name = "COLOUR", help_heading = "Data")]
     background: Option<Background>,
     /// Of arrays of floats: black and white, such as 0,1 or =-1,1
-    #[arg(
-        long,
-        value_delimiter = ',',
-        num_args = 2,
-        value_name = "LOW,HIGH",
-        help_heading = "Data"
-    )]
-    range: Option<Vec<f64>>,
+    #[arg(long, value_parser = low_and_high, value_name = "LOW,HIGH", help_heading = "Data")]
+    range: Option<[f64; 2]>,
     /// Take these classes only, such as 3,7 (of files: the names of their folders)
     #[arg(long, value_delimiter = ',', value_name = "CLASS,...", help_heading = "Data")]
     classes: Option<Vec<String>>,
@@ -400,4 +394,12 @@ impl DataArgs {
 fn whole(text: &str) -> Result<u64, String> {
     let number = text.parse().ok().filter(|&number| number <= i64::MAX as u64);
     number.ok_or_else(|| "expected a whole number, 0 or more".to_owned())
+}
+
+/// Two numbers; the configuration checks their order.
+fn low_and_high(text: &str) -> Result<[f64; 2], String> {
+    let numbers = text
+        .split_once(',')
+        .and_then(|(low, high)| Some([low.trim().parse().ok()?, high.trim().parse().ok()?]));
+    numbers.ok_or_else(|| "expected two numbers, such as 0,1".to_owned())
 }

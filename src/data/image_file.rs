@@ -170,7 +170,7 @@ pub(super) fn fit(
 }
 
 /// A part (corner, size) of `pixels`, by Lanczos' filter of three lobes, widened where the image
-/// becomes smaller, so that nothing aliases.
+/// becomes smaller, so that nothing aliases. Rows first and bytes in between, as common programs do it.
 fn resample(
     pixels: Vec<u8>,
     (width, height): (u32, u32),
@@ -178,18 +178,17 @@ fn resample(
     ((left, top), (part_width, part_height)): ((u32, u32), (u32, u32)),
     (to_width, to_height): (u32, u32),
 ) -> Result<Vec<u8>> {
-    if (part_width, part_height) == (to_width, to_height)
-        && (width, height) == (to_width, to_height)
-    {
-        return Ok(pixels);
-    }
     let kind = if channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
+    let filter = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3));
+    let mut resizer = Resizer::new();
     let source = Image::from_vec_u8(width, height, pixels, kind).context("resampling")?;
+    // Of what is beyond the part, the filter sees what it reaches.
+    let columns = filter.crop(left.into(), 0.0, part_width.into(), height.into());
+    let mut rows = Image::new(to_width, height, kind);
+    resizer.resize(&source, &mut rows, &columns).context("resampling")?;
     let mut target = Image::new(to_width, to_height, kind);
-    let options = ResizeOptions::new()
-        .crop(left.into(), top.into(), part_width.into(), part_height.into())
-        .resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3));
-    Resizer::new().resize(&source, &mut target, &options).context("resampling")?;
+    let part = filter.crop(0.0, top.into(), to_width.into(), part_height.into());
+    resizer.resize(&rows, &mut target, &part).context("resampling")?;
     Ok(target.into_vec())
 }
 

@@ -10,6 +10,7 @@ mod load;
 pub mod mat5;
 pub mod npy;
 pub mod spec;
+mod stack;
 mod store;
 
 use std::sync::OnceLock;
@@ -21,30 +22,14 @@ use sha2::{Digest, Sha256};
 pub use batches::Batches;
 pub use files::{Examples, Findings};
 pub use load::{Event, Options, decoded_bytes, load};
+use stack::MAX_EXPANDED;
+pub use stack::Stack;
 
 use crate::tf::frame::{IMAGE_SIZE, rotate_pixels};
 use store::{Description, Pixels};
 
 /// Width and height of every image, as a length.
 pub const SIZE: usize = IMAGE_SIZE as usize;
-
-/// What a file may expand to in memory: more than a million images in colour.
-const MAX_EXPANDED: u64 = 8 << 30;
-
-/// Images of one size, as an array file holds them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stack {
-    /// Number of images.
-    pub count: usize,
-    /// Rows of each.
-    pub height: usize,
-    /// Columns of each.
-    pub width: usize,
-    /// 1 or 3.
-    pub channels: usize,
-    /// `[count, height, width, channels]`, upright.
-    pub pixels: Vec<u8>,
-}
 
 /// Images of 32×32, in memory or on the disk.
 #[derive(Debug)]

@@ -1,9 +1,8 @@
 //! NumPy's arrays of images: `.npy`, and `.npz` with one of them.
 
-use std::io::{Cursor, Read, Seek};
+use std::io::{Read, Seek};
 
 use anyhow::{Context, Result, bail, ensure};
-use npyz::{DType, NpyHeader, Order};
 use zip::ZipArchive;
 
 use super::{MAX_EXPANDED, Stack};
@@ -27,29 +26,18 @@ pub struct Range {
 /// # Source
 /// NEP 1, "A simple file format for NumPy arrays".
 pub fn parse_images(bytes: &[u8], range: Option<Range>) -> Result<Stack> {
-    let mut rest = bytes;
-    let header = NpyHeader::from_reader(&mut rest).context("NPY header")?;
-    let kind = match header.dtype() {
-        DType::Plain(kind) => kind.to_string(),
-        other => other.descr(),
-    };
+    let (Header { descr, is_fortran, shape }, rest) = Header::parse(bytes).context("NPY header")?;
     ensure!(
-        header.order() == Order::C,
+        !is_fortran,
         "NPY: expected C order, found Fortran's; save a copy with numpy.ascontiguousarray"
     );
-    let shape: Vec<usize> = header
-        .shape()
-        .iter()
-        .map(|&n| usize::try_from(n))
-        .collect::<Result<_, _>>()
-        .context("NPY shape")?;
-    let size = match kind.trim_matches(['\'', '"']) {
+    let size = match descr.as_str() {
         "|u1" => 1,
         "<f4" => 4,
         "<f8" => 8,
-        other => {
-            bail!("NPY: expected unsigned bytes or little-endian float32 or float64, found {other}")
-        }
+        other => bail!(
+            "NPY: expected unsigned bytes or little-endian float32 or float64, found {other:?}"
+        ),
     };
     ensure!(!shape.contains(&0), "NPY shape {shape:?}: one is 0");
     let numel = shape.iter().try_fold(size, |product: usize, &n| product.checked_mul(n));
@@ -85,6 +73,98 @@ pub fn parse_images(bytes: &[u8], range: Option<Range>) -> Result<Stack> {
     Ok(Stack { count, height, width, channels, pixels })
 }
 
+/// What a file says of its array.
+#[derive(Debug, PartialEq, Eq)]
+struct Header {
+    /// NumPy's name of the type.
+    descr: String,
+    is_fortran: bool,
+    shape: Vec<usize>,
+}
+
+impl Header {
+    /// The header, and what comes after it.
+    fn parse(bytes: &[u8]) -> Result<(Self, &[u8])> {
+        let after =
+            bytes.strip_prefix(b"\x93NUMPY").context("expected it to begin with \\x93NUMPY")?;
+        let (version, after) = after.split_first_chunk::<2>().context("truncated")?;
+        let (length, after) = match version[0] {
+            1 => {
+                let (length, after) = after.split_first_chunk().context("truncated")?;
+                (usize::from(u16::from_le_bytes(*length)), after)
+            }
+            2 | 3 => {
+                let (length, after) = after.split_first_chunk().context("truncated")?;
+                (u32::from_le_bytes(*length) as usize, after)
+            }
+            other => bail!("expected version 1, 2 or 3, found {other}"),
+        };
+        let (text, rest) = after.split_at_checked(length).context("truncated")?;
+        let text = std::str::from_utf8(text).context("expected text")?;
+        Ok((Self::from_dict(text.trim()).with_context(|| format!("{text:.200}"))?, rest))
+    }
+
+    /// Reads Python's way of writing such a dictionary.
+    fn from_dict(text: &str) -> Result<Self> {
+        let inner = text.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
+        let mut rest = inner.context("expected a dictionary")?.trim();
+        let (mut descr, mut is_fortran, mut shape) = (None, None, None);
+        while !rest.is_empty() {
+            let (key, after) = quoted(rest).context("expected a key")?;
+            let after =
+                after.trim_start().strip_prefix(':').context("expected a colon")?.trim_start();
+            let is_new = match key {
+                "descr" => {
+                    // Arrays of records have a list here.
+                    let (value, after) =
+                        quoted(after).context("`descr`: expected a simple type")?;
+                    rest = after;
+                    descr.replace(value.to_owned()).is_none()
+                }
+                "fortran_order" => {
+                    let (value, after) =
+                        match (after.strip_prefix("True"), after.strip_prefix("False")) {
+                            (Some(after), _) => (true, after),
+                            (_, Some(after)) => (false, after),
+                            _ => bail!("`fortran_order`: expected True or False"),
+                        };
+                    rest = after;
+                    is_fortran.replace(value).is_none()
+                }
+                "shape" => {
+                    let tuple = after.strip_prefix('(').and_then(|after| after.split_once(')'));
+                    let (numbers, after) = tuple.context("`shape`: expected a tuple")?;
+                    let numbers = numbers.trim().trim_end_matches(',').split(',');
+                    let numbers = numbers.map(|n| n.trim().parse()).collect::<Result<Vec<_>, _>>();
+                    rest = after;
+                    shape.replace(numbers.context("`shape`: expected whole numbers")?).is_none()
+                }
+                other => bail!("unknown key `{other}`"),
+            };
+            ensure!(is_new, "`{key}` is given twice");
+            rest = rest.trim_start();
+            rest = match rest.strip_prefix(',') {
+                Some(rest) => rest.trim_start(),
+                None => {
+                    ensure!(rest.is_empty(), "expected a comma");
+                    rest
+                }
+            };
+        }
+        Ok(Self {
+            descr: descr.context("lacks `descr`")?,
+            is_fortran: is_fortran.context("lacks `fortran_order`")?,
+            shape: shape.context("lacks `shape`")?,
+        })
+    }
+}
+
+/// A quoted text at the beginning, and what comes after it.
+fn quoted(text: &str) -> Option<(&str, &str)> {
+    let quote = text.chars().next().filter(|quote| ['\'', '"'].contains(quote))?;
+    text[1..].split_once(quote)
+}
+
 /// Floats in `range` as bytes, rounded to nearest.
 fn scaled(values: impl Iterator<Item = f64>, range: Option<Range>) -> Result<Vec<u8>> {
     let Range { low, high } = range.context(
@@ -115,8 +195,8 @@ pub fn parse_npz(file: impl Read + Seek, range: Option<Range>) -> Result<Stack> 
         // Labels and the like have another rank.
         let mut head = vec![0; 1024];
         let length = read_up_to(&mut entry, &mut head).with_context(|| format!("NPZ: {name}"))?;
-        let header = NpyHeader::from_reader(Cursor::new(&head[..length]));
-        if header.is_ok_and(|header| (3..=4).contains(&header.shape().len())) {
+        let header = Header::parse(&head[..length]);
+        if header.is_ok_and(|(header, _)| (3..=4).contains(&header.shape.len())) {
             found.push((i, name));
         }
     }
@@ -148,7 +228,7 @@ fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usiz
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Cursor, Write};
 
     use zip::ZipWriter;
     use zip::write::SimpleFileOptions;
@@ -199,6 +279,10 @@ mod tests {
         let bytes = |shape: &str, n: usize| file("|u1", false, shape, &vec![0; n]);
         for (file, told) in [
             (b"PK\x03\x04".to_vec(), "NPY header"),
+            (file("|u1", false, "[1]", &[0]), "`shape`: expected a tuple"),
+            (file("|u1", false, "()", &[0]), "`shape`: expected whole numbers"),
+            (file("|u1', 'descr': '", false, "(1, 1, 1)", &[0]), "`descr` is given twice"),
+            (file("|u1', 'x': '", false, "(1, 1, 1)", &[0]), "unknown key `x`"),
             (bytes("(2, 3)", 6), "found [2, 3]"),
             (bytes("(1, 2, 3, 4)", 24), "with C 1 or 3"),
             (bytes("(0, 3, 2)", 0), "one is 0"),

@@ -1,0 +1,11 @@
+#![no_main]
+#![allow(dead_code)]
+
+mod data;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if let Ok(found) = data::mat5::parse_images(bytes) {
+        data::check(&found.images);
+        assert!(found.labels.is_none_or(|labels| labels.len() == found.images.count));
+    }
+});
