@@ -6,7 +6,7 @@
   resampling  crop, stretch, pad from several sizes: Pillow's Lanczos, largest and mean difference
   arrays      IDX, MAT (scipy.io), NPY (numpy): every pixel equal
 
-Makes its own files; SPEC... are compared too (mat:FILE, idx:FILE, tar:FILE, folder:PATH).
+Makes its own files; SPEC... are compared too (mat:FILE, idx:FILE, tar:FILE).
 Needs numpy, scipy, Pillow, and target/release/dcgan (scripts/setup.sh && cargo build --release).
 
 exit status: 0 all within bounds, 1 something is not, 2 wrong usage

@@ -55,7 +55,7 @@ pub(super) fn load_aloud(spec: &str, options: &Options, verbosity: Verbosity) ->
     let bad = set.findings().bad_count();
     if bad > 0 {
         say(&format!(
-            "warning: {bad} images cannot be read and are left out; `dcgan data show {spec}` lists them"
+            "warning: {bad} images cannot be read and are left out; `dcgan data show {spec} --skip-bad` lists them"
         ));
     }
     Ok(set)
@@ -139,7 +139,7 @@ fn show(spec: &str, options: &Options, sheet: Option<&Path>, json: bool) -> Resu
     writeln!(text, "  channels  {channels}")?;
     writeln!(text, "  values    {least_value} to {greatest_value}")?;
     writeln!(text, "  SHA-256   {sha256}")?;
-    let Findings { sizes, gray, others, bad } = shown.findings;
+    let Findings { sizes, gray, others, bad, .. } = shown.findings;
     let stored: usize = sizes.values().sum();
     if stored > 0 {
         writeln!(text, "  stored    {stored}: {gray} gray, {} in colour", stored - gray)?;

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use etcetera::BaseStrategy;
 use md5::{Digest, Md5};
 use sha2::Sha256;
@@ -347,7 +347,7 @@ fn fetch_one(
             if from_start {
                 remove_if_there(&partial)?;
             }
-            let had_some = partial.exists();
+            let had_some = fs::metadata(&partial).is_ok_and(|file| file.len() > 0);
             let done = download(&url, &partial, patience, &mut |bytes, total| {
                 progress(file.name, bytes, total);
             });
@@ -455,12 +455,12 @@ fn download(
     let agent: Agent = Agent::config_builder()
         .timeout_connect(Some(patience.timeout))
         .timeout_recv_response(Some(patience.timeout))
-        .timeout_recv_body(Some(patience.timeout))
+        .timeout_per_read(Some(patience.timeout))
         .http_status_as_error(false)
         .user_agent(format!("dcgan/{}", crate::VERSION))
         .build()
         .into();
-    let (mut tries, mut pause) = (0, patience.pause);
+    let (mut tries, mut pause, mut most) = (0, patience.pause, 0);
     loop {
         let before = file.seek(SeekFrom::End(0)).map_err(here)?;
         let failure = match stretch(&agent, url, &mut file, before, progress) {
@@ -469,15 +469,17 @@ fn download(
             Err(Stretch::Again(error)) => error,
         };
         let after = file.seek(SeekFrom::End(0)).map_err(here)?;
-        // As long as there is progress, it goes on.
-        tries = if after > before { 0 } else { tries + 1 };
+        // As long as there is more than ever before, it goes on.
+        if after > most {
+            (tries, pause, most) = (0, patience.pause, after);
+            continue;
+        }
+        tries += 1;
         if tries >= patience.tries {
             return Err(Failure::Mirror(failure.context(format!("{tries} tries"))));
         }
-        if after <= before {
-            std::thread::sleep(pause);
-            pause = pause.saturating_mul(2);
-        }
+        std::thread::sleep(pause);
+        pause = pause.saturating_mul(2);
     }
 }
 
@@ -497,7 +499,8 @@ fn stretch(
     progress: &mut dyn FnMut(u64, Option<u64>),
 ) -> Result<(), Stretch> {
     let again = |error: anyhow::Error| Stretch::Again(error);
-    let mut request = agent.get(url);
+    // The file as it is: its bytes are counted and hashed.
+    let mut request = agent.get(url).header("Accept-Encoding", "identity");
     if begin > 0 {
         request = request.header("Range", format!("bytes={begin}-"));
     }
@@ -586,7 +589,6 @@ pub fn status(home: &Path) -> Result<Vec<Status>> {
             all.push(Status { name: format!("{}:{}", collection.name, part.name()), bytes });
         }
     }
-    ensure!(!all.is_empty(), "no collection is known");
     Ok(all)
 }
 
@@ -692,8 +694,11 @@ mod tests {
         Remote { name: "some.bin", part: Part::Train, md5: md5.leak(), sha256: None }
     }
 
-    const HASTE: Patience =
-        Patience { timeout: Duration::from_millis(400), pause: Duration::from_millis(5), tries: 3 };
+    const HASTE: Patience = Patience {
+        timeout: Duration::from_millis(1500),
+        pause: Duration::from_millis(5),
+        tries: 3,
+    };
 
     /// Fetches from the servers that give `answers`; the content, or the error.
     fn fetched(folder: &Path, servers: &[&Server]) -> Result<Vec<u8>> {
@@ -748,12 +753,12 @@ mod tests {
         let stall: Answer = Box::new(|_, stream| {
             let all = content();
             send(stream, &format!("200 OK\r\nContent-Length: {}", all.len()), &all[..50_000]);
-            thread::sleep(Duration::from_secs(2));
+            thread::sleep(Duration::from_secs(5));
         });
         let server = assert_fetched(vec![stall, good()])?;
         assert!(server.requests()[1].contains("range: bytes=50000-"), "{:?}", server.requests());
         assert_fetched(vec![status("503 Busy", "wait"), status("429 Slow", ""), good()])?;
-        let silent: Answer = Box::new(|_, _| thread::sleep(Duration::from_secs(1)));
+        let silent: Answer = Box::new(|_, _| thread::sleep(Duration::from_secs(4)));
         assert_fetched(vec![silent, good()])?;
         Ok(())
     }
@@ -840,7 +845,7 @@ mod tests {
     }
 
     #[test]
-    fn two_that_fetch_at_once_fetch_once() -> Result<()> {
+    fn two_that_fetch_at_once_wait_for_each_other() -> Result<()> {
         let home = tempfile::tempdir()?;
         let mirror = tempfile::tempdir()?;
         // Nobody has the genuine files here: both fail, one after the other, and neither hangs.

@@ -1,15 +1,15 @@
 //! Image files in folders and archives: which there are, and what they are decoded to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use flate2::read::GzDecoder;
+use anyhow::{Context, Result, bail, ensure};
+use flate2::read::MultiGzDecoder;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 use zip::ZipArchive;
 
 use super::image_file::{Decoded, Decoding, decode, is_image};
@@ -25,6 +25,8 @@ const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 64 << 20;
 /// Names that are kept of the files of which something is told.
 const EXAMPLES: usize = 5;
+/// Reasons that are told apart.
+const MAX_REASONS: usize = 8;
 /// Ends of the names of image files: if their content is none, they are damaged.
 const EXTENSIONS: [&str; 9] = ["png", "jpg", "jpeg", "jpe", "bmp", "gif", "webp", "tif", "tiff"];
 
@@ -55,6 +57,9 @@ pub struct Findings {
     pub others: Examples,
     /// Images that cannot be read, by the reason.
     pub bad: BTreeMap<String, Examples>,
+    /// Whether any could not be read for a reason that is none of its own: that may pass.
+    #[serde(skip)]
+    pub(super) is_passing: bool,
 }
 
 /// How many, and a few of them.
@@ -76,6 +81,20 @@ impl Examples {
 }
 
 impl Findings {
+    /// Adds the images of `other`.
+    pub(super) fn add_images(&mut self, other: Self) {
+        self.gray += other.gray;
+        for (size, count) in other.sizes {
+            *self.sizes.entry(size).or_default() += count;
+        }
+    }
+
+    fn add_bad(&mut self, reason: String, name: &str) {
+        let is_known = self.bad.contains_key(&reason) || self.bad.len() < MAX_REASONS;
+        let reason = if is_known { reason } else { "for other reasons".to_owned() };
+        self.bad.entry(reason).or_default().add(name);
+    }
+
     /// Images that cannot be read.
     pub fn bad_count(&self) -> usize {
         self.bad.values().map(|examples| examples.count).sum()
@@ -107,9 +126,17 @@ mod pairs {
 pub(super) fn in_folder(folder: &Path) -> Result<Vec<Item>> {
     ensure!(folder.is_dir(), "{}: expected a folder", folder.display());
     let is_hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
-    let walk = WalkDir::new(folder).follow_links(true).into_iter();
+    // A folder that several links lead to is seen once.
+    let mut entered = HashSet::new();
+    let mut is_new = |entry: &DirEntry| {
+        !entry.file_type().is_dir()
+            || entry.path().canonicalize().is_ok_and(|path| entered.insert(path))
+    };
+    let walk = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     let mut found = Vec::new();
-    for entry in walk.filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.file_name())) {
+    for entry in walk.filter_entry(|entry| {
+        (entry.depth() == 0 || !is_hidden(entry.file_name())) && is_new(entry)
+    }) {
         match entry {
             Ok(entry) if entry.file_type().is_file() => {
                 found.push((entry.into_path(), None));
@@ -194,7 +221,7 @@ pub(super) fn decode_tar(
     let damaged = || format!("{}: not a whole tar archive", path.display());
     let (file, bound) = open_archive(path)?;
     let mut reader: Box<dyn Read> = match is_gzip(path)? {
-        true => Box::new(GzDecoder::new(BufReader::new(file)).take(bound + 1)),
+        true => Box::new(MultiGzDecoder::new(BufReader::new(file)).take(bound + 1)),
         false => Box::new(BufReader::new(file)),
     };
     let mut findings = Findings::default();
@@ -246,9 +273,10 @@ pub(super) fn decode_zip(
             continue;
         }
         let content = read_entry(&mut entry).with_context(|| format!("{}: {name}", damaged()))?;
-        if let Content::Bytes(bytes) = &content {
-            expanded += bytes.len() as u64;
-        }
+        expanded += match &content {
+            Content::Bytes(bytes) => bytes.len() as u64,
+            _ => MAX_FILE,
+        };
         ensure!(expanded <= bound, "{}: {}", path.display(), too_large(bound));
         batch.add(Item { name, content }, decoding, &mut findings, progress, each)?;
     }
@@ -283,9 +311,11 @@ pub(super) fn read_maybe_gzipped(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let cannot = || format!("{}: cannot be read", path.display());
     let mut file = File::open(path).with_context(cannot)?;
     let mut bytes = Vec::new();
+    let length = file.metadata().with_context(cannot)?.len();
+    let limit = limit.min(length.saturating_mul(MAX_EXPANSION).max(MIN_EXPANDED));
     if is_gzip(path)? {
         file.rewind().with_context(cannot)?;
-        GzDecoder::new(BufReader::new(file))
+        MultiGzDecoder::new(BufReader::new(file))
             .take(limit + 1)
             .read_to_end(&mut bytes)
             .with_context(|| format!("{}: not a whole gzip file", path.display()))?;
@@ -355,7 +385,10 @@ impl Batch {
 enum Outcome {
     Image(Decoded),
     Other,
+    /// Its content is damaged.
     Bad(String),
+    /// Its content is not known.
+    Unreadable(String),
 }
 
 fn decode_batch(
@@ -373,25 +406,37 @@ fn decode_batch(
                 each(&item.name, image)?;
             }
             Outcome::Other => findings.others.add(&item.name),
-            Outcome::Bad(reason) => findings.bad.entry(reason).or_default().add(&item.name),
+            Outcome::Bad(reason) => findings.add_bad(reason, &item.name),
+            Outcome::Unreadable(reason) => {
+                findings.is_passing = true;
+                findings.add_bad(reason, &item.name);
+            }
         }
     }
     Ok(())
 }
 
 fn outcome(item: &Item, decoding: &Decoding) -> Outcome {
-    let decoded = match &item.content {
-        Content::Unreadable(reason) => Err(anyhow!("{reason}")),
-        Content::Bytes(bytes) => decode_checked(bytes, &item.name, decoding),
-        Content::At(path) => {
-            read_file(path).and_then(|bytes| decode_checked(&bytes, &item.name, decoding))
-        }
+    // The causes, on one line.
+    let told = |error: anyhow::Error| format!("{error:#}").replace('\n', " ");
+    let file;
+    let bytes = match &item.content {
+        // A link to nowhere, a link to itself.
+        Content::Unreadable(_) if !is_named_as_image(&item.name) => return Outcome::Other,
+        Content::Unreadable(reason) => return Outcome::Unreadable(reason.clone()),
+        Content::Bytes(bytes) => bytes,
+        Content::At(path) => match read_file(path) {
+            Ok(bytes) => {
+                file = bytes;
+                &file
+            }
+            Err(error) => return Outcome::Unreadable(told(error)),
+        },
     };
-    match decoded {
+    match decode_checked(bytes, &item.name, decoding) {
         Ok(Some(image)) => Outcome::Image(image),
         Ok(None) => Outcome::Other,
-        // The causes, on one line.
-        Err(error) => Outcome::Bad(format!("{error:#}").replace('\n', " ")),
+        Err(error) => Outcome::Bad(told(error)),
     }
 }
 
@@ -406,14 +451,18 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+fn is_named_as_image(name: &str) -> bool {
+    let extension =
+        Path::new(name).extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    EXTENSIONS.contains(&extension.as_str())
+}
+
 /// The image, or nothing where the file neither is one nor is named as one.
 fn decode_checked(bytes: &[u8], name: &str, decoding: &Decoding) -> Result<Option<Decoded>> {
     if is_image(bytes) {
         return decode(bytes, decoding).map(Some);
     }
-    let extension =
-        Path::new(name).extension().unwrap_or_default().to_string_lossy().to_lowercase();
-    if EXTENSIONS.contains(&extension.as_str()) {
+    if is_named_as_image(name) {
         let what =
             if bytes.is_empty() { "empty" } else { "no image of a format that is read here" };
         bail!("{what}");

@@ -48,7 +48,7 @@ pub struct Decoded {
 
 /// The longest side that is read, and what decoding may allocate.
 const MAX_SIDE: u32 = 32_768;
-const MAX_BYTES: u64 = 1 << 30;
+const MAX_BYTES: u64 = 256 << 20;
 
 /// Whether `bytes` begin as a file of a format that is read here does.
 pub fn is_image(bytes: &[u8]) -> bool {
@@ -68,6 +68,8 @@ pub fn decode(bytes: &[u8], decoding: &Decoding) -> Result<Decoded> {
     limits.max_alloc = Some(MAX_BYTES);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().context("not read")?;
+    let bytes = decoder.total_bytes();
+    ensure!(bytes <= MAX_BYTES, "an image of {bytes} bytes, more than {MAX_BYTES}");
     let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     let mut image = DynamicImage::from_decoder(decoder).context("not read")?;
     image.apply_orientation(orientation);

@@ -1,11 +1,12 @@
 //! From a data set's name to its images.
 
 use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::fetch::{self, Patience};
@@ -79,7 +80,9 @@ pub fn load(spec: &str, options: &Options, tell: &mut dyn FnMut(Event)) -> Resul
     let usage = |message: &str| anyhow!(Usage(format!("--dataset {spec}: {message}")));
     let parsed: Spec = spec.parse().map_err(|message: String| usage(&message))?;
     let (pixels, description) = match parsed {
-        Spec::Digits if options.channels != Some(3) => {
+        Spec::Digits
+            if options.channels != Some(3) && options.fit.is_none_or(|fit| fit == Fit::Pad) =>
+        {
             let set = builtin::digits()?;
             ensure_no_classes(options).map_err(|message| usage(&message))?;
             return Ok(set.limited(options.limit, options.seed));
@@ -122,7 +125,7 @@ fn by_class(description: &Description, classes: &[String]) -> Result<Option<Vec<
                 known.sort();
                 format!("no class `{class}`; it has {}", known.join(", "))
             })?;
-        wanted.push(index as u16);
+        wanted.push(index as u32);
     }
     let labels = description.labels.iter().zip(0_u32..);
     Ok(Some(labels.filter(|(label, _)| wanted.contains(label)).map(|(_, i)| i).collect()))
@@ -156,7 +159,7 @@ fn check_bad(findings: &Findings, good: usize, options: &Options) -> Result<()> 
 }
 
 /// What a file of decoded images is made of.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Key<'a> {
     version: u32,
     kind: &'a str,
@@ -185,7 +188,7 @@ fn decoded(
         version: 1,
         kind: source.kind(),
         decoding,
-        range: options.range.map(|range| (range.low, range.high)),
+        range: source.takes_range().then_some(options.range).flatten().map(|r| (r.low, r.high)),
         root: source.root(),
         files: source.fingerprint()?,
     };
@@ -202,11 +205,15 @@ fn decoded(
     }
     let mut builder = Builder::new(folder.as_deref().ok());
     let findings = source.read(&decoding, options.range, &mut builder, tell)?;
-    match path {
-        // What could not be read is remembered, too.
-        Some(path) if builder.count() > 0 => builder.into_file(&path, findings),
-        _ => builder.into_memory(findings),
+    // Damage is remembered, too; what a disk or its permissions withheld may come back.
+    let is_lasting = builder.count() > 0 && builder.is_on_disk() && !findings.is_passing;
+    if let Some(path) = path.filter(|_| is_lasting) {
+        match builder.write_file(&path, findings.clone()) {
+            Ok(written) => return Ok(written),
+            Err(error) => tell(Event::Warning(&format!("{error:#}; going on without a cache"))),
+        }
     }
+    builder.into_memory(findings)
 }
 
 /// The size of all decoded sets in the cache.
@@ -268,6 +275,10 @@ impl Source {
         }
     }
 
+    fn takes_range(&self) -> bool {
+        matches!(self, Self::Npy(_) | Self::Npz(_))
+    }
+
     fn paths(&self) -> &[PathBuf] {
         match self {
             Self::Digits => &[],
@@ -322,14 +333,18 @@ impl Source {
                 stack(found.images, found.labels, &path)
             }
             Self::Npy(path) => {
-                let images =
-                    npy::parse_images(&read(&path)?, range).with_context(|| named(&path))?;
-                stack(images, None, &path)
+                let file = BufReader::new(File::open(&path).with_context(|| named(&path))?);
+                let mut all = Findings::default();
+                let mut each = |part| stack(part, None, &path).map(|found| all.add_images(found));
+                npy::read_images(file, range, &mut each).with_context(|| named(&path))?;
+                Ok(all)
             }
             Self::Npz(path) => {
-                let file = File::open(&path).with_context(|| named(&path))?;
-                let images = npy::parse_npz(file, range).with_context(|| named(&path))?;
-                stack(images, None, &path)
+                let file = BufReader::new(File::open(&path).with_context(|| named(&path))?);
+                let mut all = Findings::default();
+                let mut each = |part| stack(part, None, &path).map(|found| all.add_images(found));
+                npy::read_npz(file, range, &mut each).with_context(|| named(&path))?;
+                Ok(all)
             }
             Self::Public(paths) => {
                 let mut all = Findings::default();
@@ -348,10 +363,7 @@ impl Source {
                             idx::parse_labels(&read(labels)?).with_context(|| named(labels))?;
                         stack(images, Some(labels), path)?
                     };
-                    all.gray += found.gray;
-                    for (size, count) in found.sizes {
-                        *all.sizes.entry(size).or_default() += count;
-                    }
+                    all.add_images(found);
                 }
                 Ok(all)
             }
@@ -381,7 +393,7 @@ impl Source {
 /// The class of an image file: the name of the folder it is in.
 fn class_of(name: &str) -> Option<&str> {
     let folder = name.rsplit_once(['/', '\\'])?.0;
-    folder.rsplit(['/', '\\']).next().filter(|folder| !folder.is_empty())
+    folder.rsplit(['/', '\\']).next().filter(|folder| !folder.is_empty() && *folder != ".")
 }
 
 /// Adds a stack's images, each brought to 32×32.

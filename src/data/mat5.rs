@@ -18,6 +18,8 @@ mod mi {
     pub const UINT32: u32 = 6;
     pub const SINGLE: u32 = 7;
     pub const DOUBLE: u32 = 9;
+    pub const INT64: u32 = 12;
+    pub const UINT64: u32 = 13;
     pub const MATRIX: u32 = 14;
     pub const COMPRESSED: u32 = 15;
 }
@@ -121,6 +123,13 @@ impl Order {
         }
     }
 
+    fn u64(self, bytes: [u8; 8]) -> u64 {
+        match self {
+            Self::Little => u64::from_le_bytes(bytes),
+            Self::Big => u64::from_be_bytes(bytes),
+        }
+    }
+
     fn u32(self, bytes: [u8; 4]) -> u32 {
         match self {
             Self::Little => u32::from_le_bytes(bytes),
@@ -201,7 +210,9 @@ fn inflate(compressed: &[u8], order: Order) -> Result<Vec<u8>> {
     let [k0, k1, k2, k3, s0, s1, s2, s3] = tag;
     let (kind, size) = (order.u32([k0, k1, k2, k3]), u64::from(order.u32([s0, s1, s2, s3])));
     ensure!(kind == mi::MATRIX, "expected a compressed array, found data of type {kind}");
-    ensure!(size <= MAX_EXPANDED, "promises {size} bytes, more than {MAX_EXPANDED}");
+    // Images don't compress much.
+    let limit = MAX_EXPANDED.min((compressed.len() as u64).saturating_mul(200).max(1 << 30));
+    ensure!(size <= limit, "promises {size} bytes, more than {limit}");
     let mut data = Vec::new();
     decoder.by_ref().take(size).read_to_end(&mut data).context("compressed data")?;
     ensure!(
@@ -246,8 +257,8 @@ impl<'a> Array<'a> {
             .context("dimensions: one is negative")?;
         let name = parts.expect("name", &[mi::INT8])?;
         let name = String::from_utf8_lossy(name.data).into_owned();
-        // Of doubles to 32-bit integers; cells, structures, text and sparse arrays are none of ours.
-        if !(6..=13).contains(&class) || is_complex {
+        // Numbers; cells, structures, text and sparse arrays are none of ours.
+        if !(6..=15).contains(&class) || is_complex {
             return Ok(None);
         }
         let numbers = [
@@ -259,6 +270,8 @@ impl<'a> Array<'a> {
             mi::UINT32,
             mi::SINGLE,
             mi::DOUBLE,
+            mi::INT64,
+            mi::UINT64,
         ];
         let Element { kind, data, .. } = parts.expect("values", &numbers)?;
         Ok(Some(Self { name, dims, class, kind, data, order }))
@@ -303,28 +316,20 @@ impl<'a> Array<'a> {
         let largest = self.dims.iter().max().copied();
         ensure!(numel == largest, "expected one column, found dimensions {:?}", self.dims);
         let order = self.order;
+        let (two, four) = (self.data.as_chunks::<2>().0, self.data.as_chunks::<4>().0);
+        let eight = self.data.as_chunks::<8>().0.iter().map(|&x| order.u64(x));
+        let (two, four) = (two.iter().map(|&x| order.u16(x)), four.iter().map(|&x| order.u32(x)));
         let values: Vec<f64> = match self.kind {
             mi::UINT8 => self.data.iter().map(|&x| f64::from(x)).collect(),
             mi::INT8 => self.data.iter().map(|&x| f64::from(x as i8)).collect(),
-            mi::UINT16 | mi::INT16 => {
-                let chunks = self.data.as_chunks::<2>().0.iter();
-                chunks.map(|&x| f64::from(order.u16(x) as i16)).collect()
-            }
-            mi::UINT32 | mi::INT32 => {
-                let chunks = self.data.as_chunks::<4>().0.iter();
-                chunks.map(|&x| f64::from(order.u32(x) as i32)).collect()
-            }
-            mi::SINGLE => {
-                let chunks = self.data.as_chunks::<4>().0.iter();
-                chunks.map(|&x| f64::from(f32::from_bits(order.u32(x)))).collect()
-            }
-            _ => {
-                let eight = |x: &[u8; 8]| match order {
-                    Order::Little => f64::from_le_bytes(*x),
-                    Order::Big => f64::from_be_bytes(*x),
-                };
-                self.data.as_chunks::<8>().0.iter().map(eight).collect()
-            }
+            mi::UINT16 => two.map(f64::from).collect(),
+            mi::INT16 => two.map(|x| f64::from(x as i16)).collect(),
+            mi::UINT32 => four.map(f64::from).collect(),
+            mi::INT32 => four.map(|x| f64::from(x as i32)).collect(),
+            mi::SINGLE => four.map(|x| f64::from(f32::from_bits(x))).collect(),
+            mi::UINT64 => eight.map(|x| x as f64).collect(),
+            mi::INT64 => eight.map(|x| x as i64 as f64).collect(),
+            _ => eight.map(f64::from_bits).collect(),
         };
         ensure!(
             Some(values.len()) == numel,
@@ -332,11 +337,12 @@ impl<'a> Array<'a> {
             self.dims,
             values.len()
         );
+        // SVHN stores the digit 0 as 10.
+        let tens_are_zeros = values.iter().all(|&value| (1.0..=10.0).contains(&value));
         let label = |&value: &f64| {
             let is_label = value.fract() == 0.0 && (0.0..=65_535.0).contains(&value);
             ensure!(is_label, "expected whole numbers from 0 to 65535, found {value}");
-            // SVHN stores the digit 0 as 10.
-            Ok(if value == 10.0 { 0 } else { value as u16 })
+            Ok(if value == 10.0 && tens_are_zeros { 0 } else { value as u16 })
         };
         values.iter().map(label).collect()
     }

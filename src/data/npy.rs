@@ -16,17 +16,48 @@ pub struct Range {
     pub high: f64,
 }
 
+/// Reads a whole `.npy` file. As [`read_images`], all at once.
+///
+/// # Errors
+/// As [`read_images`].
+pub fn parse_images(bytes: &[u8], range: Option<Range>) -> Result<Stack> {
+    let mut all: Option<Stack> = None;
+    read_images(bytes, range, &mut |part| {
+        match &mut all {
+            None => all = Some(part),
+            Some(all) => {
+                all.count += part.count;
+                all.pixels.extend_from_slice(&part.pixels);
+            }
+        }
+        Ok(())
+    })?;
+    all.context("NPY: no images")
+}
+
+/// What the beginning of a file must hold of its header.
+const HEAD: usize = 64 << 10;
+/// Bytes that are read at a time.
+const PART: u64 = 16 << 20;
+
 /// Reads a `.npy` file: `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with 1 or 3 channels; unsigned
-/// bytes, or float32 or float64 in `range`.
+/// bytes, or float32 or float64 in `range`. Hands on some images at a time.
 ///
 /// # Errors
 /// If the file is of another format, rank, type or order, truncated or longer than its header says,
-/// or floats lie outside of the range; the message names what was expected and what was found.
+/// or floats lie outside of the range; the message names what was expected and what was found. If
+/// `each` fails.
 ///
 /// # Source
 /// NEP 1, "A simple file format for NumPy arrays".
-pub fn parse_images(bytes: &[u8], range: Option<Range>) -> Result<Stack> {
-    let (Header { descr, is_fortran, shape }, rest) = Header::parse(bytes).context("NPY header")?;
+pub fn read_images(
+    mut source: impl Read,
+    range: Option<Range>,
+    each: &mut dyn FnMut(Stack) -> Result<()>,
+) -> Result<()> {
+    let mut head = Vec::new();
+    source.by_ref().take(HEAD as u64).read_to_end(&mut head).context("NPY header")?;
+    let (Header { descr, is_fortran, shape }, rest) = Header::parse(&head).context("NPY header")?;
     ensure!(
         !is_fortran,
         "NPY: expected C order, found Fortran's; save a copy with numpy.ascontiguousarray"
@@ -40,13 +71,6 @@ pub fn parse_images(bytes: &[u8], range: Option<Range>) -> Result<Stack> {
         ),
     };
     ensure!(!shape.contains(&0), "NPY shape {shape:?}: one is 0");
-    let numel = shape.iter().try_fold(size, |product: usize, &n| product.checked_mul(n));
-    ensure!(
-        numel == Some(rest.len()),
-        "NPY: shape {shape:?} promises {} bytes, found {}",
-        numel.map_or("too many".to_owned(), |n| n.to_string()),
-        rest.len()
-    );
     let (count, height, width, channels, is_planar) = match shape[..] {
         [n, h, w] => (n, h, w, 1, false),
         [n, h, w, c @ (1 | 3)] => (n, h, w, c, false),
@@ -55,22 +79,51 @@ pub fn parse_images(bytes: &[u8], range: Option<Range>) -> Result<Stack> {
             "NPY: expected [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3, found {shape:?}"
         ),
     };
-    let mut pixels = match size {
-        1 => rest.to_vec(),
-        4 => scaled(rest.as_chunks::<4>().0.iter().map(|&x| f32::from_le_bytes(x).into()), range)?,
-        _ => scaled(rest.as_chunks::<8>().0.iter().map(|&x| f64::from_le_bytes(x)), range)?,
+    let promised = shape.iter().try_fold(size, |product: u64, &n| product.checked_mul(n as u64));
+    let found_of = |found: u64| {
+        let promised = promised.map_or("too many".to_owned(), |n| n.to_string());
+        format!("NPY: shape {shape:?} promises {promised} bytes, found {found}")
     };
-    if is_planar && channels > 1 {
-        let plane = height * width;
-        let mut planar = vec![0; channels * plane];
-        for image in pixels.chunks_exact_mut(channels * plane) {
-            planar.copy_from_slice(image);
-            for (i, value) in image.iter_mut().enumerate() {
-                *value = planar[i % channels * plane + i / channels];
+    let promised = promised.with_context(|| found_of(rest.len() as u64))?;
+    let image = promised / count as u64;
+    let at_a_time = (PART / image).max(1);
+    let mut source = rest.chain(source);
+    let (mut done, mut first) = (0, 0);
+    while done < promised {
+        let wanted = image.saturating_mul(at_a_time).min(promised - done);
+        // What is promised is read as it comes, so that a lie costs no memory.
+        let mut bytes = Vec::new();
+        source.by_ref().take(wanted).read_to_end(&mut bytes).context("NPY")?;
+        done += bytes.len() as u64;
+        ensure!(bytes.len() as u64 == wanted, "{}", found_of(done));
+        let mut pixels = match size {
+            1 => bytes,
+            4 => {
+                let values = bytes.as_chunks::<4>().0.iter().map(|&x| f32::from_le_bytes(x).into());
+                scaled(values, first, range)?
+            }
+            _ => {
+                let values = bytes.as_chunks::<8>().0.iter().map(|&x| f64::from_le_bytes(x));
+                scaled(values, first, range)?
+            }
+        };
+        first += pixels.len();
+        if is_planar && channels > 1 {
+            let plane = height * width;
+            let mut planar = vec![0; channels * plane];
+            for image in pixels.chunks_exact_mut(channels * plane) {
+                planar.copy_from_slice(image);
+                for (i, value) in image.iter_mut().enumerate() {
+                    *value = planar[i % channels * plane + i / channels];
+                }
             }
         }
+        let count = pixels.len() / (height * width * channels);
+        each(Stack { count, height, width, channels, pixels })?;
     }
-    Ok(Stack { count, height, width, channels, pixels })
+    let more = source.take(PART).read_to_end(&mut Vec::new()).context("NPY")?;
+    ensure!(more == 0, "{}", found_of(done + more as u64));
+    Ok(())
 }
 
 /// What a file says of its array.
@@ -165,8 +218,12 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
     text[1..].split_once(quote)
 }
 
-/// Floats in `range` as bytes, rounded to nearest.
-fn scaled(values: impl Iterator<Item = f64>, range: Option<Range>) -> Result<Vec<u8>> {
+/// Floats in `range` as bytes, rounded to nearest; `first` is the number of the first.
+fn scaled(
+    values: impl Iterator<Item = f64>,
+    first: usize,
+    range: Option<Range>,
+) -> Result<Vec<u8>> {
     let Range { low, high } = range.context(
         "NPY: floats; state their range with --range, such as --range 0,1 or --range=-1,1",
     )?;
@@ -175,18 +232,23 @@ fn scaled(values: impl Iterator<Item = f64>, range: Option<Range>) -> Result<Vec
         .map(|(i, value)| {
             ensure!(
                 (low..=high).contains(&value),
-                "NPY value {i}: expected {low} to {high}, as --range says, found {value}"
+                "NPY value {}: expected {low} to {high}, as --range says, found {value}",
+                first + i
             );
             Ok(((value - low) / (high - low) * 255.0).round() as u8)
         })
         .collect()
 }
 
-/// Reads the one array of images in a `.npz` file. As [`parse_images`].
+/// Reads the one array of images in a `.npz` file. As [`read_images`].
 ///
 /// # Errors
-/// As [`parse_images`]; if there are several arrays of images, none, or one expands beyond bounds.
-pub fn parse_npz(file: impl Read + Seek, range: Option<Range>) -> Result<Stack> {
+/// As [`read_images`]; if there are several arrays of images, none, or one expands beyond bounds.
+pub fn read_npz(
+    file: impl Read + Seek,
+    range: Option<Range>,
+    each: &mut dyn FnMut(Stack) -> Result<()>,
+) -> Result<()> {
     let mut archive = ZipArchive::new(file).context("NPZ")?;
     let mut found = Vec::new();
     for i in 0..archive.len() {
@@ -209,10 +271,9 @@ pub fn parse_npz(file: impl Read + Seek, range: Option<Range>) -> Result<Stack> 
         );
     };
     let entry = archive.by_index(*index).context("NPZ")?;
-    let mut bytes = Vec::new();
-    entry.take(MAX_EXPANDED + 1).read_to_end(&mut bytes).with_context(|| format!("NPZ: {name}"))?;
-    ensure!(bytes.len() as u64 <= MAX_EXPANDED, "NPZ: {name}: more than {MAX_EXPANDED} bytes");
-    parse_images(&bytes, range).with_context(|| format!("NPZ: {name}"))
+    ensure!(entry.size() <= MAX_EXPANDED, "NPZ: {name}: more than {MAX_EXPANDED} bytes");
+    let entry = entry.take(MAX_EXPANDED);
+    read_images(entry, range, each).with_context(|| format!("NPZ: {name}"))
 }
 
 fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -330,18 +391,22 @@ mod tests {
     fn of_an_archive_the_one_array_of_images_is_read() -> Result<()> {
         let images = file("|u1", false, "(1, 2, 2)", &[1, 2, 3, 4]);
         let labels = file("<i8", false, "(1,)", &[0; 8]);
-        let stack =
-            parse_npz(archive(&[("y.npy", labels.clone()), ("x.npy", images.clone())])?, None)?;
-        assert_eq!(stack.pixels, [1, 2, 3, 4]);
+        let file = archive(&[("y.npy", labels.clone()), ("x.npy", images.clone())])?;
+        let mut pixels = Vec::new();
+        read_npz(file, None, &mut |part| {
+            pixels.extend(part.pixels);
+            Ok(())
+        })?;
+        assert_eq!(pixels, [1, 2, 3, 4]);
         let error = |entries: &[(&str, Vec<u8>)]| -> Result<String> {
-            Ok(format!("{:#}", parse_npz(archive(entries)?, None).unwrap_err()))
+            Ok(format!("{:#}", read_npz(archive(entries)?, None, &mut |_| Ok(())).unwrap_err()))
         };
         assert!(error(&[("y.npy", labels)])?.contains("found 0"));
         assert!(
             error(&[("a.npy", images.clone()), ("b.npy", images)])?
                 .contains("found 2: a.npy, b.npy")
         );
-        assert!(parse_npz(Cursor::new(b"no zip"), None).is_err());
+        assert!(read_npz(Cursor::new(b"no zip"), None, &mut |_| Ok(())).is_err());
         Ok(())
     }
 }

@@ -5,9 +5,11 @@
 //! length and a mark. It is named for what it was made of, appears whole or not at all and never
 //! changes, so that it can be read by position at any time.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -15,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::files::Findings;
 use super::{SIZE, SetIdentity};
-use crate::tensor_file::write_atomically;
+use crate::tensor_file::{UNFINISHED, write_atomically};
 use crate::tf::frame::rotate_pixels;
 
 /// The end of every file, and the version of its form.
@@ -31,7 +33,7 @@ pub(super) struct Description {
     /// Of all images.
     pub identity: SetIdentity,
     /// The class of each image, as an index into `classes`; none where there are no classes.
-    pub labels: Vec<u16>,
+    pub labels: Vec<u32>,
     /// Names of the classes.
     pub classes: Vec<String>,
     /// What was found in the files.
@@ -85,8 +87,10 @@ pub(super) struct Builder {
     scratch: Scratch,
     /// Whether each has three channels.
     in_color: Vec<bool>,
-    labels: Vec<u16>,
+    labels: Vec<u32>,
     classes: Vec<String>,
+    /// The index of each class.
+    numbers: HashMap<String, u32>,
 }
 
 /// Images as they came.
@@ -103,7 +107,13 @@ impl Builder {
             Some(file) => Scratch::File(BufWriter::with_capacity(1 << 20, file)),
             None => Scratch::Memory(Vec::new()),
         };
-        Self { scratch, in_color: Vec::new(), labels: Vec::new(), classes: Vec::new() }
+        Self {
+            scratch,
+            in_color: Vec::new(),
+            labels: Vec::new(),
+            classes: Vec::new(),
+            numbers: HashMap::new(),
+        }
     }
 
     /// Adds an image `[32, 32, channels]`, upright, of the class of that name.
@@ -127,16 +137,20 @@ impl Builder {
         }
         self.in_color.push(channels == 3);
         if let Some(class) = class {
-            let index = match self.classes.iter().rposition(|known| known == class) {
-                Some(index) => index,
-                None => {
-                    self.classes.push(class.to_owned());
-                    self.classes.len() - 1
-                }
-            };
-            self.labels.push(u16::try_from(index).context("more than 65,536 classes")?);
+            // There are at most as many classes as images.
+            let next = self.classes.len() as u32;
+            let index = *self.numbers.entry(class.to_owned()).or_insert(next);
+            if index == next {
+                self.classes.push(class.to_owned());
+            }
+            self.labels.push(index);
         }
         Ok(())
+    }
+
+    /// Whether what came is on the disk and not in memory.
+    pub(super) fn is_on_disk(&self) -> bool {
+        matches!(self.scratch, Scratch::File(_))
     }
 
     /// Number of images so far.
@@ -152,8 +166,8 @@ impl Builder {
     }
 
     /// Everything in the file at `path`, and what it is.
-    pub(super) fn into_file(
-        mut self,
+    pub(super) fn write_file(
+        &mut self,
         path: &Path,
         findings: Findings,
     ) -> Result<(Pixels, Description)> {
@@ -211,14 +225,14 @@ impl Builder {
                 channels,
                 sha256: hex::encode(digest.finalize()),
             },
-            labels: if has_classes { std::mem::take(&mut self.labels) } else { Vec::new() },
-            classes: if has_classes { std::mem::take(&mut self.classes) } else { Vec::new() },
+            labels: if has_classes { self.labels.clone() } else { Vec::new() },
+            classes: if has_classes { self.classes.clone() } else { Vec::new() },
             findings,
         })
     }
 }
 
-/// Opens what [`Builder::into_file`] wrote.
+/// Opens what [`Builder::write_file`] wrote.
 ///
 /// # Errors
 /// If it cannot be read or is not whole.
@@ -239,12 +253,16 @@ pub(super) fn open(path: &Path) -> Result<(Pixels, Description)> {
     file.read_exact(&mut description).with_context(cannot)?;
     let description: Description = serde_json::from_slice(&description).with_context(not_whole)?;
     let SetIdentity { images, channels, .. } = description.identity;
-    let promised = (images as u64).checked_mul((SIZE * SIZE * channels) as u64);
-    ensure!(promised == Some(length - 16 - size), "{}", not_whole());
+    let promised = (images as u64).checked_mul((SIZE * SIZE * channels.min(3)) as u64);
+    ensure!(
+        (channels == 1 || channels == 3) && promised == Some(length - 16 - size),
+        "{}",
+        not_whole()
+    );
     let labels = &description.labels;
     ensure!(
         (labels.is_empty() || labels.len() == images)
-            && labels.iter().all(|&label| usize::from(label) < description.classes.len()),
+            && labels.iter().all(|&label| (label as usize) < description.classes.len()),
         "{}",
         not_whole()
     );
@@ -255,5 +273,13 @@ pub(super) fn open(path: &Path) -> Result<(Pixels, Description)> {
 pub(super) fn folder(home: &Path) -> Result<PathBuf> {
     let folder = home.join(FOLDER);
     fs::create_dir_all(&folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+    // What a process that was killed has left; younger ones may be being written.
+    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let age = entry.metadata().and_then(|file| file.modified()).map(|time| time.elapsed());
+        let is_old = age.is_ok_and(|age| age.is_ok_and(|age| age > Duration::from_secs(86_400)));
+        if is_old && entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
     Ok(folder)
 }
