@@ -469,3 +469,33 @@ fn decode_checked(bytes: &[u8], name: &str, decoding: &Decoding) -> Result<Optio
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn gzipped(bytes: &[u8]) -> Result<Vec<u8>> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes)?;
+        Ok(encoder.finish()?)
+    }
+
+    #[test]
+    fn a_file_that_expands_beyond_the_limit_is_an_error_and_one_of_several_parts_is_whole()
+    -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("some.gz");
+        std::fs::write(&path, gzipped(&[0; 100_000])?)?;
+        assert_eq!(read_maybe_gzipped(&path, 100_000)?.len(), 100_000);
+        let error = format!("{:#}", read_maybe_gzipped(&path, 99_999).unwrap_err());
+        assert!(error.contains("some.gz: holds more than 99999 bytes"), "{error}");
+        std::fs::write(&path, [gzipped(b"two ")?, gzipped(b"parts")?].concat())?;
+        assert_eq!(read_maybe_gzipped(&path, 100)?, b"two parts");
+        Ok(())
+    }
+}
