@@ -8,7 +8,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -17,12 +17,14 @@ use crate::data::SetIdentity;
 use crate::device;
 use crate::model::{Model, Network};
 use crate::record::jsonl::Rollback;
-use crate::tensor_file::TensorFile;
+use crate::tensor_file::{TensorFile, remove};
 use crate::tf::Adam;
-use crate::watch::{Collapse, Watch};
+use crate::watch::{Watch, ensure_finite};
 
 const FORMAT: &str = "dcgan-checkpoint";
 const VERSION: &str = "1";
+/// Of a checkpoint's file.
+const EXTENSION: &str = "safetensors";
 /// The folder of checkpoints within a run's.
 pub const CHECKPOINTS: &str = "checkpoints";
 /// What the names of checkpoints begin with that could not be read.
@@ -162,7 +164,7 @@ fn tensors_of(model: &Model, network: Network, adam: &Adam) -> Vec<(String, Tens
 /// discriminator's.
 ///
 /// # Errors
-/// [`Collapse::NotFinite`], or if the file cannot be written; then there is none.
+/// [`crate::watch::Collapse::NotFinite`], or if the file cannot be written; then there is none.
 pub fn save(path: &Path, header: &Header, model: &Model, adams: [&Adam; 2]) -> Result<()> {
     let mut tensors = BTreeMap::new();
     for (network, adam) in Network::ALL.into_iter().zip(adams) {
@@ -178,11 +180,6 @@ pub fn save(path: &Path, header: &Header, model: &Model, adams: [&Adam; 2]) -> R
         }
     }
     TensorFile { metadata: header.write()?, tensors }.write_sealed(path)
-}
-
-fn ensure_finite(name: &str, tensor: &Tensor) -> Result<()> {
-    let finite = tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
-    if finite { Ok(()) } else { Err(anyhow!(Collapse::NotFinite).context(name.to_owned())) }
 }
 
 impl Checkpoint {
@@ -261,6 +258,18 @@ impl Checkpoint {
     }
 }
 
+/// The name of an iteration's file.
+pub(crate) fn numbered_name(iteration: u64, extension: &str) -> String {
+    format!("iteration-{iteration:06}.{extension}")
+}
+
+/// The iteration that a file's name tells, if [`numbered_name`] gave it.
+pub(crate) fn number_of(name: &str, extension: &str) -> Option<u64> {
+    let number = name.strip_prefix("iteration-")?.strip_suffix(extension)?.strip_suffix('.')?;
+    // Not `iteration-5.png`.
+    number.parse().ok().filter(|&number| numbered_name(number, extension) == name)
+}
+
 /// The checkpoints of a run: `iteration-000500.safetensors` and so on. Files of other names, such as a
 /// copy that a user keeps, are left alone.
 #[derive(Debug, Clone)]
@@ -287,7 +296,7 @@ impl Folder {
 
     /// The file of an iteration.
     pub fn file(&self, iteration: u64) -> PathBuf {
-        self.0.join(format!("iteration-{iteration:06}.safetensors"))
+        self.0.join(numbered_name(iteration, EXTENSION))
     }
 
     /// The iterations that there are files of, oldest first; none if there is no folder.
@@ -296,16 +305,10 @@ impl Folder {
     /// If the folder cannot be read.
     pub fn iterations(&self) -> Result<Vec<u64>> {
         let names = self.names()?;
-        let mut iterations: Vec<_> = names.iter().filter_map(|name| self.number_of(name)).collect();
+        let mut iterations: Vec<_> =
+            names.iter().filter_map(|name| number_of(name, EXTENSION)).collect();
         iterations.sort_unstable();
         Ok(iterations)
-    }
-
-    /// The iteration that a file's name tells, if it is one of this program's.
-    fn number_of(&self, name: &str) -> Option<u64> {
-        let number = name.strip_prefix("iteration-")?.strip_suffix(".safetensors")?.parse();
-        // Not `iteration-5.safetensors`, which `file` would not name so.
-        number.ok().filter(|&n| self.file(n).file_name() == Some(name.as_ref()))
     }
 
     /// The files there are; none if there is no folder.
@@ -371,7 +374,7 @@ impl Folder {
     /// If the folder cannot be read.
     pub fn damaged(&self) -> Result<Vec<PathBuf>> {
         let is_one = |name: &String| {
-            name.strip_prefix(DAMAGED).and_then(|name| self.number_of(name)).is_some()
+            name.strip_prefix(DAMAGED).and_then(|name| number_of(name, EXTENSION)).is_some()
         };
         let names = self.names()?.into_iter().filter(is_one);
         Ok(names.map(|name| self.0.join(name)).collect())
@@ -415,12 +418,4 @@ fn is_failure_of_disk(error: &anyhow::Error) -> bool {
     let kind = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
     // A file may be shorter than it says, or have been pruned just now.
     kind.is_some_and(|e| !matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::NotFound))
-}
-
-/// Removes a checkpoint.
-///
-/// # Errors
-/// If it cannot be removed; the message names it.
-pub fn remove(path: &Path) -> Result<()> {
-    fs::remove_file(path).with_context(|| format!("{}: cannot be removed", path.display()))
 }

@@ -10,7 +10,7 @@ use crate::checkpoint::{Checkpoint, Folder};
 use crate::config::TrainConfig;
 use crate::record::jsonl::{Metrics, Rollback, read_metrics};
 use crate::train::resume::config_of;
-use crate::train::{RUNS, RunDir};
+use crate::train::{RUNS, RunDir, run_number};
 use crate::usage::Usage;
 
 /// The folder that `name` means: a path, or the name or number of a run under `runs/`.
@@ -31,8 +31,7 @@ fn find_in(runs: &Path, name: &Path) -> Result<PathBuf> {
         .into_iter()
         .filter(|run| {
             let run = run.file_name().unwrap_or_default().to_string_lossy();
-            let number = run.split('-').next().unwrap_or_default();
-            let number = number.parse::<u32>().ok();
+            let number = run_number(&run);
             run == text || number.is_some() && number == text.parse().ok()
         })
         .collect();

@@ -1,25 +1,22 @@
 //! Images from a generator, as people see them.
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use crate::model::Model;
 use crate::tf::Statistics;
 use crate::tf::frame::rotate_images;
-use crate::watch::Collapse;
+use crate::watch::ensure_finite;
 
 /// Generated images of `z` `[N, z_dim]` (values row by row), with moving statistics:
 /// `[N, 32, 32, C]`, upright.
 ///
 /// # Errors
-/// If `z` is not whole rows; [`Collapse::NotFinite`], if a generated pixel is not finite.
+/// If `z` is not whole rows; [`crate::watch::Collapse::NotFinite`], if a generated pixel is not finite.
 pub fn sample(model: &Model, z: &[f32]) -> Result<Vec<u8>> {
     let _no_grad = tch::no_grad_guard();
     let images = model.generator.forward(&model.z(z)?, Statistics::Moving)?;
-    let finite = images.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
-    if !finite {
-        return Err(anyhow!(Collapse::NotFinite).context("the generator's images"));
-    }
+    ensure_finite("the generator's images", &images)?;
     bytes(&images)
 }
 

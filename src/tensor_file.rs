@@ -211,6 +211,33 @@ pub fn write_atomically(
     attempt().with_context(|| format!("{}: cannot be written", path.display()))
 }
 
+/// Writes `bytes` as a file, whole or not at all.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically(path, |file| file.write_all(bytes))
+}
+
+/// Removes a file.
+///
+/// # Errors
+/// If it cannot be removed; the message names it.
+pub fn remove(path: &Path) -> Result<()> {
+    fs::remove_file(path).with_context(|| format!("{}: cannot be removed", path.display()))
+}
+
+/// Removes a file, or finds that there is none.
+///
+/// # Errors
+/// If it cannot be removed; the message names it.
+pub fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        done => done.with_context(|| format!("{}: cannot be removed", path.display())),
+    }
+}
+
 /// Removes what writes that were cut off have left in `folder`.
 ///
 /// # Errors
@@ -222,9 +249,7 @@ pub fn remove_unfinished(folder: &Path) -> Result<()> {
     };
     for entry in entries.flatten() {
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            let path = entry.path();
-            fs::remove_file(&path)
-                .with_context(|| format!("{}: cannot be removed", path.display()))?;
+            remove(&entry.path())?;
         }
     }
     Ok(())

@@ -6,7 +6,9 @@
 
 use std::fmt;
 
+use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
 /// Iterations between two readings.
 pub const READ_EVERY: u64 = 10;
@@ -71,6 +73,15 @@ pub struct Alarm {
     pub collapse: Collapse,
     /// Whether it is certain from this reading on; else it was told before.
     pub is_new: bool,
+}
+
+/// Whether every value of `tensor` is finite.
+///
+/// # Errors
+/// [`Collapse::NotFinite`], of `what`, if one is not.
+pub fn ensure_finite(what: &str, tensor: &Tensor) -> Result<()> {
+    let finite = tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
+    if finite { Ok(()) } else { Err(anyhow!(Collapse::NotFinite).context(what.to_owned())) }
 }
 
 /// Bad readings in a row, of each sort.

@@ -8,7 +8,7 @@ pub mod npy;
 #[path = "../../src/data/stack.rs"]
 mod stack;
 
-use stack::{MAX_EXPANDED, Stack};
+use stack::{MAX_EXPANDED, Stack, expansion_limit};
 
 /// What every parser promises of what it gives.
 pub fn check(stack: &Stack) {

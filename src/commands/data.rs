@@ -1,7 +1,6 @@
 //! `dcgan data`: list data sets, look into one, fetch one.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -16,7 +15,7 @@ use crate::data::spec::{SPECS, Spec};
 use crate::data::{self, Event, Examples, Findings, ImageSet, Options, SIZE, SetIdentity};
 use crate::record::grid::Picture;
 use crate::record::progress::{Verbosity, Work, say};
-use crate::tensor_file::write_atomically;
+use crate::tensor_file::write_bytes;
 use crate::usage::Usage;
 
 /// Columns of a contact sheet, and images at most.
@@ -121,7 +120,7 @@ fn show(spec: &str, options: &Options, sheet: Option<&Path>, json: bool) -> Resu
     if let Some(path) = sheet {
         let images = set.first(SHEET)?;
         let png = Picture::grid(&images, SIZE, set.channels(), COLUMNS)?.png()?;
-        write_atomically(path, |file| file.write_all(&png))?;
+        write_bytes(path, &png)?;
     }
     let shown = Shown {
         spec,

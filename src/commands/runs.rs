@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use indicatif::DecimalBytes;
 
 use super::{print, print_error};
-use crate::checkpoint::remove;
 use crate::cli::{RunsArgs, RunsCommand};
 use crate::record::progress::say;
 use crate::runs::{State, Summary, find_run, list, needless_checkpoints};
+use crate::tensor_file::remove;
 use crate::train::{RUNS, RunDir};
 use crate::usage::Usage;
 

@@ -45,7 +45,7 @@ impl Batches {
 
     /// Batches an epoch.
     pub fn per_epoch(&self) -> u64 {
-        self.count().div_ceil(self.batch_size) as u64
+        self.set.per_epoch(self.batch_size)
     }
 
     /// The epoch of an iteration; both counted from 1.

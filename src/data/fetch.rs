@@ -13,6 +13,7 @@ use ureq::Agent;
 
 use super::MAX_EXPANDED;
 use super::files::read_maybe_gzipped;
+use crate::tensor_file::remove_if_there;
 
 /// A data set that can be downloaded.
 #[derive(Debug, PartialEq, Eq)]
@@ -251,10 +252,7 @@ impl Collection {
     }
 
     fn files(&self, part: Part) -> impl Iterator<Item = &'static Remote> + use<> {
-        let files: &'static [Remote] = COLLECTIONS
-            .iter()
-            .find(|collection| collection.name == self.name)
-            .map_or(&[], |collection| collection.files);
+        let files: &'static [Remote] = self.files;
         files.iter().filter(move |file| match part {
             Part::All => file.part != Part::Extra,
             part => file.part == part,
@@ -380,15 +378,6 @@ fn fetch_one(
         folder.display(),
         failures.join("\n  ")
     )
-}
-
-fn remove_if_there(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("{}: cannot be removed", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Why a file was not got.

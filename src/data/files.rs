@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,14 +12,11 @@ use serde::{Deserialize, Serialize};
 use walkdir::{DirEntry, WalkDir};
 use zip::ZipArchive;
 
+use super::expansion_limit;
 use super::image_file::{Decoded, Decoding, decode, is_image};
 
 /// What one file may hold.
 const MAX_FILE: u64 = 256 << 20;
-/// What an archive may expand to: images don't compress much.
-const MAX_EXPANSION: u64 = 200;
-/// And in any case.
-const MIN_EXPANDED: u64 = 1 << 30;
 /// Files, and bytes of files, that are decoded at a time.
 const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 64 << 20;
@@ -288,7 +285,7 @@ fn open_archive(path: &Path) -> Result<(File, u64)> {
     let cannot = || format!("{}: cannot be read", path.display());
     let file = File::open(path).with_context(cannot)?;
     let length = file.metadata().with_context(cannot)?.len();
-    Ok((file, length.saturating_mul(MAX_EXPANSION).max(MIN_EXPANDED)))
+    Ok((file, expansion_limit(length)))
 }
 
 fn too_large(bound: u64) -> String {
@@ -309,12 +306,11 @@ pub(super) fn is_gzip(path: &Path) -> Result<bool> {
 /// If it cannot be read, is damaged, or expands beyond `limit`.
 pub(super) fn read_maybe_gzipped(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let cannot = || format!("{}: cannot be read", path.display());
-    let mut file = File::open(path).with_context(cannot)?;
+    let file = File::open(path).with_context(cannot)?;
     let mut bytes = Vec::new();
     let length = file.metadata().with_context(cannot)?.len();
-    let limit = limit.min(length.saturating_mul(MAX_EXPANSION).max(MIN_EXPANDED));
+    let limit = limit.min(expansion_limit(length));
     if is_gzip(path)? {
-        file.rewind().with_context(cannot)?;
         MultiGzDecoder::new(BufReader::new(file))
             .take(limit + 1)
             .read_to_end(&mut bytes)

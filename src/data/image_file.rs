@@ -47,7 +47,7 @@ pub struct Decoded {
 }
 
 /// The longest side that is read, and what decoding may allocate.
-const MAX_SIDE: u32 = 32_768;
+pub(super) const MAX_SIDE: u32 = 32_768;
 const MAX_BYTES: u64 = 256 << 20;
 
 /// Whether `bytes` begin as a file of a format that is read here does.
@@ -93,10 +93,7 @@ fn flatten(image: DynamicImage, decoding: &Decoding) -> (usize, Vec<u8>) {
         } else {
             image.into_luma8().into_raw()
         };
-        return match decoding.channels {
-            Some(3) => (3, pixels.into_iter().flat_map(|value| [value; 3]).collect()),
-            _ => (1, pixels),
-        };
+        return with_channels(1, pixels, decoding.channels);
     }
     let pixels: Vec<u8> = if color.has_alpha() {
         let image = image.into_rgba8();
@@ -106,9 +103,19 @@ fn flatten(image: DynamicImage, decoding: &Decoding) -> (usize, Vec<u8>) {
     } else {
         image.into_rgb8().into_raw()
     };
-    match decoding.channels {
-        Some(1) => (1, luma(&pixels)),
-        _ => (3, pixels),
+    with_channels(3, pixels, decoding.channels)
+}
+
+/// `pixels` of 1 or 3 `channels` with as many as are `wanted`, and how many that are.
+pub(super) fn with_channels(
+    channels: usize,
+    pixels: Vec<u8>,
+    wanted: Option<usize>,
+) -> (usize, Vec<u8>) {
+    match (channels, wanted) {
+        (3, Some(1)) => (1, luma(&pixels)),
+        (1, Some(3)) => (3, pixels.into_iter().flat_map(|value| [value; 3]).collect()),
+        _ => (channels, pixels),
     }
 }
 
@@ -118,7 +125,7 @@ fn over(value: u8, alpha: u8, behind: u8) -> u8 {
 }
 
 /// Red, green and blue to gray, by ITU-R BT.601's weights, in the fixed point of common readers.
-pub(super) fn luma(rgb: &[u8]) -> Vec<u8> {
+fn luma(rgb: &[u8]) -> Vec<u8> {
     let gray = |rgb: &[u8; 3]| {
         let [red, green, blue] = rgb.map(u32::from);
         ((19_595 * red + 38_470 * green + 7_471 * blue + 0x8000) >> 16) as u8

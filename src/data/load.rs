@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::fetch::{self, Patience};
 use super::files::{self, Findings, read_maybe_gzipped, stamp};
-use super::image_file::{Decoding, Fit, fit, luma};
+use super::image_file::{Decoding, Fit, MAX_SIDE, fit, with_channels};
 use super::npy::Range;
 use super::spec::Spec;
 use super::store::{self, Builder, Description, Pixels};
@@ -409,15 +409,11 @@ fn add_stack(
     }
     let size = (u32::try_from(width)?, u32::try_from(height)?);
     ensure!(
-        size.0.max(size.1) <= 32_768,
-        "expected images of at most 32768×32768, found {width}×{height}"
+        size.0.max(size.1) <= MAX_SIDE,
+        "expected images of at most {MAX_SIDE}×{MAX_SIDE}, found {width}×{height}"
     );
     let one = |image: &[u8]| -> Result<(usize, Vec<u8>)> {
-        let (to, image) = match (channels, decoding.channels) {
-            (3, Some(1)) => (1, luma(image)),
-            (1, Some(3)) => (3, image.iter().flat_map(|&value| [value; 3]).collect()),
-            _ => (channels, image.to_vec()),
-        };
+        let (to, image) = with_channels(channels, image.to_vec(), decoding.channels);
         Ok((to, fit(image, size, to, decoding.fit)?))
     };
     let classes: Vec<String> = labels.unwrap_or_default().iter().map(u16::to_string).collect();

@@ -6,7 +6,7 @@ use std::io::Read;
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::ZlibDecoder;
 
-use super::{MAX_EXPANDED, Stack};
+use super::{MAX_EXPANDED, Stack, expansion_limit};
 
 /// Types of data elements, by MATLAB's names.
 mod mi {
@@ -210,8 +210,7 @@ fn inflate(compressed: &[u8], order: Order) -> Result<Vec<u8>> {
     let [k0, k1, k2, k3, s0, s1, s2, s3] = tag;
     let (kind, size) = (order.u32([k0, k1, k2, k3]), u64::from(order.u32([s0, s1, s2, s3])));
     ensure!(kind == mi::MATRIX, "expected a compressed array, found data of type {kind}");
-    // Images don't compress much.
-    let limit = MAX_EXPANDED.min((compressed.len() as u64).saturating_mul(200).max(1 << 30));
+    let limit = MAX_EXPANDED.min(expansion_limit(compressed.len() as u64));
     ensure!(size <= limit, "promises {size} bytes, more than {limit}");
     let mut data = Vec::new();
     decoder.by_ref().take(size).read_to_end(&mut data).context("compressed data")?;

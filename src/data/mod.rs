@@ -22,8 +22,8 @@ use sha2::{Digest, Sha256};
 pub use batches::Batches;
 pub use files::{Examples, Findings};
 pub use load::{Event, Options, decoded_bytes, load};
-use stack::MAX_EXPANDED;
 pub use stack::Stack;
+use stack::{MAX_EXPANDED, expansion_limit};
 
 use crate::tf::frame::{IMAGE_SIZE, rotate_pixels};
 use store::{Description, Pixels};
@@ -129,7 +129,7 @@ impl ImageSet {
 
     /// Batches of `batch_size` (at least 1) an epoch, the last, smaller one included.
     pub fn per_epoch(&self, batch_size: usize) -> u64 {
-        self.count().div_ceil(batch_size) as u64
+        batches(self.count(), batch_size)
     }
 
     /// Bytes of an image.
@@ -208,6 +208,11 @@ impl ImageSet {
     }
 }
 
+/// Batches of `batch_size` (at least 1) of `images`, the last, smaller one included.
+fn batches(images: usize, batch_size: usize) -> u64 {
+    images.div_ceil(batch_size) as u64
+}
+
 /// What tells a data set from every other one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -223,6 +228,6 @@ pub struct SetIdentity {
 impl SetIdentity {
     /// Batches of `batch_size` (at least 1) an epoch, the last, smaller one included.
     pub fn per_epoch(&self, batch_size: usize) -> u64 {
-        self.images.div_ceil(batch_size) as u64
+        batches(self.images, batch_size)
     }
 }

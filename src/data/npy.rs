@@ -255,9 +255,10 @@ pub fn read_npz(
         let mut entry = archive.by_index(i).context("NPZ")?;
         let name = entry.name().context("NPZ")?.into_owned();
         // Labels and the like have another rank.
-        let mut head = vec![0; 1024];
-        let length = read_up_to(&mut entry, &mut head).with_context(|| format!("NPZ: {name}"))?;
-        let header = Header::parse(&head[..length]);
+        let mut head = Vec::new();
+        let read = entry.by_ref().take(1024).read_to_end(&mut head);
+        read.with_context(|| format!("NPZ: {name}"))?;
+        let header = Header::parse(&head);
         if header.is_ok_and(|(header, _)| (3..=4).contains(&header.shape.len())) {
             found.push((i, name));
         }
@@ -274,17 +275,6 @@ pub fn read_npz(
     ensure!(entry.size() <= MAX_EXPANDED, "NPZ: {name}: more than {MAX_EXPANDED} bytes");
     let entry = entry.take(MAX_EXPANDED);
     read_images(entry, range, each).with_context(|| format!("NPZ: {name}"))
-}
-
-fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match reader.read(&mut buffer[length..])? {
-            0 => break,
-            n => length += n,
-        }
-    }
-    Ok(length)
 }
 
 #[cfg(test)]

@@ -17,3 +17,8 @@ pub struct Stack {
     /// `[count, height, width, channels]`, upright.
     pub pixels: Vec<u8>,
 }
+
+/// What an archive or packed file of `length` bytes may expand to: images don't compress much.
+pub(super) fn expansion_limit(length: u64) -> u64 {
+    length.saturating_mul(200).max(1 << 30)
+}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
-use crate::tensor_file::write_atomically;
+use crate::tensor_file::write_bytes;
 
 /// One logged iteration.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -168,7 +168,7 @@ pub fn rewind(path: &Path, iteration: u64, rollbacks: &[Rollback]) -> Result<Vec
     }
     lines.extend(rest.map(Line::Metrics));
     let text = lines.iter().map(text).collect::<Result<String>>()?;
-    write_atomically(path, |file| file.write_all(text.as_bytes()))?;
+    write_bytes(path, text.as_bytes())?;
     Ok(kept)
 }
 

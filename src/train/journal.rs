@@ -1,7 +1,5 @@
 //! Everything a run writes but its checkpoints.
 
-use std::path::Path;
-
 use anyhow::Result;
 use tch::Device;
 
@@ -14,7 +12,7 @@ use crate::record::grid::Picture;
 use crate::record::jsonl::{JsonLines, Line, Metrics, Rollback, rewind};
 use crate::record::progress::Progress;
 use crate::record::tensorboard::TensorBoard;
-use crate::tensor_file::{TensorFile, write_atomically};
+use crate::tensor_file::{TensorFile, write_bytes};
 
 /// Columns, and rows, of a sample grid.
 pub(super) const GRID: usize = 6;
@@ -184,11 +182,6 @@ fn rewound(
     let kept = rewind(&path, iteration, rollbacks)?;
     run.remove_samples_after(iteration)?;
     Ok((JsonLines::append(path)?, kept.last().copied()))
-}
-
-fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::io::Write;
-    write_atomically(path, |file| file.write_all(bytes))
 }
 
 /// The resolved configuration, enough to repeat the run, and where it ran.

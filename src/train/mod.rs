@@ -9,5 +9,6 @@ pub mod step;
 mod trainer;
 
 pub use finite::NonFinite;
+pub(crate) use run_dir::run_number;
 pub use run_dir::{RUNS, RunDir};
 pub use trainer::{End, Job, MAX_ROLLBACKS, Outcome, train};

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::lock::Lock;
-use crate::checkpoint::{CHECKPOINTS, Folder};
-use crate::tensor_file::{UNFINISHED, remove_unfinished};
+use crate::checkpoint::{CHECKPOINTS, Folder, number_of, numbered_name};
+use crate::tensor_file::{UNFINISHED, remove, remove_if_there, remove_unfinished};
 use crate::usage::Usage;
 
 /// Where runs go unless the user says otherwise.
@@ -116,7 +116,7 @@ impl RunDir {
 
     /// The grid of an iteration.
     pub fn sample(&self, iteration: u64) -> PathBuf {
-        self.path.join(SAMPLES).join(format!("iteration-{iteration:06}.png"))
+        self.path.join(SAMPLES).join(numbered_name(iteration, "png"))
     }
 
     /// Makes the folder of grids, and removes those after `iteration`.
@@ -127,9 +127,7 @@ impl RunDir {
         let folder = self.file(SAMPLES);
         fs::create_dir_all(&folder).with_context(|| cannot_make(&folder))?;
         for later in self.samples()?.into_iter().filter(|&number| number > iteration) {
-            let path = self.sample(later);
-            fs::remove_file(&path)
-                .with_context(|| format!("{}: cannot be removed", path.display()))?;
+            remove(&self.sample(later))?;
         }
         Ok(())
     }
@@ -147,11 +145,7 @@ impl RunDir {
         let folder = self.file(SAMPLES);
         let entries = fs::read_dir(&folder)
             .with_context(|| format!("{}: cannot be read", folder.display()))?;
-        let number = |entry: fs::DirEntry| {
-            let name = entry.file_name();
-            let number = name.to_str()?.strip_prefix("iteration-")?.strip_suffix(".png")?;
-            number.parse().ok().filter(|&n| self.sample(n).file_name() == Some(&name))
-        };
+        let number = |entry: fs::DirEntry| number_of(entry.file_name().to_str()?, "png");
         Ok(entries.flatten().filter_map(number).collect())
     }
 
@@ -171,13 +165,7 @@ impl RunDir {
     /// # Errors
     /// If the sign of that cannot be removed.
     pub fn reopen(&self) -> Result<()> {
-        let path = self.file(FINISHED);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                Err(e).with_context(|| format!("{}: cannot be removed", path.display()))
-            }
-            _ => Ok(()),
-        }
+        remove_if_there(&self.file(FINISHED))
     }
 
     /// A file of the run.
@@ -207,12 +195,16 @@ fn cannot_make(path: &Path) -> String {
     format!("{}: the run's folder cannot be made", path.display())
 }
 
+/// The number that a run's name begins with, if it has one.
+pub(crate) fn run_number(name: &str) -> Option<u32> {
+    name.split('-').next()?.parse().ok()
+}
+
 fn next_folder(runs: &Path, dataset: &str) -> Result<PathBuf> {
     fs::create_dir_all(runs).with_context(|| cannot_make(runs))?;
-    let number_of = |name: &str| name.split('-').next()?.parse::<u32>().ok();
     let last = fs::read_dir(runs)
         .with_context(|| format!("{}: cannot be read", runs.display()))?
-        .filter_map(|entry| number_of(entry.ok()?.file_name().to_str()?))
+        .filter_map(|entry| run_number(entry.ok()?.file_name().to_str()?))
         .max();
     let date = jiff::Zoned::now().strftime("%Y-%m-%d").to_string();
     // A data set may be a path; a folder's name may not.

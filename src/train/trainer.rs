@@ -9,7 +9,7 @@ use super::finite::NonFinite;
 use super::journal::{GRID, Journal, config_toml};
 use super::run_dir::RunDir;
 use super::step::{Gan, StepStats, StepValues, spread};
-use crate::checkpoint::{Checkpoint, Header, Origin, remove, save};
+use crate::checkpoint::{Checkpoint, Header, Origin, save};
 use crate::config::{OnCollapse, TrainConfig};
 use crate::data::{Batches, ImageSet};
 use crate::interrupt::{Interrupt, Signal};
@@ -18,6 +18,7 @@ use crate::record::jsonl::{Metrics, Rollback};
 use crate::record::progress::Progress;
 use crate::rng::{Stream, noise, rng};
 use crate::sample::sample;
+use crate::tensor_file::remove;
 use crate::watch::{Alarm, Collapse, READ_EVERY, Reading, Watch};
 
 /// How often a run is rolled back before it is given up.
@@ -312,7 +313,7 @@ impl<'a> Trainer<'a> {
             return Err(error);
         }
         let from = self.state.iteration;
-        let because = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        let because = format!("{error:#}");
         if self.state.config.on_collapse != OnCollapse::Rollback {
             return Err(error.context(format!("training stopped after iteration {from}")));
         }
