@@ -13,10 +13,11 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 usage() {
     cat <<'EOF_USAGE'
 Measures one training iteration of dcgan and of its peers on this machine, in turn, and prints
-milliseconds an iteration, peak memory and the ratio dcgan/peer (below 1: dcgan is faster).
+milliseconds an iteration, peak memory and the ratios dcgan/peer (below 1: dcgan is faster).
 
 Usage: scripts/bench_peers.sh [OPTIONS]
 
+  --ours LIST       dcgan, dcgan-bf16 or both (default: dcgan)
   --peers LIST      peers, separated by commas (default: pytorch)
                       pytorch            PyTorch 2.13.0, eager, f32: the usual port
                       pytorch-bf16       the same under bfloat16 autocast
@@ -27,6 +28,8 @@ Usage: scripts/bench_peers.sh [OPTIONS]
   --iterations N    measured iterations of a run (default: 6)
   --warmup N        iterations before them (default: 2)
   --batch-size N    images in a batch (default: 128)
+  --samples N       sample N images after the iterations, in dcgan and pytorch (default: 0)
+  --floor           measure libtorch's convolutions alone, too, each pass in its best memory layout
   --threads N       threads of each contender (default: the number of cores)
   --out FILE        save every number with command, machine, versions and date as JSON
   --force           replace FILE if it exists
@@ -76,8 +79,9 @@ whole_number() {
 # One call for each contender: name=... and command=(...).
 add() {
     case "$1" in
-    dcgan) command=("$dcgan" bench --json --precision f32) ;;
-    pytorch) python_peer pytorch pytorch.py --precision f32 ;;
+    dcgan) command=("$dcgan" bench --json --device cpu --precision f32 --samples "$samples" ${floor:+"$floor"}) ;;
+    dcgan-bf16) command=("$dcgan" bench --json --device cpu --precision bf16 ${floor:+"$floor"}) ;;
+    pytorch) python_peer pytorch pytorch.py --precision f32 --samples "$samples" ;;
     pytorch-bf16) python_peer pytorch pytorch.py --precision bf16 ;;
     torch-compile) python_peer pytorch pytorch.py --precision f32 --compile ;;
     torch-compile-bf16) python_peer pytorch pytorch.py --precision bf16 --compile ;;
@@ -104,7 +108,7 @@ python_peer() {
 }
 
 recorded=scripts/bench_peers.sh # the command that a saved file names: all but where it is saved
-peers=pytorch rounds=10 iterations=6 warmup=2 batch_size=128 out="" force=no prepare=no
+ours=dcgan peers=pytorch samples=0 floor="" rounds=10 iterations=6 warmup=2 batch_size=128 out="" force=no prepare=no
 threads=$(getconf _NPROCESSORS_ONLN)
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -114,10 +118,16 @@ while [ $# -gt 0 ]; do
         ;;
     --force) force=yes ;;
     --prepare) prepare=yes ;;
-    --peers | --rounds | --iterations | --warmup | --batch-size | --threads | --out)
+    --floor)
+        floor=--floor
+        recorded+=" --floor"
+        ;;
+    --ours | --peers | --rounds | --iterations | --warmup | --batch-size | --samples | --threads | --out)
         [ $# -ge 2 ] || die_usage "$1 wants a value."
         case "$1" in
+        --ours) ours=$2 ;;
         --peers) peers=$2 ;;
+        --samples) whole_number "$1" "$2" 0 && samples=$2 ;;
         --rounds) whole_number "$1" "$2" 1 && rounds=$2 ;;
         --iterations) whole_number "$1" "$2" 1 && iterations=$2 ;;
         --warmup) whole_number "$1" "$2" 0 && warmup=$2 ;;
@@ -133,7 +143,11 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-names=(dcgan)
+IFS=, read -r -a names <<<"$ours"
+for name in ${names[@]+"${names[@]}"}; do
+    case "$name" in dcgan | dcgan-bf16) ;; *) die_usage "--ours: expected dcgan or dcgan-bf16, found '$name'." ;; esac
+done
+[ ${#names[@]} -gt 0 ] || die_usage "--ours: expected dcgan or dcgan-bf16, found nothing."
 IFS=, read -r -a peer_names <<<"$peers"
 [ ${#peer_names[@]} -gt 0 ] || die_usage "--peers: expected a list of peers, found nothing."
 names+=("${peer_names[@]}")
@@ -176,5 +190,5 @@ export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$root/target/peers/ind
 cd "$root"
 exec "$venv_python" -B scripts/peers/compare.py \
     --rounds "$rounds" --batch-size "$batch_size" --threads "$threads" --warmup "$warmup" \
-    --iterations "$iterations" --ours dcgan --command "$recorded" ${out:+--out "$out"} \
+    --iterations "$iterations" --ours "$ours" --command "$recorded" ${out:+--out "$out"} \
     "${contenders[@]}"

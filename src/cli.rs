@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use serde::Serialize;
 
-use crate::config::{Background, Resolved, TrainConfig, resolve, resolve_on};
+use crate::config::{Background, Precision, Resolved, TrainConfig, resolve, resolve_on};
 use crate::device::DeviceChoice;
 use crate::record::progress::Verbosity;
 use crate::train::RUNS;
@@ -40,6 +40,16 @@ pub struct Cli {
     /// Options of `train`.
     #[command(flatten)]
     pub train: TrainArgs,
+}
+
+impl Cli {
+    /// Whether the command computes with networks.
+    pub fn computes(&self) -> bool {
+        matches!(
+            self.command,
+            None | Some(Command::Train(_) | Command::Verify(_) | Command::Bench(_))
+        )
+    }
 }
 
 /// The commands.
@@ -86,9 +96,13 @@ pub struct TrainArgs {
     /// Where to compute: auto, cpu, cuda, cuda:N or mps [default: auto]
     #[arg(long, value_name = "DEVICE", help_heading = "Place")]
     device: Option<DeviceChoice>,
-    /// float32 or float64 [default: f32]
-    #[arg(long, value_parser = ["f32", "f64"], help_heading = "Place")]
+    /// f32: float32; bf16: convolutions and dense layers in bfloat16, faster and less exact; f64:
+    /// float64 [default: f32]
+    #[arg(long, value_parser = Precision::ALL.map(Precision::name), help_heading = "Place")]
     precision: Option<String>,
+    /// On CUDA, let float32 convolutions compute in TensorFloat-32: faster and less exact [default: off]
+    #[arg(long, value_parser = ["on", "off"], help_heading = "Place")]
+    tf32: Option<String>,
     /// CPU threads [default: the physical cores]
     #[arg(long, value_parser = whole, value_name = "N", help_heading = "Place")]
     threads: Option<u64>,
@@ -264,12 +278,15 @@ pub struct VerifyArgs {
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// float32 or float64
-    #[arg(long, value_parser = ["f32", "f64"], default_value = "f32")]
-    pub precision: String,
+    /// float32, float64, or bfloat16 in convolutions and dense layers
+    #[arg(long, value_parser = precision, default_value = "f32")]
+    pub precision: Precision,
     /// Where to compute: auto, cpu, cuda, cuda:N or mps
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
+    /// On CUDA, let float32 convolutions compute in TensorFloat-32
+    #[arg(long, value_parser = ["on", "off"], default_value = "off")]
+    pub tf32: String,
     /// CPU threads [default: the physical cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -285,6 +302,12 @@ pub struct BenchArgs {
     /// Iterations that are
     #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u16).range(1..))]
     pub iterations: u16,
+    /// Measure the convolutions alone, too, each in libtorch's best memory layout
+    #[arg(long)]
+    pub floor: bool,
+    /// Sample so many images, too
+    #[arg(long, value_name = "N", default_value = "0", value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
+    pub samples: u32,
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,
@@ -394,6 +417,11 @@ impl DataArgs {
 fn whole(text: &str) -> Result<u64, String> {
     let number = text.parse().ok().filter(|&number| number <= i64::MAX as u64);
     number.ok_or_else(|| "expected a whole number, 0 or more".to_owned())
+}
+
+fn precision(text: &str) -> Result<Precision, String> {
+    let names = Precision::ALL.map(Precision::name).join(", ");
+    Precision::from_name(text).ok_or_else(|| format!("expected one of {names}"))
 }
 
 /// Two numbers; the configuration checks their order.

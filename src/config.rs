@@ -18,7 +18,7 @@ use crate::tf::AdamConfig;
 use crate::train::step::StepConfig;
 use crate::usage::Usage;
 
-/// Kind of the weights and of the computation.
+/// In what kinds of numbers training computes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -27,16 +27,55 @@ pub enum Precision {
     F32,
     /// float64.
     F64,
+    /// Convolutions and dense layers in bfloat16; weights, statistics, losses and moments in float32.
+    Bf16,
 }
 
 impl Precision {
-    /// The tensor kind.
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F64, Self::Bf16];
+
+    /// Its name, as `--precision` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// The one that a name stands for.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|precision| precision.name() == name)
+    }
+
+    /// Of weights, statistics, losses and moments.
     pub fn kind(self) -> Kind {
         match self {
-            Self::F32 => Kind::Float,
+            Self::F32 | Self::Bf16 => Kind::Float,
             Self::F64 => Kind::Double,
         }
     }
+
+    /// Of convolutions and dense layers.
+    pub fn compute(self) -> Kind {
+        match self {
+            Self::F32 => Kind::Float,
+            Self::F64 => Kind::Double,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
+}
+
+/// Whether something is done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    #[default]
+    Off,
 }
 
 /// How many channels images are to have.
@@ -143,6 +182,8 @@ pub struct TrainConfig {
     pub device: DeviceChoice,
     /// In which kind.
     pub precision: Precision,
+    /// Whether float32 convolutions on CUDA may round their operands to 10 bits of mantissa.
+    pub tf32: Switch,
     /// Passes over the data set.
     pub epochs: u64,
     /// Iterations; overrides `epochs`.
@@ -199,6 +240,7 @@ impl Default for TrainConfig {
             max_bad: Options::default().max_bad,
             device: DeviceChoice::Auto,
             precision: Precision::F32,
+            tf32: Switch::Off,
             epochs: 10,
             iterations: None,
             batch_size: 128,
@@ -574,6 +616,7 @@ mod tests {
                 flip: true,
                 device: "cuda:1".parse().map_err(|e| anyhow!("{e}"))?,
                 precision: Precision::F64,
+                tf32: Switch::On,
                 latent: Latent::Normal,
                 learning_rate: 0.1 + 0.2,
                 ..Default::default()

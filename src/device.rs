@@ -153,6 +153,32 @@ fn keep_freed_memory() {
     }
 }
 
+/// Starts this program anew, in the same process, with libgomp told to let idle threads sleep. It reads
+/// that when it is loaded, so a running program cannot tell it. Returns where there is nothing to do: on
+/// other systems, and where the user has said how threads are to wait.
+///
+/// Threads that spin instead are no faster on an idle machine, and take the processors from each other
+/// on a busy one.
+pub fn let_idle_threads_sleep() {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::process::CommandExt;
+        let is_told = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
+        if is_told.iter().any(|name| std::env::var_os(name).is_some()) {
+            return;
+        }
+        let mut arguments = std::env::args_os();
+        let mut program = std::process::Command::new("/proc/self/exe");
+        if let Some(name) = arguments.next() {
+            program.arg0(name);
+        }
+        // Where it fails, this process goes on as it is.
+        let _ = program.args(arguments).env("OMP_WAIT_POLICY", "passive").exec();
+    }
+}
+
+const TF32: &str = "NVIDIA_TF32_OVERRIDE";
+
 /// Turns TensorFloat-32 off, which cuDNN's convolutions take by default and whose 10 bits of
 /// mantissa are not float32. The user's own `NVIDIA_TF32_OVERRIDE` stands.
 ///
@@ -162,11 +188,19 @@ fn keep_freed_memory() {
 /// # Safety
 /// As [`std::env::set_var`]: no other thread may read or write the environment meanwhile.
 pub unsafe fn forbid_tf32() {
-    const NAME: &str = "NVIDIA_TF32_OVERRIDE";
-    if std::env::var_os(NAME).is_none() {
+    if std::env::var_os(TF32).is_none() {
         // SAFETY: the caller's promise.
-        unsafe { std::env::set_var(NAME, "0") };
+        unsafe { std::env::set_var(TF32, "0") };
     }
+}
+
+/// Takes [`forbid_tf32`] back, before CUDA is first used.
+///
+/// # Safety
+/// As there.
+pub unsafe fn allow_tf32() {
+    // SAFETY: the caller's promise.
+    unsafe { std::env::remove_var(TF32) };
 }
 
 /// The processor's name, where the system tells.

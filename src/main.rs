@@ -12,7 +12,11 @@ fn main() -> ExitCode {
     // SAFETY: this program has started no thread yet, and those that libraries may have started when
     // they were loaded read no environment.
     unsafe { device::forbid_tf32() };
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    if cli.computes() {
+        device::let_idle_threads_sleep();
+    }
+    match run(cli) {
         Ok(code) => code,
         Err(error) => {
             commands::print_error(&error);

@@ -3,8 +3,7 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use crate::model::Model;
-use crate::tf::Statistics;
+use crate::model::{FoldedGenerator, Model};
 use crate::tf::frame::rotate_images;
 use crate::watch::ensure_finite;
 
@@ -14,10 +13,34 @@ use crate::watch::ensure_finite;
 /// # Errors
 /// If `z` is not whole rows; [`crate::watch::Collapse::NotFinite`], if a generated pixel is not finite.
 pub fn sample(model: &Model, z: &[f32]) -> Result<Vec<u8>> {
-    let _no_grad = tch::no_grad_guard();
-    let images = model.generator.forward(&model.z(z)?, Statistics::Moving)?;
-    ensure_finite("the generator's images", &images)?;
-    bytes(&images)
+    Sampler::new(model)?.images(&model.z(z)?)
+}
+
+/// A generator that is done with training, ready for any number of batches.
+#[derive(Debug)]
+pub struct Sampler {
+    generator: FoldedGenerator,
+}
+
+impl Sampler {
+    /// The generator of `model` as it is now.
+    ///
+    /// # Errors
+    /// If the device cannot hold a copy.
+    pub fn new(model: &Model) -> Result<Self> {
+        Ok(Self { generator: model.generator.folded()? })
+    }
+
+    /// Images of `z` `[N, z_dim]`, of the model's kind on its device: `[N, 32, 32, C]`, upright.
+    ///
+    /// # Errors
+    /// If `z` is of another shape; [`crate::watch::Collapse::NotFinite`], if a pixel is not finite.
+    pub fn images(&self, z: &Tensor) -> Result<Vec<u8>> {
+        let _no_grad = tch::no_grad_guard();
+        let images = self.generator.forward(z)?;
+        ensure_finite("the generator's images", &images)?;
+        bytes(&images)
+    }
 }
 
 /// Mirrored images `[N, C, H, W]` in [−1, 1] → upright bytes `[N, H, W, C]`, rounded to nearest.

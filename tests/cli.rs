@@ -42,7 +42,7 @@ fn wrong_usage_is_exit_code_2_and_says_what_was_expected_and_found() -> Result<(
         ("--beta1 0.99999999999", ["--beta1", "below 1", "found 0.99999999999"]),
         ("--label-smoothing 1", ["--label-smoothing", "below 1", "found 1"]),
         ("--epochs -3", ["'-3'", "expected a whole number", "--help"]),
-        ("--precision f16", ["--precision", "f32, f64", "'f16'"]),
+        ("--precision f16", ["--precision", "f32, f64, bf16", "'f16'"]),
         ("--latent gamma", ["--latent", "uniform, normal", "'gamma'"]),
         ("--device gpu", ["--device", "cpu, cuda, cuda:N or mps", "`gpu`"]),
         ("--dataset nope", ["--dataset nope", "no such data set", "digits"]),

@@ -288,3 +288,19 @@ fn samples_are_the_upright_generators_images() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn batch_norm_folded_into_the_weights_gives_the_same_images() -> Result<()> {
+    for channels in [1, 3] {
+        let model = random_model(channels, 2)?;
+        for batch in [2, 40] {
+            let z = normal(4, &[batch, model.config.z_dim]);
+            let plain = model.generator.forward(&z, Statistics::Moving)?;
+            let folded = model.generator.folded()?;
+            for _ in 0..2 {
+                assert_close("folded", &folded.forward(&z)?, &plain.detach(), BOUND);
+            }
+        }
+    }
+    Ok(())
+}

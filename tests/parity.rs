@@ -64,6 +64,12 @@ fn fused_float32_kernels_and_moving_statistics_equal_tensorflows() -> Result<()>
 }
 
 #[test]
+fn batches_large_enough_for_fewer_multiplications_equal_tensorflows() -> Result<()> {
+    agrees("f64_gray_w2_batch32.safetensors")?;
+    agrees("f32_gray_w3_batch32.safetensors")
+}
+
+#[test]
 fn moving_variance_takes_the_unbiased_batch_variance() -> Result<()> {
     agrees("f32_rgb_w2_variance.safetensors")
 }

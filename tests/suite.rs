@@ -1,5 +1,7 @@
 //! All integration tests in one binary, so that libtorch is linked once.
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod allocations;
 mod checkpoint;
 mod cli;
 mod collapse;
@@ -11,9 +13,11 @@ mod frame;
 mod init;
 mod nonfinite;
 mod parity;
+mod precision;
 mod resume;
 mod run_folder;
 mod runs;
 mod sharing;
 mod tensorboard;
 mod verify;
+mod winograd;

@@ -26,6 +26,8 @@ from pathlib import Path
 SECONDS_A_RUN = 900
 # More than this of the machine used by others, and a round is called disturbed.
 QUIET_SHARE = 0.05
+# What only some contenders measure, and its head in the table.
+OPTIONAL = (("floor_ms", "convolutions alone, ms"), ("samples_per_s", "samples/s"))
 # Variables that change how fast a contender is.
 TUNING = re.compile(
     r"(OMP|KMP|GOMP|MKL|DNNL|ONEDNN|MALLOC|TF_ENABLE|TF_NUM|TF_XLA|TORCH|ATEN)_|(LD_PRELOAD|GLIBC_TUNABLES)$"
@@ -75,8 +77,8 @@ def run_once(name, command, settings):
         said = "\n  ".join((stderr or stdout).strip().splitlines()[-15:])
         raise Failure(f"{name}: {how}\n  {shlex.join(command + arguments)}\n  {said or 'it printed nothing'}")
     line = read_line(name, stdout, settings, command[command.index("--precision") + 1])
-    rss_unit = 1 if sys.platform == "darwin" else 1024
-    line["peak_mb"] = round(usage.ru_maxrss * rss_unit / 1e6, 1)
+    # What it says itself: that of its iterations, not of what it measures after them.
+    line["peak_mb"] = line["max_rss_mb"]
     line["wall_s"] = round(wall, 2)
     if before is not None:
         others = after - before - usage.ru_utime - usage.ru_stime
@@ -160,11 +162,22 @@ def summarize(contenders, lines, ours):
                 "q1_ms": round(q1, 2),
                 "q3_ms": round(q3, 2),
                 "peak_mb": max(line["peak_mb"] for line in lines[name]),
+                **extras(lines[name]),
                 "ratio": ratios,
                 "rounds": lines[name],
             }
         )
     return rows
+
+
+def extras(lines):
+    """What only some contenders measure."""
+    found = {}
+    for key, _ in OPTIONAL:
+        values = [line[key] for line in lines if key in line]
+        if values:
+            found[key] = round(statistics.median(values), 1)
+    return found
 
 
 def median_of(line):
@@ -219,6 +232,8 @@ def print_table(rows, ours, report):
     )
     heads = ["", "precision", "median ms", "min ms", "IQR ms", "peak MB"]
     heads += [f"{one}/this (by round)" for one in ours]
+    optional = [(key, head) for key, head in OPTIONAL if any(key in row for row in rows)]
+    heads += [head for _, head in optional]
     table = [heads]
     for row in rows:
         cells = [row["name"], row["precision"], f"{row['median_ms']:,.1f}", f"{row['min_ms']:,.1f}"]
@@ -229,6 +244,7 @@ def print_table(rows, ours, report):
             cells.append(
                 "1" if same else f"{r['of_medians']:.3f} ({r['lowest_round']:.3f}-{r['highest_round']:.3f})"
             )
+        cells += [f"{row[key]:,.1f}" if key in row else "" for key, _ in optional]
         table.append(cells)
     widths = [max(len(cells[i]) for cells in table) for i in range(len(heads))]
     for cells in table:

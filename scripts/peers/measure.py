@@ -40,12 +40,16 @@ def argument_parser(description, precisions):
     add("--precision", choices=precisions, default="f32", help="type of the convolutions (default: f32)")
     add("--threads", type=whole_number(1), default=2, metavar="N", help="threads of an operation (default: 2)")
     add("--warmup", type=whole_number(0), default=2, metavar="N", help="iterations that don't count (default: 2)")
+    add("--base-width", type=whole_number(1), default=WIDTH, metavar="N", help=f"scales every layer (default: {WIDTH})")
     add("--iterations", type=whole_number(1), default=6, metavar="N", help="iterations that count (default: 6)")
     return parser
 
 
-def run(args, framework, iterate):
-    """Times `iterate(i)` for every iteration and prints the line. `iterate` returns when its work is done."""
+def run(args, framework, iterate, sample=None):
+    """Times `iterate(i)` for every iteration and prints the line. `iterate` returns when its work is done.
+
+    `sample(n)` makes n images; it is timed after the iterations where --samples asks for it.
+    """
     times_ms = []
     for i in range(args.warmup + args.iterations):
         start = time.perf_counter()
@@ -66,4 +70,9 @@ def run(args, framework, iterate):
         "times_ms": [round(t, 3) for t in times_ms],
         "max_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * rss_unit / 1e6, 1),
     }
+    if sample is not None and args.samples > 0:
+        sample(args.batch_size)
+        start = time.perf_counter()
+        sample(args.samples)
+        line["samples_per_s"] = round(args.samples / (time.perf_counter() - start), 1)
     print(json.dumps(line), flush=True)

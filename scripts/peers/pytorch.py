@@ -67,7 +67,7 @@ class Trainer:
     def __init__(self, args):
         self.batch = args.batch_size
         self.bf16 = args.precision == "bf16"
-        generator, critic = Generator().apply(initialize), discriminator().apply(initialize)
+        generator, critic = Generator(args.base_width).apply(initialize), discriminator(args.base_width).apply(initialize)
         adam = {"lr": measure.LEARNING_RATE, "betas": (measure.BETA1, measure.BETA2)}
         self.g_optimizer = torch.optim.Adam(generator.parameters(), **adam)
         self.d_optimizer = torch.optim.Adam(critic.parameters(), **adam)
@@ -103,15 +103,30 @@ class Trainer:
         if i % measure.LOG_EVERY == 0:
             print(f"{i}: d_loss {d_loss.item():.4f} g_loss {g_loss.item():.4f}", file=sys.stderr)
 
+    @torch.no_grad()
+    def sample(self, count):
+        """Images as bytes, with moving statistics, as a person would write the loop."""
+        self.generator.eval()
+        images = []
+        for start in range(0, count, self.batch):
+            z = torch.empty(min(self.batch, count - start), measure.Z_DIM).uniform_(-1, 1)
+            with self.autocast():
+                fake = self.generator(z)
+            images.append(((fake.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
+        self.generator.train()
+        return torch.cat(images)
+
 
 def main():
     parser = measure.argument_parser(__doc__, ("f32", "bf16"))
+    parser.add_argument("--samples", type=measure.whole_number(0), default=0, metavar="N", help="sample N images, too")
     parser.add_argument("--compile", action="store_true", help="pass both networks through torch.compile")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     name = f"pytorch {torch.__version__}{' torch.compile' if args.compile else ' eager'}"
-    measure.run(args, name, Trainer(args).iterate)
+    trainer = Trainer(args)
+    measure.run(args, name, trainer.iterate, trainer.sample)
 
 
 if __name__ == "__main__":

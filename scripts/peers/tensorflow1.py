@@ -26,7 +26,7 @@ def main():
     settings.update(
         dtype=args.precision,
         channels=measure.CHANNELS,
-        base_width=measure.WIDTH,
+        base_width=args.base_width,
         z_dim=measure.Z_DIM,
         smooth=1 - measure.REAL_LABEL,
         alpha=measure.LEAK,

@@ -11,7 +11,7 @@ use super::data::load_aloud;
 use super::{print, print_error};
 use crate::checkpoint::{Checkpoint, Origin};
 use crate::cli::TrainArgs;
-use crate::config::{OnCollapse, TrainConfig};
+use crate::config::{OnCollapse, Switch, TrainConfig};
 use crate::data::ImageSet;
 use crate::device::{self, default_threads};
 use crate::interrupt::Interrupt;
@@ -141,9 +141,16 @@ struct Prepared {
 
 impl Prepared {
     fn new(args: &TrainArgs, mut config: TrainConfig) -> Result<Self> {
+        if config.tf32 == Switch::On {
+            // SAFETY: no thread has been started yet (see `main`).
+            unsafe { device::allow_tf32() };
+        }
         let threads = config.threads.unwrap_or_else(default_threads);
         device::configure(threads);
         let (device, note) = device::resolve(config.device, config.precision.kind())?;
+        if config.tf32 == Switch::On && !device.is_cuda() {
+            say("note: --tf32 on changes nothing here: it is for CUDA");
+        }
         // What was left open is settled now, so that the run's record can repeat it.
         config.device = device.into();
         config.threads = Some(threads);

@@ -50,7 +50,7 @@ impl Batches {
 
     /// The epoch of an iteration; both counted from 1.
     pub fn epoch_of(&self, iteration: u64) -> u64 {
-        1 + iteration.saturating_sub(1) / self.per_epoch()
+        epoch_of(iteration, self.per_epoch())
     }
 
     /// The batch of an iteration, counted from 1: `[n, C, 32, 32]` in [−1, 1], mirrored, in
@@ -59,6 +59,11 @@ impl Batches {
     /// # Errors
     /// If an image cannot be read, or the device cannot hold the batch.
     pub fn batch(&mut self, iteration: u64, device: Device, kind: Kind) -> Result<Tensor> {
+        place(self.prepare(iteration, device, kind)?, device, kind)
+    }
+
+    /// The batch of an iteration on the host, as [`place`] takes it. Starts no thread of libtorch's.
+    pub(super) fn prepare(&mut self, iteration: u64, device: Device, kind: Kind) -> Result<Tensor> {
         let epoch = self.epoch_of(iteration) - 1;
         if self.order.0 != epoch {
             self.order = (epoch, order_of(&self.set, self.seed, epoch));
@@ -79,14 +84,39 @@ impl Batches {
                 }
             }
         }
+        let pixels = match (device, kind) {
+            (Device::Cpu, Kind::Float) => {
+                let values: [f32; 256] = std::array::from_fn(|byte| byte as f32 / 127.5 - 1.);
+                Tensor::f_from_slice(&scaled(&bytes, &values))?
+            }
+            (Device::Cpu, Kind::Double) => {
+                let values: [f64; 256] = std::array::from_fn(|byte| byte as f64 / 127.5 - 1.);
+                Tensor::f_from_slice(&scaled(&bytes, &values))?
+            }
+            // Bytes are the least to send; from pinned memory the host need not wait.
+            (Device::Cuda(_), _) => Tensor::f_from_slice(&bytes)?.f_pin_memory(device)?,
+            _ => Tensor::f_from_slice(&bytes)?,
+        };
         let shape = [rows.len() as i64, IMAGE_SIZE, IMAGE_SIZE, channels as i64];
-        Ok(Tensor::f_from_data_size(&bytes, &shape, Kind::Uint8)?
-            .f_permute([0, 3, 1, 2])?
-            .f_to_device(device)?
-            .f_to_kind(kind)?
-            .f_div_scalar_(127.5)?
-            .f_sub_scalar_(1.)?)
+        Ok(pixels.f_view(shape)?.f_permute([0, 3, 1, 2])?)
     }
+}
+
+pub(super) fn epoch_of(iteration: u64, per_epoch: u64) -> u64 {
+    1 + iteration.saturating_sub(1) / per_epoch
+}
+
+fn scaled<T: Copy>(bytes: &[u8], values: &[T; 256]) -> Vec<T> {
+    bytes.iter().map(|&byte| values[usize::from(byte)]).collect()
+}
+
+/// A batch from [`Batches::prepare`] on its device. The host does not wait for the copy.
+pub(super) fn place(batch: Tensor, device: Device, kind: Kind) -> Result<Tensor> {
+    if batch.f_kind()? == kind {
+        return Ok(batch);
+    }
+    let mut batch = batch.f_to_device_(device, Kind::Uint8, true, false)?.f_to_kind(kind)?;
+    Ok(batch.f_div_scalar_(127.5)?.f_sub_scalar_(1.)?)
 }
 
 fn order_of(set: &ImageSet, seed: u64, epoch: u64) -> Vec<u32> {

@@ -9,6 +9,7 @@ pub mod image_file;
 mod load;
 pub mod mat5;
 pub mod npy;
+mod prefetch;
 pub mod spec;
 mod stack;
 mod store;
@@ -22,6 +23,7 @@ use sha2::{Digest, Sha256};
 pub use batches::Batches;
 pub use files::{Examples, Findings};
 pub use load::{Event, Options, decoded_bytes, load};
+pub use prefetch::Prefetch;
 pub use stack::Stack;
 use stack::{MAX_EXPANDED, expansion_limit};
 

@@ -1,7 +1,7 @@
 //! images → logits.
 
 use anyhow::Result;
-use tch::{Tensor, nn};
+use tch::{Kind, Tensor, nn};
 
 use super::ModelConfig;
 use crate::tf::{
@@ -43,20 +43,38 @@ impl Discriminator {
         }
     }
 
+    /// The same network, computing in `kind`: kernels and biases are casts, made once for any number
+    /// of passes, through which gradients reach the variables. Batch norm stays in the variables' kind.
+    ///
+    /// # Errors
+    /// If the device cannot hold them.
+    pub fn cast(&self, kind: Kind) -> Result<Self> {
+        Ok(Self {
+            conv2d: self.conv2d.cast(kind)?,
+            conv2d_1: self.conv2d_1.cast(kind)?,
+            batch_normalization: self.batch_normalization.shallow_clone(),
+            conv2d_2: self.conv2d_2.cast(kind)?,
+            batch_normalization_1: self.batch_normalization_1.shallow_clone(),
+            dense: self.dense.cast(kind)?,
+            alpha: self.alpha,
+        })
+    }
+
     /// Images `[N, C, 32, 32]`, mirrored → logits `[N, 1]`, same kind and device.
     ///
     /// # Errors
     /// If `images` has other channels or another size.
     pub fn forward(&self, images: &Tensor, statistics: Statistics) -> Result<Tensor> {
         // N batch, w base width, C image channels.
-        let x = leaky_relu(&self.conv2d.forward(images)?, self.alpha)?; // [N, w, 16, 16]
+        let x = images.f_to_kind(self.dense.kind())?;
+        let x = leaky_relu(&self.conv2d.forward(&x)?, self.alpha)?; // [N, w, 16, 16]
         let x = self.conv2d_1.forward(&x)?; // [N, 2w, 8, 8]
         let x = leaky_relu(&self.batch_normalization.forward(&x, statistics)?, self.alpha)?;
         let x = self.conv2d_2.forward(&x)?; // [N, 4w, 4, 4]
         let x = leaky_relu(&self.batch_normalization_1.forward(&x, statistics)?, self.alpha)?;
         // TF: flattened in (h, w, c) order, which is channels-last memory order.
         let x = x.f_permute([0, 2, 3, 1])?.f_flatten(1, 3)?; // [N, 4·4·4w]
-        self.dense.forward(&x)
+        Ok(self.dense.forward(&x)?.f_to_kind(images.kind())?)
     }
 
     /// The variables, in TensorFlow's order of creation.

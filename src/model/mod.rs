@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn};
 
 pub use discriminator::Discriminator;
-pub use generator::Generator;
+pub use generator::{FoldedGenerator, Generator};
 pub use init::{KERNEL_STDDEV, initialize};
 
 use crate::tf::Variable;
@@ -89,8 +89,10 @@ pub struct Model {
     pub generator: Generator,
     /// images → logits.
     pub discriminator: Discriminator,
-    /// Kind of weights and activations.
+    /// Kind of the weights.
     pub kind: Kind,
+    /// Kind that convolutions and dense layers compute in.
+    pub compute: Kind,
     /// Where it lives.
     pub device: Device,
 }
@@ -108,6 +110,7 @@ impl Model {
             generator: Generator::new(&g_store.root(), config),
             discriminator: Discriminator::new(&d_store.root(), config),
             kind,
+            compute: kind,
             device,
         };
         // Not `set_kind` before: tch makes moving statistics in float32 whatever it is told.
@@ -116,7 +119,15 @@ impl Model {
         for network in Network::ALL {
             initialize(&mut model.variables(network), seed, network as u64)?;
         }
-        Ok(model)
+        Ok(model.computing_in(kind))
+    }
+
+    /// The same, but convolutions and dense layers compute in `kind`, on casts of the weights: float32
+    /// networks in bfloat16. Weights, statistics, losses and moments stay as they are.
+    #[must_use]
+    pub fn computing_in(mut self, compute: Kind) -> Self {
+        self.generator.arrange_for(compute);
+        Self { compute, ..self }
     }
 
     /// A network's variables, in TensorFlow's order of creation.

@@ -36,26 +36,42 @@ pub enum Statistics {
 pub struct BatchNorm {
     name: &'static str,
     epsilon: f64,
-    norm: nn::BatchNorm,
+    gamma: Tensor,
+    beta: Tensor,
+    moving_mean: Tensor,
+    moving_variance: Tensor,
 }
 
 impl BatchNorm {
     /// Creates the layer's variables under `path / name`.
     pub fn new(path: &nn::Path, name: &'static str, config: BatchNormConfig) -> Self {
         let BatchNormConfig { channels, epsilon } = config;
-        let norm = nn::batch_norm2d(
-            path / name,
-            channels,
-            nn::BatchNormConfig {
-                // tch draws it from uniform(0, 1).
-                ws_init: nn::Init::Const(1.),
-                ..Default::default()
-            },
-        );
-        Self { name, epsilon, norm }
+        let (path, shape) = (path / name, [channels]);
+        Self {
+            name,
+            epsilon,
+            gamma: path.ones("weight", &shape),
+            beta: path.zeros("bias", &shape),
+            moving_mean: path.zeros_no_train("running_mean", &shape),
+            moving_variance: path.ones_no_train("running_var", &shape),
+        }
     }
 
-    /// `x` `[N, C, H, W]` → the same shape, kind and device.
+    /// Another handle to the same layer: its variables are the same tensors.
+    pub fn shallow_clone(&self) -> Self {
+        let Self { name, epsilon, gamma, beta, moving_mean, moving_variance } = self;
+        Self {
+            name,
+            epsilon: *epsilon,
+            gamma: gamma.shallow_clone(),
+            beta: beta.shallow_clone(),
+            moving_mean: moving_mean.shallow_clone(),
+            moving_variance: moving_variance.shallow_clone(),
+        }
+    }
+
+    /// `x` `[N, C, H, W]` → the same shape, kind and device. The layer's own kind computes; that of
+    /// `x` may be narrower.
     ///
     /// The variance that normalizes is the biased one; the one that the moving variance takes is
     /// unbiased, as TensorFlow's fused kernel does in float32.
@@ -63,31 +79,40 @@ impl BatchNorm {
     /// # Errors
     /// If the channels of `x` are not the layer's.
     pub fn forward(&self, x: &Tensor, statistics: Statistics) -> Result<Tensor> {
-        let nn::BatchNorm { running_mean, running_var, ws, bs, .. } = &self.norm;
+        let moving = Some((&self.moving_mean, &self.moving_variance));
         let (moving, training, momentum) = match statistics {
             Statistics::Batch => (None, true, 0.),
-            Statistics::BatchUpdating { momentum } => {
-                (Some((running_mean, running_var)), true, momentum)
-            }
-            Statistics::Moving => (Some((running_mean, running_var)), false, 0.),
+            Statistics::BatchUpdating { momentum } => (moving, true, momentum),
+            Statistics::Moving => (moving, false, 0.),
         };
         let (mean, var) = moving.unzip();
-        x.f_batch_norm(ws.as_ref(), bs.as_ref(), mean, var, training, momentum, self.epsilon, true)
+        let (gamma, beta) = (Some(&self.gamma), Some(&self.beta));
+        x.f_batch_norm(gamma, beta, mean, var, training, momentum, self.epsilon, true)
             .with_context(|| format!("{}: input {:?}", self.name, x.size()))
+    }
+
+    /// What it does with its moving statistics: a factor and an addend for each channel, `[C]`.
+    ///
+    /// # Errors
+    /// If the device cannot hold them.
+    pub(super) fn factor_and_addend(&self) -> Result<(Tensor, Tensor)> {
+        let factor = self.moving_variance.f_add_scalar(self.epsilon)?.f_rsqrt()?;
+        let factor = factor.f_mul(&self.gamma)?;
+        let addend = self.beta.f_sub(&self.moving_mean.f_mul(&factor)?)?;
+        Ok((factor, addend))
     }
 
     /// The layer's variables: gamma, beta, moving mean, moving variance.
     pub fn variables(&self) -> Vec<Variable> {
-        let nn::BatchNorm { running_mean, running_var, ws, bs, .. } = &self.norm;
         [
-            ("weight", Role::Gamma, ws.as_ref()),
-            ("bias", Role::Beta, bs.as_ref()),
-            ("running_mean", Role::MovingMean, Some(running_mean)),
-            ("running_var", Role::MovingVariance, Some(running_var)),
+            ("weight", Role::Gamma, &self.gamma),
+            ("bias", Role::Beta, &self.beta),
+            ("running_mean", Role::MovingMean, &self.moving_mean),
+            ("running_var", Role::MovingVariance, &self.moving_variance),
         ]
         .into_iter()
-        .filter_map(|(torch_name, role, tensor)| {
-            Some(Variable::new(self.name, torch_name, role, Layout::Channels, tensor?))
+        .map(|(torch_name, role, tensor)| {
+            Variable::new(self.name, torch_name, role, Layout::Channels, tensor)
         })
         .collect()
     }

@@ -1,7 +1,7 @@
 //! `tf.layers.conv2d` with kernel 5, stride 2 and "same" padding.
 
 use anyhow::{Context, Result, ensure};
-use tch::{Device, Tensor, nn};
+use tch::{Device, Kind, Tensor, nn};
 
 use super::frame::{KERNEL, Layout, PADDING, STRIDE};
 use super::variable::{Variable, kernel_and_bias};
@@ -19,24 +19,29 @@ pub struct ConvConfig {
 #[derive(Debug)]
 pub struct Conv {
     name: &'static str,
-    conv: nn::Conv2D,
+    weight: Tensor,
+    bias: Tensor,
 }
 
 impl Conv {
     /// Creates the layer's variables, all zero, under `path / name`.
     pub fn new(path: &nn::Path, name: &'static str, config: ConvConfig) -> Self {
-        let zero = nn::Init::Const(0.);
-        let conv_config = nn::ConvConfig {
-            stride: STRIDE,
-            padding: PADDING,
-            ws_init: zero,
-            bs_init: zero,
-            ..Default::default()
-        };
         let ConvConfig { in_channels, out_channels } = config;
-        let mut conv = nn::conv2d(path / name, in_channels, out_channels, KERNEL, conv_config);
-        conv.ws.set_data(&in_channels_last_order(&conv.ws));
-        Self { name, conv }
+        let path = path / name;
+        let mut weight = path.zeros("weight", &[out_channels, in_channels, KERNEL, KERNEL]);
+        weight.set_data(&in_channels_last_order(&weight));
+        let bias = path.zeros("bias", &[out_channels]);
+        Self { name, weight, bias }
+    }
+
+    /// The same layer, computing in `kind`: its weights are casts, through which gradients reach the
+    /// variables. Of the variables' own kind, they are the variables.
+    ///
+    /// # Errors
+    /// If the device cannot hold them.
+    pub fn cast(&self, kind: Kind) -> Result<Self> {
+        let (weight, bias) = (self.weight.f_to_kind(kind)?, self.bias.f_to_kind(kind)?);
+        Ok(Self { name: self.name, weight, bias })
     }
 
     /// `x` `[N, I, H, W]` → `[N, O, H/2, W/2]`, same kind and device, for even `H` and `W`.
@@ -60,23 +65,23 @@ impl Conv {
 
     fn forward_by_convolution(&self, x: &Tensor) -> Result<Tensor> {
         let (stride, padding) = ([STRIDE, STRIDE], [PADDING, PADDING]);
-        Ok(x.f_conv2d(&self.conv.ws, self.conv.bs.as_ref(), stride, padding, [1, 1], 1)?)
+        Ok(x.f_conv2d(&self.weight, Some(&self.bias), stride, padding, [1, 1], 1)?)
     }
 
     fn forward_by_matmul(&self, x: &Tensor) -> Result<Tensor> {
         let (n, _, h, w) = x.size4()?;
-        let outputs = self.conv.ws.size()[0];
+        let outputs = self.weight.size()[0];
         let (kernel, stride, padding) = ([KERNEL, KERNEL], [STRIDE, STRIDE], [PADDING, PADDING]);
         let columns = x.f_im2col(kernel, [1, 1], padding, stride)?; // [N, 25·I, H/2·W/2]
-        let weight = self.conv.ws.f_reshape([outputs, -1])?; // [O, 25·I]
-        let y = columns.f_transpose(1, 2)?.f_linear(&weight, self.conv.bs.as_ref())?; // [N, H/2·W/2, O]
+        let weight = self.weight.f_reshape([outputs, -1])?; // [O, 25·I]
+        let y = columns.f_transpose(1, 2)?.f_linear(&weight, Some(&self.bias))?; // [N, H/2·W/2, O]
         Ok(y.f_reshape([n, h / STRIDE, w / STRIDE, outputs])?.f_permute([0, 3, 1, 2])?)
     }
 
     /// The layer's variables: kernel, bias.
     pub fn variables(&self) -> Vec<Variable> {
-        let bias = (Layout::Channels, self.conv.bs.as_ref());
-        kernel_and_bias(self.name, (Layout::ConvKernel, &self.conv.ws), bias)
+        let bias = (Layout::Channels, &self.bias);
+        kernel_and_bias(self.name, (Layout::ConvKernel, &self.weight), bias)
     }
 }
 

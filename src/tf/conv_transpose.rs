@@ -1,39 +1,91 @@
 //! `tf.layers.conv2d_transpose` with kernel 5, stride 2 and "same" padding.
 
-use anyhow::{Context, Result, ensure};
-use tch::{Device, Tensor, nn};
+use std::cell::RefCell;
 
+use anyhow::{Context, Result, ensure};
+use tch::{Device, Kind, Tensor, nn};
+
+use super::batch_norm::BatchNorm;
 use super::conv::{ConvConfig, in_channels_last_order};
 use super::frame::{KERNEL, Layout, OUTPUT_PADDING, PADDING, STRIDE};
 use super::variable::{Variable, kernel_and_bias};
+use super::winograd::Winograd;
 
 /// A transposed convolution with bias: kernel 5, stride 2, TensorFlow's "same" padding, in the
 /// mirrored frame.
 #[derive(Debug)]
 pub struct ConvTranspose {
     name: &'static str,
-    conv: nn::ConvTranspose2D,
+    weight: Tensor,
+    bias: Tensor,
+    /// For the grid that was last seen.
+    winograd: RefCell<Option<Prepared>>,
+    /// Whether the weights stay as they are: then what is made of them is kept.
+    is_frozen: bool,
+}
+
+/// What passes by [`Algorithm::Winograd`] share.
+#[derive(Debug)]
+struct Prepared {
+    winograd: Winograd,
+    kernels: Option<[Tensor; 4]>,
+}
+
+/// The reference's.
+const USUAL_BATCH: i64 = 128;
+
+/// How to compute a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Algorithm {
+    /// libtorch's.
+    Convolution,
+    /// A matrix product, and a sum of overlapping columns.
+    Matmul,
+    /// Fewer multiplications: [`super::winograd`].
+    Winograd,
 }
 
 impl ConvTranspose {
     /// Creates the layer's variables, all zero, under `path / name`.
     pub fn new(path: &nn::Path, name: &'static str, config: ConvConfig) -> Self {
-        let zero = nn::Init::Const(0.);
-        let conv_config = nn::ConvTransposeConfig {
-            stride: STRIDE,
-            padding: PADDING,
-            output_padding: OUTPUT_PADDING,
-            ws_init: zero,
-            bs_init: zero,
-            ..Default::default()
-        };
         let ConvConfig { in_channels, out_channels } = config;
-        let mut conv =
-            nn::conv_transpose2d(path / name, in_channels, out_channels, KERNEL, conv_config);
-        // Measured: the first layer's forward pass takes 57 ms with its weights in channels-last
-        // order and 63 without, its backward pass 127 and 144 (batch 128, float32, 2 cores).
-        conv.ws.set_data(&in_channels_last_order(&conv.ws));
-        Self { name, conv }
+        let path = path / name;
+        let weight = path.zeros("weight", &[in_channels, out_channels, KERNEL, KERNEL]);
+        let bias = path.zeros("bias", &[out_channels]);
+        Self { name, weight, bias, winograd: RefCell::default(), is_frozen: false }
+    }
+
+    /// Puts the weights into the memory order that is fastest for computing in `kind` on inputs of this
+    /// height and width, and usual batches.
+    pub fn arrange_for(&mut self, kind: Kind, height: i64) {
+        let is_by_winograd = self.weight.device() == Device::Cpu
+            && Winograd::pays(kind, USUAL_BATCH, height, height);
+        let weight = self.weight.detach();
+        self.weight.set_data(&match is_by_winograd {
+            true => in_taps_first_order(&weight),
+            false => in_channels_last_order(&weight),
+        });
+    }
+
+    /// The same layer, computing in `kind`: its weights are casts, through which gradients reach the
+    /// variables. Of the variables' own kind, they are the variables.
+    ///
+    /// # Errors
+    /// If the device cannot hold them.
+    pub fn cast(&self, kind: Kind) -> Result<Self> {
+        let (weight, bias) = (self.weight.f_to_kind(kind)?, self.bias.f_to_kind(kind)?);
+        Ok(Self { name: self.name, weight, bias, winograd: RefCell::default(), is_frozen: false })
+    }
+
+    /// The same layer and, behind it, `norm` with its moving statistics, in one: for sampling.
+    ///
+    /// # Errors
+    /// If the device cannot hold its weights.
+    pub fn folded(&self, norm: &BatchNorm) -> Result<Self> {
+        let (factor, addend) = norm.factor_and_addend()?;
+        let weight = self.weight.f_mul(&factor.f_view([1, -1, 1, 1])?)?;
+        let bias = self.bias.f_mul(&factor)?.f_add(&addend)?;
+        Ok(Self { name: self.name, weight, bias, winograd: RefCell::default(), is_frozen: true })
     }
 
     /// `x` `[N, I, H, W]` → `[N, O, 2H, 2W]`, same kind and device.
@@ -45,20 +97,32 @@ impl ConvTranspose {
     /// Parity: `tests/frame.rs::conv_transpose_equals_pad_and_crop`, `tests/parity.rs`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ensure!(x.dim() == 4, "{}: expected [N, C, H, W], found {:?}", self.name, x.size());
-        // Gray images on the CPU: oneDNN's pass takes 20 ms both ways, a matrix product's 11.
-        let thin = matches!(self.conv.ws.size()[..], [_, 1, _, _]);
-        let output = if thin && x.device() == Device::Cpu {
-            self.forward_by_matmul(x)
-        } else {
-            self.forward_by_convolution(x)
+        let output = match self.algorithm(x) {
+            Algorithm::Convolution => self.forward_by_convolution(x),
+            Algorithm::Matmul => self.forward_by_matmul(x),
+            Algorithm::Winograd => self.forward_by_winograd(x),
         };
         output.with_context(|| format!("{}: input {:?}", self.name, x.size()))
+    }
+
+    fn algorithm(&self, x: &Tensor) -> Algorithm {
+        let (batch, height, width) = (x.size()[0], x.size()[2], x.size()[3]);
+        if x.device() != Device::Cpu {
+            Algorithm::Convolution
+        } else if self.weight.size()[1] == 1 {
+            // Gray images: oneDNN's pass takes 20 ms both ways, a matrix product's 11.
+            Algorithm::Matmul
+        } else if Winograd::pays(x.kind(), batch, height, width) {
+            Algorithm::Winograd
+        } else {
+            Algorithm::Convolution
+        }
     }
 
     fn forward_by_convolution(&self, x: &Tensor) -> Result<Tensor> {
         let (stride, padding) = ([STRIDE, STRIDE], [PADDING, PADDING]);
         let output_padding = [OUTPUT_PADDING, OUTPUT_PADDING];
-        let (ws, bs) = (&self.conv.ws, self.conv.bs.as_ref());
+        let (ws, bs) = (&self.weight, Some(&self.bias));
         Ok(x.f_conv_transpose2d(ws, bs, stride, padding, output_padding, 1, [1, 1])?)
     }
 
@@ -66,18 +130,42 @@ impl ConvTranspose {
         let (n, inputs, h, w) = x.size4()?;
         let (kernel, stride, padding) = ([KERNEL, KERNEL], [STRIDE, STRIDE], [PADDING, PADDING]);
         let x = x.f_permute([0, 2, 3, 1])?.f_reshape([n, h * w, inputs])?; // [N, H·W, I]
-        let weight = self.conv.ws.f_reshape([inputs, -1])?; // [I, O·25]
+        let weight = self.weight.f_reshape([inputs, -1])?; // [I, O·25]
         let columns = weight.f_tr()?.f_matmul(&x.f_transpose(1, 2)?)?; // [N, O·25, H·W]
         let y = columns.f_col2im([STRIDE * h, STRIDE * w], kernel, [1, 1], padding, stride)?; // [N, O, 2H, 2W]
-        Ok(match &self.conv.bs {
-            Some(bias) => y.f_add(&bias.f_view([1, -1, 1, 1])?)?,
-            None => y,
-        })
+        Ok(y.f_add(&self.bias.f_view([1, -1, 1, 1])?)?)
+    }
+
+    fn forward_by_winograd(&self, x: &Tensor) -> Result<Tensor> {
+        let mut slot = self.winograd.borrow_mut();
+        let Prepared { winograd, kernels } = match slot.take() {
+            Some(prepared) if prepared.winograd.serves(x) => slot.insert(prepared),
+            _ => slot.insert(Prepared {
+                winograd: Winograd::new(x.size()[2], x.kind())?,
+                kernels: None,
+            }),
+        };
+        let mut y = match kernels {
+            Some(kernels) => winograd.conv_transpose(x, kernels)?,
+            None => {
+                let made = winograd.kernels(&self.weight)?;
+                let y = winograd.conv_transpose(x, &made)?;
+                *kernels = self.is_frozen.then_some(made);
+                y
+            }
+        };
+        Ok(y.f_add_(&self.bias.f_view([1, -1, 1, 1])?)?)
     }
 
     /// The layer's variables: kernel, bias.
     pub fn variables(&self) -> Vec<Variable> {
-        let bias = (Layout::Channels, self.conv.bs.as_ref());
-        kernel_and_bias(self.name, (Layout::ConvTransposeKernel, &self.conv.ws), bias)
+        let bias = (Layout::Channels, &self.bias);
+        kernel_and_bias(self.name, (Layout::ConvTransposeKernel, &self.weight), bias)
     }
+}
+
+/// A copy of the weight `x` `[I, O, H, W]` whose memory runs over H, W, I, O: the order in which
+/// [`Winograd`] takes all kernels' values at a tap.
+fn in_taps_first_order(x: &Tensor) -> Tensor {
+    x.permute([2, 3, 0, 1]).contiguous().permute([2, 3, 0, 1])
 }

@@ -1,8 +1,9 @@
 //! `tf.layers.dense`.
 
 use anyhow::{Context, Result};
-use tch::{Tensor, nn};
+use tch::{Kind, Tensor, nn};
 
+use super::batch_norm::BatchNorm;
 use super::frame::Layout;
 use super::variable::{Variable, kernel_and_bias};
 
@@ -30,7 +31,8 @@ pub enum DenseConfig {
 pub struct Dense {
     name: &'static str,
     config: DenseConfig,
-    linear: nn::Linear,
+    weight: Tensor,
+    bias: Tensor,
 }
 
 impl Dense {
@@ -41,9 +43,36 @@ impl Dense {
             DenseConfig::ToGrid { features, channels } => (features, cells * channels),
             DenseConfig::FromGrid { channels, features } => (cells * channels, features),
         };
-        let zero = nn::Init::Const(0.);
-        let linear_config = nn::LinearConfig { ws_init: zero, bs_init: Some(zero), bias: true };
-        Self { name, config, linear: nn::linear(path / name, inputs, outputs, linear_config) }
+        let path = path / name;
+        let weight = path.zeros("weight", &[outputs, inputs]);
+        Self { name, config, weight, bias: path.zeros("bias", &[outputs]) }
+    }
+
+    /// The same layer, computing in `kind`: its weights are casts, through which gradients reach the
+    /// variables. Of the variables' own kind, they are the variables.
+    ///
+    /// # Errors
+    /// If the device cannot hold them.
+    pub fn cast(&self, kind: Kind) -> Result<Self> {
+        let (weight, bias) = (self.weight.f_to_kind(kind)?, self.bias.f_to_kind(kind)?);
+        Ok(Self { name: self.name, config: self.config, weight, bias })
+    }
+
+    /// The same layer and, behind it, `norm` with its moving statistics, in one: for sampling.
+    ///
+    /// # Errors
+    /// If the device cannot hold its weights.
+    pub fn folded(&self, norm: &BatchNorm) -> Result<Self> {
+        let (factor, addend) = norm.factor_and_addend()?;
+        // The outputs are a grid in (h, w, c) order.
+        let cells = [self.bias.size1()? / factor.size1()?];
+        let (factor, addend) = (factor.f_repeat(cells)?, addend.f_repeat(cells)?);
+        Ok(Self {
+            name: self.name,
+            config: self.config,
+            weight: self.weight.f_mul(&factor.f_unsqueeze(1)?)?,
+            bias: self.bias.f_mul(&factor)?.f_add(&addend)?,
+        })
     }
 
     /// `x` `[N, inputs]` → `[N, outputs]`, same kind and device; grids are in (h, w, c) order.
@@ -51,8 +80,13 @@ impl Dense {
     /// # Errors
     /// If `x` is not `[N, inputs]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.f_linear(&self.linear.ws, self.linear.bs.as_ref())
+        x.f_linear(&self.weight, Some(&self.bias))
             .with_context(|| format!("{}: input {:?}", self.name, x.size()))
+    }
+
+    /// The kind that it computes in.
+    pub fn kind(&self) -> Kind {
+        self.weight.kind()
     }
 
     /// The layer's variables: kernel, bias.
@@ -61,6 +95,6 @@ impl Dense {
             DenseConfig::ToGrid { .. } => (Layout::KernelToGrid, Layout::BiasOfGrid),
             DenseConfig::FromGrid { .. } => (Layout::KernelFromGrid, Layout::Channels),
         };
-        kernel_and_bias(self.name, (kernel, &self.linear.ws), (bias, self.linear.bs.as_ref()))
+        kernel_and_bias(self.name, (kernel, &self.weight), (bias, &self.bias))
     }
 }

@@ -11,6 +11,7 @@ mod dense;
 pub mod frame;
 mod loss;
 mod variable;
+mod winograd;
 
 pub use adam::{Adam, AdamConfig, Slot};
 pub use batch_norm::{BatchNorm, BatchNormConfig, Statistics};

@@ -32,11 +32,12 @@ impl Role {
 pub(super) fn kernel_and_bias(
     layer: &str,
     (kernel, weight): (Layout, &Tensor),
-    (bias, values): (Layout, Option<&Tensor>),
+    (bias, values): (Layout, &Tensor),
 ) -> Vec<Variable> {
-    let kernel = Variable::new(layer, "weight", Role::Kernel, kernel, weight);
-    let bias = values.map(|values| Variable::new(layer, "bias", Role::Bias, bias, values));
-    std::iter::once(kernel).chain(bias).collect()
+    vec![
+        Variable::new(layer, "weight", Role::Kernel, kernel, weight),
+        Variable::new(layer, "bias", Role::Bias, bias, values),
+    ]
 }
 
 /// One variable: its names on both sides, its layout and the live tensor (mirrored frame).

@@ -27,6 +27,21 @@ impl Default for StepConfig {
     }
 }
 
+/// A part of an iteration, for those who measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// z → images, in all steps.
+    GeneratorForward,
+    /// Images → logits → losses, in all steps.
+    DiscriminatorForward,
+    /// Back through the discriminator to its weights.
+    DiscriminatorBackward,
+    /// Back through the discriminator to the images, and through the generator to its weights.
+    GeneratorBackward,
+    /// Whether gradients are finite, and Adam.
+    Optimizers,
+}
+
 /// Both networks and their optimizers.
 #[derive(Debug)]
 pub struct Gan {
@@ -139,11 +154,25 @@ impl Gan {
     /// [`super::NonFinite`] on the CPU, before anything non-finite has entered a weight; on an
     /// accelerator [`Self::synchronize`] reports it.
     pub fn iteration(&mut self, real: &Tensor, z: &Tensor) -> Result<StepStats> {
+        self.observed_iteration(real, z, &mut |_| Ok(()))
+    }
+
+    /// [`Self::iteration`], which calls `done` whenever a part of it has been done (or, on an
+    /// accelerator, asked for).
+    ///
+    /// # Errors
+    /// As [`Self::iteration`]; those of `done`.
+    pub fn observed_iteration(
+        &mut self,
+        real: &Tensor,
+        z: &Tensor,
+        done: &mut dyn FnMut(Phase) -> Result<()>,
+    ) -> Result<StepStats> {
         self.iterations_done += 1;
         tch::no_grad(|| {
             self.moving.iter_mut().try_for_each(|(live, before)| before.f_copy_(live))
         })?;
-        let stats = self.steps(real, z);
+        let stats = self.steps(real, z, done);
         match (&stats, self.finite.current()) {
             // What a non-finite pass left in the moving statistics goes.
             (Err(_), _) => self.restore_moving(None)?,
@@ -175,7 +204,12 @@ impl Gan {
         self.finite.synchronize()
     }
 
-    fn steps(&mut self, real: &Tensor, z: &Tensor) -> Result<StepStats> {
+    fn steps(
+        &mut self,
+        real: &Tensor,
+        z: &Tensor,
+        done: &mut dyn FnMut(Phase) -> Result<()>,
+    ) -> Result<StepStats> {
         let StepConfig { label_smoothing, g_steps, .. } = self.config;
         let momentum = self.model.config.bn_momentum;
         let updating = Statistics::BatchUpdating { momentum };
@@ -183,31 +217,42 @@ impl Gan {
         // statistics, from this one pass: two decays at once.
         let twice = Statistics::BatchUpdating { momentum: 1.0 - (1.0 - momentum).powi(2) };
 
-        let mut fake = self.model.generator.forward(z, twice)?; // [N, C, 32, 32]
+        // The weights change with each optimizer step only, so they are cast once for each.
+        let compute = self.model.compute;
+        let mut fake = self.model.generator.cast(compute)?.forward(z, twice)?; // [N, C, 32, 32]
+        done(Phase::GeneratorForward)?;
 
         // TF: real and fake are two batches, each with its own statistics.
-        let discriminator = &self.model.discriminator;
+        let discriminator = self.model.discriminator.cast(compute)?;
         let real_logits = discriminator.forward(real, updating)?; // [n, 1]
         let d_fake = fake.f_detach()?;
         let fake_logits = discriminator.forward(&d_fake, updating)?; // [N, 1]
         let d_loss = sigmoid_cross_entropy(&real_logits, 1.0 - label_smoothing)?
             .f_add(&sigmoid_cross_entropy(&fake_logits, 0.0)?)?;
+        done(Phase::DiscriminatorForward)?;
         let gradients = Tensor::f_run_backward(&[&d_loss], &self.d_adam.variables(), false, false)?;
+        done(Phase::DiscriminatorBackward)?;
         let gate = self.finite.gate(&d_loss, &gradients, self.iterations_done, 0)?;
         self.d_adam.step(&gradients, gate.as_ref())?;
+        done(Phase::Optimizers)?;
 
+        let discriminator = self.model.discriminator.cast(compute)?;
         let mut g_loss = Tensor::new();
         for g_step in 1..=g_steps {
             if g_step > 1 {
-                fake = self.model.generator.forward(z, updating)?;
+                fake = self.model.generator.cast(compute)?.forward(z, updating)?;
+                done(Phase::GeneratorForward)?;
             }
             // TF: this run also feeds the discriminator's moving statistics, which nothing reads.
-            let logits = self.model.discriminator.forward(&fake, Statistics::Batch)?;
+            let logits = discriminator.forward(&fake, Statistics::Batch)?;
             let loss = sigmoid_cross_entropy(&logits, 1.0)?;
+            done(Phase::DiscriminatorForward)?;
             let gradients =
                 Tensor::f_run_backward(&[&loss], &self.g_adam.variables(), false, false)?;
+            done(Phase::GeneratorBackward)?;
             let gate = self.finite.gate(&loss, &gradients, self.iterations_done, g_step)?;
             self.g_adam.step(&gradients, gate.as_ref())?;
+            done(Phase::Optimizers)?;
             g_loss = loss.f_detach()?;
         }
         Ok(StepStats {

@@ -11,7 +11,7 @@ use super::run_dir::RunDir;
 use super::step::{Gan, StepStats, StepValues, spread};
 use crate::checkpoint::{Checkpoint, Header, Origin, save};
 use crate::config::{OnCollapse, TrainConfig};
-use crate::data::{Batches, ImageSet};
+use crate::data::{Batches, ImageSet, Prefetch};
 use crate::interrupt::{Interrupt, Signal};
 use crate::model::Model;
 use crate::record::jsonl::{Metrics, Rollback};
@@ -105,12 +105,11 @@ enum Occasion {
 
 /// A run in memory.
 struct Trainer<'a> {
-    device: Device,
     run: &'a RunDir,
     progress: &'a Progress,
     interrupt: &'a Interrupt,
     gan: Gan,
-    batches: Batches,
+    batches: Prefetch,
     journal: Journal<'a>,
     /// Of all sample grids.
     fixed_z: Vec<f32>,
@@ -132,7 +131,8 @@ impl<'a> Trainer<'a> {
         let Job { config, device, set, run, from, progress, interrupt } = job;
         // The networks come first: where they do not fit, nothing has been written.
         let kind = config.precision.kind();
-        let model = Model::new(&config.model(set.channels()), config.seed, device, kind)?;
+        let model = Model::new(&config.model(set.channels()), config.seed, device, kind)?
+            .computing_in(config.precision.compute());
         let mut gan = Gan::new(model, config.step())?;
         let mut state = Header {
             iteration: 0,
@@ -171,8 +171,8 @@ impl<'a> Trainer<'a> {
             config.latent.sample(&mut rng, GRID * GRID, gan.model.config.z_dim as usize)
         };
         let batches = Batches::new(set, config.batch_size, config.seed).flipped(config.flip);
+        let batches = Prefetch::new(batches, device, kind);
         let trainer = Self {
-            device,
             run,
             progress,
             interrupt,
@@ -203,7 +203,7 @@ impl<'a> Trainer<'a> {
 
         // Train: one batch of real images, one z.
         let step_start = Instant::now();
-        let real = self.batches.batch(iteration, self.device, config.precision.kind())?;
+        let real = self.batches.batch(iteration)?;
         let z = config.latent.sample(
             &mut noise(config.seed, self.state.salt, iteration),
             config.batch_size,

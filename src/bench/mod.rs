@@ -1,0 +1,263 @@
+//! How long an iteration takes, and where the time goes.
+
+mod floor;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::Result;
+use serde::Serialize;
+use tch::{Device, Kind, Tensor};
+
+use crate::config::Precision;
+use crate::data::{Batches, ImageSet, SIZE};
+use crate::device::DeviceChoice;
+use crate::model::{Model, ModelConfig};
+use crate::rng::{Latent, Stream, rng};
+use crate::sample::Sampler;
+use crate::train::step::{Gan, Phase, StepConfig};
+use floor::Pass;
+
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct BenchConfig {
+    /// Sizes of the networks.
+    pub model: ModelConfig,
+    /// Real images an iteration, and rows of z.
+    pub batch_size: usize,
+    /// What numbers it computes in.
+    pub precision: Precision,
+    /// Where.
+    pub device: Device,
+    /// Iterations that are not counted.
+    pub warmup: usize,
+    /// Iterations that are; at least 1.
+    pub iterations: usize,
+    /// Whether the convolutions are measured alone, too.
+    pub floor: bool,
+    /// Images to sample, after the iterations.
+    pub samples: usize,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct BenchResult {
+    /// Of the counted iterations, in milliseconds.
+    pub median_ms: f64,
+    /// Of the counted iterations, in milliseconds.
+    pub min_ms: f64,
+    /// Each counted iteration, in milliseconds, in order.
+    pub times_ms: Vec<f64>,
+    /// Medians of the parts of an iteration, in milliseconds.
+    pub phases_ms: PhasesMs,
+    /// Real images a second, at the median.
+    pub images_per_s: f64,
+    /// 10^9 floating-point operations a second, at the median. Those of the plain algorithm are counted,
+    /// whatever is computed in their place.
+    pub gflop_per_s: f64,
+    /// Images an iteration.
+    pub batch: usize,
+    /// `f32`, `bf16` or `f64`.
+    pub precision: &'static str,
+    /// Device, as `--device` takes it.
+    pub device: DeviceChoice,
+    /// CPU threads.
+    pub threads: i32,
+    /// The convolutions of an iteration alone, each pass in libtorch's best memory layout, in
+    /// milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor_ms: Option<f64>,
+    /// Images sampled a second, with batch norm folded into the weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples_per_s: Option<f64>,
+    /// Largest resident memory of the process at the end of the iterations, in 10^6 bytes; absent where
+    /// the system does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rss_mb: Option<f64>,
+}
+
+/// Times of the parts of an iteration, in milliseconds.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct PhasesMs {
+    /// A batch of real images, and noise.
+    pub data: f64,
+    /// z → images, in all steps.
+    pub generator_forward: f64,
+    /// Images → logits → losses, in all steps.
+    pub discriminator_forward: f64,
+    /// Back through the discriminator to its weights.
+    pub discriminator_backward: f64,
+    /// Back through the discriminator to the images, and through the generator to its weights.
+    pub generator_backward: f64,
+    /// Whether gradients are finite, and Adam.
+    pub optimizers: f64,
+}
+
+/// Images that real batches are drawn from.
+const IMAGES: usize = 1024;
+
+/// Times whole iterations (batch and noise made, one discriminator step, two generator steps, losses
+/// read) on random images.
+///
+/// # Errors
+/// If the device cannot hold the networks or a loss is not finite.
+pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
+    let BenchConfig { model, batch_size, precision, device, warmup, iterations, .. } =
+        config.clone();
+    let (z_dim, kind) = (model.z_dim as usize, precision.kind());
+    let mut batches = Batches::new(random_images(model.channels as usize)?, batch_size, 0);
+    // An epoch of one size, whatever the batch.
+    let full = (IMAGES / batch_size.min(IMAGES)) as u64;
+    let model = Model::new(&model, 0, device, kind)?.computing_in(precision.compute());
+    let mut gan = Gan::new(model, StepConfig::default())?;
+
+    let mut times_ms = Vec::new();
+    let mut phases: BTreeMap<Option<Phase>, Vec<f64>> = BTreeMap::new();
+    for i in 0..(warmup + iterations.max(1)) as u64 {
+        let start = Instant::now();
+        let mut before = start;
+        let mut times: BTreeMap<Option<Phase>, f64> = BTreeMap::new();
+        let mut done = |phase| {
+            wait(device);
+            let now = Instant::now();
+            *times.entry(phase).or_default() += (now - before).as_secs_f64() * 1e3;
+            before = now;
+        };
+        let real = batches.batch(1 + i % full, device, kind)?;
+        let z = Latent::Uniform.sample(&mut rng(0, Stream::Z, i), batch_size, z_dim);
+        let z = gan.model.z(&z)?;
+        done(None);
+        let stats = gan.observed_iteration(&real, &z, &mut |phase| {
+            done(Some(phase));
+            Ok(())
+        })?;
+        // Reading the losses waits for the device, and stops the clock when the work is done.
+        stats.read()?;
+        gan.synchronize()?;
+        if i >= warmup as u64 {
+            times_ms.push(start.elapsed().as_secs_f64() * 1e3);
+            for (phase, time) in times {
+                phases.entry(phase).or_default().push(time);
+            }
+        }
+    }
+    let max_rss_mb = max_rss_mb();
+    let median_ms = median(&times_ms);
+    let phase = |phase| phases.get(&phase).map_or(0., |times| median(times));
+    let sizes = &gan.model.config;
+    let passes = passes(sizes, batch_size as i64, StepConfig::default().g_steps as i64);
+    let flop: f64 = passes.iter().map(|(pass, count)| pass.flop() * *count as f64).sum();
+    let floor_ms = match config.floor {
+        true => Some(floor(&passes, device, precision.compute())?),
+        false => None,
+    };
+    let samples_per_s = match config.samples {
+        0 => None,
+        samples => Some(sampled_per_s(&gan.model, samples, batch_size)?),
+    };
+    Ok(BenchResult {
+        median_ms,
+        min_ms: times_ms.iter().copied().fold(f64::INFINITY, f64::min),
+        times_ms,
+        phases_ms: PhasesMs {
+            data: phase(None),
+            generator_forward: phase(Some(Phase::GeneratorForward)),
+            discriminator_forward: phase(Some(Phase::DiscriminatorForward)),
+            discriminator_backward: phase(Some(Phase::DiscriminatorBackward)),
+            generator_backward: phase(Some(Phase::GeneratorBackward)),
+            optimizers: phase(Some(Phase::Optimizers)),
+        },
+        images_per_s: batch_size as f64 / (median_ms / 1e3),
+        gflop_per_s: flop / 1e9 / (median_ms / 1e3),
+        batch: batch_size,
+        precision: precision.name(),
+        device: DeviceChoice::from(device),
+        threads: tch::get_num_threads(),
+        floor_ms,
+        samples_per_s,
+        max_rss_mb,
+    })
+}
+
+/// Waits until the device has done all that it was asked for.
+fn wait(device: Device) {
+    if let Device::Cuda(n) = device {
+        tch::Cuda::synchronize(n as i64);
+    }
+}
+
+fn random_images(channels: usize) -> Result<ImageSet> {
+    let count = IMAGES * SIZE * SIZE * channels;
+    let noise = Latent::Uniform.sample(&mut rng(0, Stream::SampleZ, 0), count, 1);
+    let bytes = noise.into_iter().map(|x| ((x + 1.) * 127.5) as u8).collect();
+    ImageSet::new("random", channels, bytes)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => sorted[middle],
+        _ => (sorted[middle - 1] + sorted[middle]) / 2.,
+    }
+}
+
+/// The convolutions of an iteration without anything computed twice or for nobody, and how often each
+/// runs.
+fn passes(model: &ModelConfig, batch: i64, g_steps: i64) -> Vec<(Pass, i64)> {
+    let ModelConfig { channels, base_width: w, .. } = *model;
+    let mut passes = Vec::new();
+    // Channels of the coarse and of the fine grid, and height of the coarse one.
+    for (coarse, fine, height) in [(8 * w, 4 * w, 4), (4 * w, 2 * w, 8), (2 * w, channels, 16)] {
+        let pass = |pass: fn(i64, i64, i64, i64) -> Pass| pass(batch, coarse, fine, height);
+        passes.push((pass(Pass::fine_from_coarse), g_steps));
+        passes.push((pass(Pass::coarse_from_fine), g_steps));
+        passes.push((pass(Pass::weights), g_steps));
+    }
+    for (coarse, fine, height) in [(4 * w, 2 * w, 4), (2 * w, w, 8), (w, channels, 16)] {
+        let pass = |pass: fn(i64, i64, i64, i64) -> Pass| pass(batch, coarse, fine, height);
+        passes.push((pass(Pass::coarse_from_fine), 2 + g_steps));
+        // The gradients of the discriminator's step end at the first layer's weights.
+        let to_images = fine == channels && height == 16;
+        passes.push((pass(Pass::fine_from_coarse), g_steps + if to_images { 0 } else { 2 }));
+        passes.push((pass(Pass::weights), 2));
+    }
+    passes
+}
+
+fn floor(passes: &[(Pass, i64)], device: Device, kind: Kind) -> Result<f64> {
+    let mut sum = 0.;
+    for (pass, count) in passes {
+        sum += pass.fastest_ms(device, kind, &mut || wait(device))? * *count as f64;
+    }
+    Ok(sum)
+}
+
+fn sampled_per_s(model: &Model, samples: usize, batch_size: usize) -> Result<f64> {
+    let _no_grad = tch::no_grad_guard();
+    let sampler = Sampler::new(model)?;
+    let z_dim = model.config.z_dim as usize;
+    let mut noise = rng(0, Stream::SampleZ, 1);
+    // One batch is not counted.
+    let z: Tensor = model.z(&Latent::Uniform.sample(&mut noise, batch_size, z_dim))?;
+    sampler.images(&z)?;
+    let start = Instant::now();
+    let mut left = samples;
+    while left > 0 {
+        let rows = left.min(batch_size);
+        let z = model.z(&Latent::Uniform.sample(&mut noise, rows, z_dim))?;
+        sampler.images(&z)?;
+        left -= rows;
+    }
+    wait(model.device);
+    Ok(samples as f64 / start.elapsed().as_secs_f64())
+}
+
+fn max_rss_mb() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024. / 1e6)
+}

@@ -1,0 +1,91 @@
+//! Transposed convolutions by fewer multiplications against libtorch's own, in float64.
+
+use anyhow::Result;
+use dcgan::tf::{ConvConfig, ConvTranspose};
+use tch::{Device, Kind, Tensor, nn};
+
+use super::common::{normal, one_thread, randomize};
+
+const BATCH: i64 = 32;
+
+/// Output and the gradients of input, kernel and bias.
+fn run(y: &Tensor, x: &Tensor, kernel: &Tensor, bias: &Tensor, g: &Tensor) -> Vec<Tensor> {
+    let loss = (y * g.to_kind(y.kind())).sum(y.kind());
+    let mut all = vec![y.detach()];
+    all.extend(Tensor::run_backward(&[&loss], &[x, kernel, bias], false, false));
+    all
+}
+
+/// ‖a − b‖ / ‖b‖.
+fn error(a: &Tensor, b: &Tensor) -> f64 {
+    let norm = |x: &Tensor| x.to_kind(Kind::Double).norm().double_value(&[]);
+    norm(&(a.to_kind(Kind::Double) - b)) / norm(b)
+}
+
+#[test]
+fn outputs_and_gradients_are_libtorchs_but_for_rounding() -> Result<()> {
+    one_thread();
+    for (kind, height, bounds) in [
+        (Kind::Double, 4, [1e-14; 4]),
+        (Kind::Double, 8, [1e-14; 4]),
+        (Kind::Float, 4, [4e-6; 4]),
+        (Kind::Float, 8, [4e-6; 4]),
+        (Kind::BFloat16, 4, [1e-2; 4]),
+    ] {
+        let config = ConvConfig { in_channels: 48, out_channels: 24 };
+        let mut store = nn::VarStore::new(Device::Cpu);
+        let mut layer = ConvTranspose::new(&store.root(), "t", config);
+        if kind == Kind::Double {
+            store.double();
+        }
+        randomize(&mut layer.variables(), 1);
+        layer.arrange_for(kind, height);
+        let g = normal(3, &[BATCH, 24, 2 * height, 2 * height]);
+        let x = normal(2, &[BATCH, 48, height, height]).to_kind(kind);
+        let weights: Vec<Tensor> =
+            layer.variables().iter().map(|variable| variable.tensor.to_kind(kind)).collect();
+
+        // What both round to begin with does not count.
+        let exact = {
+            let double =
+                |x: &Tensor| x.detach().to_kind(Kind::Double).copy().set_requires_grad(true);
+            let (x, kernel, bias) = (double(&x), double(&weights[0]), double(&weights[1]));
+            let y = x.conv_transpose2d(&kernel, Some(&bias), [2, 2], [2, 2], [1, 1], 1, [1, 1]);
+            run(&y, &x, &kernel, &bias, &g.to_kind(kind))
+        };
+        let x = x.set_requires_grad(true);
+        let variables = layer.variables();
+        let y = layer.cast(kind)?.forward(&x)?;
+        let ours = run(&y, &x, &variables[0].tensor, &variables[1].tensor, &g);
+        for (i, bound) in bounds.into_iter().enumerate() {
+            let error = error(&ours[i], &exact[i]);
+            assert!(error <= bound, "{kind:?}, height {height}, {i}: {error:e} > {bound:e}");
+        }
+        // The same function by another way: in float the bits differ, or this tests nothing.
+        if kind != Kind::Double {
+            let bias = Some(&weights[1]);
+            let theirs = x.conv_transpose2d(&weights[0], bias, [2, 2], [2, 2], [1, 1], 1, [1, 1]);
+            assert_ne!(y.detach(), theirs.detach(), "{kind:?}, height {height}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_batch_too_small_and_a_grid_of_odd_size_are_computed_all_the_same() -> Result<()> {
+    one_thread();
+    let config = ConvConfig { in_channels: 3, out_channels: 2 };
+    let mut store = nn::VarStore::new(Device::Cpu);
+    let layer = ConvTranspose::new(&store.root(), "t", config);
+    store.double();
+    randomize(&mut layer.variables(), 1);
+    let weights: Vec<Tensor> = layer.variables().into_iter().map(|v| v.tensor).collect();
+    for (batch, height, width) in [(1, 4, 4), (31, 4, 4), (64, 5, 5), (64, 4, 8), (40, 8, 8)] {
+        let x = normal(2, &[batch, 3, height, width]);
+        let bias = Some(&weights[1]);
+        let theirs = x.conv_transpose2d(&weights[0], bias, [2, 2], [2, 2], [1, 1], 1, [1, 1]);
+        let error = error(&layer.forward(&x)?.detach(), &theirs.detach());
+        assert!(error <= 1e-14, "{batch}, {height}×{width}: {error:e}");
+    }
+    Ok(())
+}
