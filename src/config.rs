@@ -435,7 +435,6 @@ impl TrainConfig {
     /// [`Usage`], naming the flag, what was expected and what was found.
     pub fn validate(&self) -> Result<()> {
         let whole = [
-            ("image-size", self.image_size as i128, SIZE as i128, SIZE as i128),
             ("limit", self.limit.unwrap_or(1) as i128, 1, u32::MAX.into()),
             ("epochs", i128::from(self.epochs), 1, 1_000_000_000),
             ("iterations", self.iterations.unwrap_or(1).into(), 1, 1 << 40),
@@ -456,6 +455,11 @@ impl TrainConfig {
                 let message = format!("--{flag}: expected {low} to {high}, found {value}");
                 return Err(Usage(message).into());
             }
+        }
+        if self.image_size != SIZE {
+            let found = self.image_size;
+            let message = format!("--image-size: this version has {SIZE} only, found {found}");
+            return Err(Usage(message).into());
         }
         // Adam's are float32: what rounds to the forbidden end there is forbidden here.
         let real = [

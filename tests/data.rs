@@ -134,6 +134,11 @@ fn classes_and_limits_choose_among_the_images() -> Result<()> {
         &["no class `cow`; it has cat, deep, dog"],
     )?;
     refused(folder.path(), &["digits", "--classes", "3"], 2, &["no classes"])?;
+    // A file beside the folders belongs to no class, and takes none away.
+    png(&folder.path().join("photos/stray.png"), color(7))?;
+    assert_eq!(count(&[])?, 6);
+    assert_eq!(count(&["--classes", "cat,deep"])?, 3);
+    refused(folder.path(), &["folder:photos", "--classes", ""], 2, &["no class ``; it has cat"])?;
     // Digits, too, may be limited; the seed chooses.
     let sha = |seed: &str| {
         let set = shown(folder.path(), &["digits", "--limit", "100", "--seed", seed])?;
@@ -361,4 +366,51 @@ fn a_contact_sheet_shows_the_first_images() -> Result<()> {
     assert_eq!(sheet.dimensions(), (5 * 32 + 4 * 2, 32));
     assert_eq!([sheet.get_pixel(5, 9).0, sheet.get_pixel(34, 0).0], [[10, 245, 5], [20, 235, 0]]);
     Ok(())
+}
+
+#[test]
+fn a_jpeg_image_that_ends_too_early_is_an_error_wherever_it_is_cut() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let place = folder.path().join("photos");
+    std::fs::create_dir(&place)?;
+    let mut whole = Vec::new();
+    let noise =
+        image::RgbImage::from_fn(64, 48, |x, y| image::Rgb([(x * y % 251) as u8, 9, y as u8]));
+    noise.write_with_encoder(image::codecs::jpeg::JpegEncoder::new(&mut whole))?;
+    let file = place.join("1.jpg");
+    // What cameras put behind an image is none of it.
+    std::fs::write(&file, [&whole[..], b"behind it"].concat())?;
+    assert_eq!(shown(folder.path(), &["folder:photos"])?["images"], 1);
+    for length in [whole.len() / 3, whole.len() / 2, whole.len() - 20, whole.len() - 2] {
+        std::fs::write(&file, &whole[..length])?;
+        refused(folder.path(), &["folder:photos"], 1, &["1 of 1 images", "1.jpg: "])?;
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+#[test]
+fn names_that_would_move_the_cursor_are_told_harmlessly() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let place = folder.path().join("photos");
+    std::fs::create_dir(&place)?;
+    std::fs::write(place.join("two\nlines \u{1b}[31m.png"), b"")?;
+    refused(folder.path(), &["folder:photos"], 1, &["two\\nlines \\u{1b}[31m.png: empty"])
+}
+
+#[test]
+fn what_is_packed_otherwise_or_no_file_is_named() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for (name, magic, told) in [
+        ("a.tar.bz2", &b"BZh91AY"[..], "bzip2"),
+        ("a.tar.xz", b"\xfd7zXZ\0\0", "xz"),
+        ("a.tar.zst", b"\x28\xb5\x2f\xfd\0", "zstd"),
+        ("a.zip", b"PK\x03\x04", "zip"),
+    ] {
+        std::fs::write(folder.path().join(name), magic)?;
+        let spec = format!("tar:{name}");
+        refused(folder.path(), &[&spec], 1, &[name, "compressed by", told, "tar.gz"])?;
+    }
+    std::fs::create_dir(folder.path().join("f"))?;
+    refused(folder.path(), &["zip:f"], 1, &["f: is a folder, expected a file"])
 }

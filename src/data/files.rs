@@ -72,9 +72,22 @@ impl Examples {
     fn add(&mut self, name: &str) {
         self.count += 1;
         if self.names.len() < EXAMPLES {
-            self.names.push(name.to_owned());
+            self.names.push(printable(name));
         }
     }
+}
+
+/// A name from a file system or an archive as one line that does nothing to a terminal.
+fn printable(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
 }
 
 impl Findings {
@@ -215,8 +228,15 @@ pub(super) fn decode_tar(
     progress: &mut dyn FnMut(usize),
     each: &mut dyn FnMut(&str, Decoded) -> Result<()>,
 ) -> Result<Findings> {
-    let damaged = || format!("{}: not a whole tar archive", path.display());
     let (file, bound) = open_archive(path)?;
+    let packed = packed_by(path)?;
+    ensure!(
+        packed.is_none(),
+        "{}: compressed by {}; expected tar or tar.gz: unpack it first",
+        path.display(),
+        packed.unwrap_or_default()
+    );
+    let damaged = || format!("{}: not a whole tar archive", path.display());
     let mut reader: Box<dyn Read> = match is_gzip(path)? {
         true => Box::new(MultiGzDecoder::new(BufReader::new(file)).take(bound + 1)),
         false => Box::new(BufReader::new(file)),
@@ -284,20 +304,38 @@ pub(super) fn decode_zip(
 fn open_archive(path: &Path) -> Result<(File, u64)> {
     let cannot = || format!("{}: cannot be read", path.display());
     let file = File::open(path).with_context(cannot)?;
-    let length = file.metadata().with_context(cannot)?.len();
-    Ok((file, expansion_limit(length)))
+    let metadata = file.metadata().with_context(cannot)?;
+    ensure!(!metadata.is_dir(), "{}: is a folder, expected a file", path.display());
+    Ok((file, expansion_limit(metadata.len())))
 }
 
 fn too_large(bound: u64) -> String {
     format!("expands to more than {bound} bytes, as no archive of images does")
 }
 
+/// The first bytes of the file at `path`, as many as there are of 6.
+fn head(path: &Path) -> Result<Vec<u8>> {
+    let cannot = || format!("{}: cannot be read", path.display());
+    let mut head = Vec::new();
+    File::open(path).and_then(|file| file.take(6).read_to_end(&mut head)).with_context(cannot)?;
+    Ok(head)
+}
+
 /// Whether the file at `path` is gzipped.
 pub(super) fn is_gzip(path: &Path) -> Result<bool> {
-    let cannot = || format!("{}: cannot be read", path.display());
-    let mut head = [0; 2];
-    let mut file = File::open(path).with_context(cannot)?;
-    Ok(file.read(&mut head).with_context(cannot)? == 2 && head == [0x1f, 0x8b])
+    Ok(head(path)?.starts_with(&[0x1f, 0x8b]))
+}
+
+/// The program that packed the file at `path`, if it is one whose files are not read here.
+fn packed_by(path: &Path) -> Result<Option<&'static str>> {
+    let head = head(path)?;
+    let known: [(&[u8], &str); 4] = [
+        (b"BZh", "bzip2"),
+        (b"\xfd7zXZ", "xz"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"PK\x03\x04", "zip"),
+    ];
+    Ok(known.into_iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, name)| name))
 }
 
 /// The bytes of the file at `path`, gzipped or not.
@@ -413,8 +451,16 @@ fn decode_batch(
 }
 
 fn outcome(item: &Item, decoding: &Decoding) -> Outcome {
-    // The causes, on one line.
-    let told = |error: anyhow::Error| format!("{error:#}").replace('\n', " ");
+    // The causes, on one line; decoders repeat a cause's words in their own.
+    let told = |error: anyhow::Error| {
+        let mut parts: Vec<String> = Vec::new();
+        for cause in error.chain().map(ToString::to_string) {
+            if parts.last().is_none_or(|last| !last.contains(cause.trim_end_matches('.'))) {
+                parts.push(cause);
+            }
+        }
+        printable(&parts.join(": "))
+    };
     let file;
     let bytes = match &item.content {
         // A link to nowhere, a link to itself.

@@ -61,6 +61,7 @@ pub fn is_image(bytes: &[u8]) -> bool {
 /// # Errors
 /// If it is none of these, damaged, or larger than any image worth training on.
 pub fn decode(bytes: &[u8], decoding: &Decoding) -> Result<Decoded> {
+    ensure!(!is_cut_jpeg(bytes), "truncated: the end of the JPEG image is missing");
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
@@ -79,6 +80,15 @@ pub fn decode(bytes: &[u8], decoding: &Decoding) -> Result<Decoded> {
     let (channels, pixels) = flatten(image, decoding);
     let pixels = fit(pixels, size, channels, decoding.fit)?;
     Ok(Decoded { channels, pixels, size, is_gray })
+}
+
+/// Whether `bytes` are a JPEG file that ends within its image. The decoder makes up what is missing.
+fn is_cut_jpeg(bytes: &[u8]) -> bool {
+    let is_jpeg = bytes.starts_with(&[0xff, 0xd8, 0xff]);
+    // A marker cannot stand within a scan's data: there a zero follows each 0xff. The last end may be
+    // that of a thumbnail, with the beginning of the image's own scan behind it.
+    let end = bytes.windows(2).rposition(|pair| pair == [0xff, 0xd9]).unwrap_or(0);
+    is_jpeg && (end == 0 || bytes[end..].windows(2).any(|pair| pair == [0xff, 0xda]))
 }
 
 /// Bytes of 1 or 3 channels: 16 bits become 8, transparent pixels get their background.

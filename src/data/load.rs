@@ -114,17 +114,19 @@ fn by_class(description: &Description, classes: &[String]) -> Result<Option<Vec<
     if classes.is_empty() {
         return Ok(None);
     }
-    if description.classes.is_empty() {
+    // Files that are in no folder have the class of no name.
+    let mut known: Vec<_> =
+        description.classes.iter().filter(|class| !class.is_empty()).cloned().collect();
+    known.sort();
+    if known.is_empty() {
         return Err("it has no classes".to_owned());
     }
     let mut wanted = Vec::new();
     for class in classes {
-        let index =
-            description.classes.iter().position(|known| known == class).ok_or_else(|| {
-                let mut known = description.classes.clone();
-                known.sort();
-                format!("no class `{class}`; it has {}", known.join(", "))
-            })?;
+        let index = description.classes.iter().position(|known| known == class);
+        let index = index
+            .filter(|_| !class.is_empty())
+            .ok_or_else(|| format!("no class `{class}`; it has {}", known.join(", ")))?;
         wanted.push(index as u32);
     }
     let labels = description.labels.iter().zip(0_u32..);
@@ -371,29 +373,29 @@ impl Source {
                 tell(Event::Files(items.len()));
                 let mut progress = |done| tell(Event::Decoded(done));
                 files::decode_folder(items, decoding, &mut progress, &mut |name, image| {
-                    builder.push(image.channels, &image.pixels, class_of(name))
+                    builder.push(image.channels, &image.pixels, Some(class_of(name)))
                 })
             }
             Self::Zip(path) => {
                 let mut progress = |done| tell(Event::Decoded(done));
                 files::decode_zip(&path, decoding, &mut progress, &mut |name, image| {
-                    builder.push(image.channels, &image.pixels, class_of(name))
+                    builder.push(image.channels, &image.pixels, Some(class_of(name)))
                 })
             }
             Self::Tar(path) => {
                 let mut progress = |done| tell(Event::Decoded(done));
                 files::decode_tar(&path, decoding, &mut progress, &mut |name, image| {
-                    builder.push(image.channels, &image.pixels, class_of(name))
+                    builder.push(image.channels, &image.pixels, Some(class_of(name)))
                 })
             }
         }
     }
 }
 
-/// The class of an image file: the name of the folder it is in.
-fn class_of(name: &str) -> Option<&str> {
-    let folder = name.rsplit_once(['/', '\\'])?.0;
-    folder.rsplit(['/', '\\']).next().filter(|folder| !folder.is_empty() && *folder != ".")
+/// The class of an image file: the name of the folder it is in; no name where it is in none.
+fn class_of(name: &str) -> &str {
+    let folder = name.rsplit_once(['/', '\\']).map_or("", |(folder, _)| folder);
+    folder.rsplit(['/', '\\']).next().filter(|folder| *folder != ".").unwrap_or_default()
 }
 
 /// Adds a stack's images, each brought to 32×32.

@@ -67,7 +67,8 @@ pub fn read_images(
         "<f4" => 4,
         "<f8" => 8,
         other => bail!(
-            "NPY: expected unsigned bytes or little-endian float32 or float64, found {other:?}"
+            "NPY: expected unsigned bytes or little-endian float32 or float64, found {other:?}; save \
+             such a copy with x.astype('u1') or x.astype('<f4')"
         ),
     };
     ensure!(!shape.contains(&0), "NPY shape {shape:?}: one is 0");
@@ -265,11 +266,13 @@ pub fn read_npz(
     }
     let [(index, name)] = &found[..] else {
         let names: Vec<_> = found.iter().map(|(_, name)| name.as_str()).collect();
-        bail!(
-            "NPZ: expected one array of images, of rank 3 or 4, found {}: {}",
-            names.len(),
-            names.join(", ")
-        );
+        let found = match names.len() {
+            0 => "none".to_owned(),
+            count => {
+                format!("{count}: {}; save the one you want with numpy.save", names.join(", "))
+            }
+        };
+        bail!("NPZ: expected one array of images, of rank 3 or 4, found {found}");
     };
     let entry = archive.by_index(*index).context("NPZ")?;
     ensure!(entry.size() <= MAX_EXPANDED, "NPZ: {name}: more than {MAX_EXPANDED} bytes");
@@ -391,7 +394,7 @@ mod tests {
         let error = |entries: &[(&str, Vec<u8>)]| -> Result<String> {
             Ok(format!("{:#}", read_npz(archive(entries)?, None, &mut |_| Ok(())).unwrap_err()))
         };
-        assert!(error(&[("y.npy", labels)])?.contains("found 0"));
+        assert!(error(&[("y.npy", labels)])?.contains("found none"));
         assert!(
             error(&[("a.npy", images.clone()), ("b.npy", images)])?
                 .contains("found 2: a.npy, b.npy")
