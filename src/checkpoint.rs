@@ -215,6 +215,18 @@ impl Checkpoint {
         Header::read(&metadata).with_context(|| path.display().to_string())
     }
 
+    /// The weights and moving statistics of one network, by the names of `tch`'s variable stores.
+    pub fn weights(&self, network: Network) -> BTreeMap<String, Tensor> {
+        let prefix = format!("{}.", network.name());
+        let is_moment = |name: &str| name.ends_with(".adam_m") || name.ends_with(".adam_v");
+        self.tensors
+            .iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?, tensor)))
+            .filter(|(name, _)| !is_moment(name) && !POWERS.contains(name))
+            .map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()))
+            .collect()
+    }
+
     /// Puts the networks and their optimizers, the generator's and the discriminator's, into this
     /// state.
     ///

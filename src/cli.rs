@@ -47,7 +47,9 @@ impl Cli {
     pub fn computes(&self) -> bool {
         matches!(
             self.command,
-            None | Some(Command::Train(_) | Command::Verify(_) | Command::Bench(_))
+            None | Some(
+                Command::Train(_) | Command::Sample(_) | Command::Verify(_) | Command::Bench(_)
+            )
         )
     }
 }
@@ -58,6 +60,10 @@ pub enum Command {
     /// Train a GAN (the default)
     #[command(args_override_self = true, allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
+    /// Make images with a trained generator
+    ///
+    /// Without MODEL: with the small generator of handwritten digits that the program holds.
+    Sample(SampleArgs),
     /// Check this build against files of what the real TensorFlow computed
     ///
     /// Prints a table of errors and bounds for each file; exit status 1 if any fails.
@@ -258,6 +264,60 @@ impl TrainArgs {
     }
 }
 
+/// Arguments of `sample`.
+#[derive(Debug, Args)]
+pub struct SampleArgs {
+    /// A run (its folder, or its name or number under runs/; its newest checkpoint is taken), a
+    /// checkpoint, or a run's generator.safetensors [default: the built-in digits]
+    #[arg(value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// How many images [default: 64, or what --grid or --z holds]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub count: Option<u32>,
+    /// Decides the noise; each image has its own, whatever --count is
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole)]
+    pub seed: u64,
+    /// Your own z instead: a .npy file of floats [N, z_dim]
+    #[arg(long, value_name = "FILE.npy", conflicts_with = "seed")]
+    pub z: Option<PathBuf>,
+    /// Columns and rows of the picture [default: as square as --count allows]
+    #[arg(long, value_name = "COLUMNSxROWS", value_parser = grid_size, conflicts_with_all = ["out_dir", "npz"])]
+    pub grid: Option<GridSize>,
+    /// One picture of all images [default: samples.png]
+    #[arg(long, value_name = "FILE.png", conflicts_with_all = ["out_dir", "npz"])]
+    pub out: Option<PathBuf>,
+    /// One PNG an image in this new folder
+    #[arg(long, value_name = "DIR", conflicts_with = "npz")]
+    pub out_dir: Option<PathBuf>,
+    /// One array of bytes [N, 32, 32, C], as metric tools read it
+    #[arg(long, value_name = "FILE.npz")]
+    pub npz: Option<PathBuf>,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+    /// Where to compute: auto, cpu, cuda, cuda:N or mps
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// float32 or float64
+    #[arg(long, value_parser = ["f32", "f64"], default_value = "f32")]
+    pub precision: String,
+    /// CPU threads [default: the physical cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Say nothing but errors and warnings
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Columns and rows of a picture of images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GridSize {
+    /// Images side by side.
+    pub columns: usize,
+    /// Images one below the other.
+    pub rows: usize,
+}
+
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
@@ -339,6 +399,9 @@ pub enum DataCommand {
         /// Where the contact sheet of up to 144 images goes; with none, no sheet is drawn
         #[arg(long, value_name = "FILE.png")]
         sheet: Option<PathBuf>,
+        /// Replace a sheet that is there
+        #[arg(long)]
+        force: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -417,6 +480,14 @@ impl DataArgs {
 fn whole(text: &str) -> Result<u64, String> {
     let number = text.parse().ok().filter(|&number| number <= i64::MAX as u64);
     number.ok_or_else(|| "expected a whole number, 0 or more".to_owned())
+}
+
+/// Such as 8x8.
+fn grid_size(text: &str) -> Result<GridSize, String> {
+    let side = |text: &str| text.parse().ok().filter(|side| (1..=10_000).contains(side));
+    text.split_once(['x', '×'])
+        .and_then(|(columns, rows)| Some(GridSize { columns: side(columns)?, rows: side(rows)? }))
+        .ok_or_else(|| "expected columns and rows, such as 8x8".to_owned())
 }
 
 fn precision(text: &str) -> Result<Precision, String> {

@@ -153,12 +153,15 @@ fn keep_freed_memory() {
     }
 }
 
-/// Starts this program anew, in the same process, with libgomp told to let idle threads sleep. It reads
-/// that when it is loaded, so a running program cannot tell it. Returns where there is nothing to do: on
-/// other systems, and where the user has said how threads are to wait.
-///
-/// Threads that spin instead are no faster on an idle machine, and take the processors from each other
-/// on a busy one.
+/// How often a thread of libgomp's that waits looks again before it sleeps: some microseconds' worth, which
+/// bridges what lies between two operations and leaves a busy machine's processors to others.
+#[cfg(target_os = "linux")]
+const SPINS: &str = "10000";
+
+/// Starts this program anew, in the same process, with libgomp told to let idle threads sleep soon. It
+/// reads that when it is loaded, so a running program cannot tell it. Returns where there is nothing to do:
+/// on other systems, and where the user has said how threads are to wait. `benches/NOTES.md` has what was
+/// measured.
 pub fn let_idle_threads_sleep() {
     #[cfg(target_os = "linux")]
     {
@@ -173,7 +176,7 @@ pub fn let_idle_threads_sleep() {
             program.arg0(name);
         }
         // Where it fails, this process goes on as it is.
-        let _ = program.args(arguments).env("OMP_WAIT_POLICY", "passive").exec();
+        let _ = program.args(arguments).env("GOMP_SPINCOUNT", SPINS).exec();
     }
 }
 

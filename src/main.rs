@@ -31,6 +31,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Some(Command::Train(args)) => commands::train(&args),
         Some(Command::Verify(args)) => commands::verify(&args),
         Some(Command::Bench(args)) => commands::bench(&args),
+        Some(Command::Sample(args)) => commands::sample(&args),
         Some(Command::Data(args)) => commands::data(&args),
         Some(Command::Runs(args)) => commands::runs(&args),
         Some(Command::Doctor) => commands::doctor(),

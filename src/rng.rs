@@ -20,6 +20,8 @@ pub enum Stream {
     Subset = 4,
     /// Which images of a batch are mirrored; the step is the iteration.
     Flip = 5,
+    /// Noise of images that are asked for later; the step is the image.
+    Image = 6,
 }
 
 /// The generator of (`seed`, `stream`, `step`), for steps below 2^56.

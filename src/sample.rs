@@ -1,10 +1,20 @@
 //! Images from a generator, as people see them.
 
-use anyhow::Result;
-use tch::{Kind, Tensor};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use crate::model::{FoldedGenerator, Model};
+use anyhow::{Context, Result, bail, ensure};
+use tch::{Device, Kind, Tensor};
+
+use crate::checkpoint::{Checkpoint, Folder};
+use crate::config::TrainConfig;
+use crate::data::SIZE;
+use crate::model::{FoldedGenerator, Model, Network};
+use crate::rng::{Latent, Stream, rng};
+use crate::tensor_file::TensorFile;
 use crate::tf::frame::rotate_images;
+use crate::train::RunDir;
+use crate::usage::Usage;
 use crate::watch::ensure_finite;
 
 /// Generated images of `z` `[N, z_dim]` (values row by row), with moving statistics:
@@ -16,10 +26,23 @@ pub fn sample(model: &Model, z: &[f32]) -> Result<Vec<u8>> {
     Sampler::new(model)?.images(&model.z(z)?)
 }
 
-/// A generator that is done with training, ready for any number of batches.
+/// Rows of z that go through the network together. Always as many, so that an image's last bits do
+/// not depend on how many are asked for.
+const BLOCK: usize = 64;
+
+/// The generator that the program holds: width 16, trained by it on the built-in digits.
+const BUILT_IN: &[u8] = include_bytes!("../assets/generator.safetensors");
+
+/// A generator that is done with training, ready for any number of images.
 #[derive(Debug)]
 pub struct Sampler {
     generator: FoldedGenerator,
+    /// Channels of an image.
+    channels: usize,
+    z_dim: usize,
+    latent: Latent,
+    device: Device,
+    kind: Kind,
 }
 
 impl Sampler {
@@ -28,7 +51,157 @@ impl Sampler {
     /// # Errors
     /// If the device cannot hold a copy.
     pub fn new(model: &Model) -> Result<Self> {
-        Ok(Self { generator: model.generator.folded()? })
+        Ok(Self {
+            generator: model.generator.folded()?,
+            channels: usize::try_from(model.config.channels)?,
+            z_dim: usize::try_from(model.config.z_dim)?,
+            latent: Latent::default(),
+            device: model.device,
+            kind: model.kind,
+        })
+    }
+
+    /// The generator in `path`: a run's folder (its newest checkpoint that can be read), a checkpoint, or
+    /// the `generator.safetensors` of a run.
+    ///
+    /// # Errors
+    /// [`Usage`], if there is no such thing; if it cannot be read, is something else or is damaged.
+    pub fn load(path: &Path, device: Device, kind: Kind) -> Result<Self> {
+        if path.is_dir() {
+            let checkpoint = Folder::of_run(path).latest(u64::MAX, |_| {})?;
+            let checkpoint = checkpoint.with_context(|| {
+                let found =
+                    if RunDir::is_run(path) { "a run without one" } else { "another folder" };
+                Usage(format!(
+                    "{}: expected a run with a checkpoint, found {found}",
+                    path.display()
+                ))
+            })?;
+            return Self::of_checkpoint(&checkpoint, device, kind);
+        }
+        let metadata = TensorFile::read_metadata(path)?;
+        match metadata.get("format").map(String::as_str) {
+            Some("dcgan-checkpoint") => Self::of_checkpoint(&Checkpoint::load(path)?, device, kind),
+            Some("dcgan-weights") => Self::of_weights(path, TensorFile::read(path)?, device, kind),
+            found => bail!(
+                "{}: expected a checkpoint or a run's generator.safetensors, found a file of format {}",
+                path.display(),
+                found.unwrap_or("unknown")
+            ),
+        }
+    }
+
+    /// The generator that the program holds, of handwritten digits.
+    ///
+    /// # Errors
+    /// If the device cannot hold it.
+    pub fn built_in(device: Device, kind: Kind) -> Result<Self> {
+        let path = PathBuf::from("the built-in generator");
+        let file = TensorFile::parse(&path, BUILT_IN)?;
+        Self::of_weights(&path, file, device, kind)
+    }
+
+    fn of_checkpoint(checkpoint: &Checkpoint, device: Device, kind: Kind) -> Result<Self> {
+        let header = &checkpoint.header;
+        let weights = checkpoint.weights(Network::Generator);
+        Self::of(&header.config, header.set.channels, &weights, device, kind)
+            .with_context(|| checkpoint.path.display().to_string())
+    }
+
+    fn of_weights(path: &Path, file: TensorFile, device: Device, kind: Kind) -> Result<Self> {
+        let of = || -> Result<Self> {
+            let get = |key: &str| {
+                file.metadata.get(key).map(String::as_str).with_context(|| format!("lacks `{key}`"))
+            };
+            let version = get("version")?;
+            ensure!(
+                version == "1",
+                "this program, {}, reads weights of version 1; these have version {version}",
+                crate::VERSION
+            );
+            let network = get("network")?;
+            ensure!(network == "generator", "expected a generator, found a {network}");
+            let config: TrainConfig = toml::from_str(get("config")?).context("`config`")?;
+            config.validate().context("`config`")?;
+            let channels = get("channels")?;
+            let channels = channels.parse().ok().filter(|channels| (1..=1024).contains(channels));
+            let channels =
+                channels.with_context(|| format!("`channels` is {:?}", get("channels")))?;
+            Self::of(&config, channels, &file.tensors, device, kind)
+        };
+        of().with_context(|| path.display().to_string())
+    }
+
+    fn of(
+        config: &TrainConfig,
+        channels: usize,
+        weights: &BTreeMap<String, Tensor>,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Self> {
+        for (name, tensor) in weights {
+            ensure_finite(name, tensor)?;
+        }
+        let model = Model::new(&config.model(channels), 0, device, kind)?;
+        model.load(Network::Generator, weights)?;
+        Ok(Self { latent: config.latent, ..Self::new(&model)? })
+    }
+
+    /// Channels of its images.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// Length of its z.
+    pub fn z_dim(&self) -> usize {
+        self.z_dim
+    }
+
+    /// Bytes of an image.
+    pub fn image_len(&self) -> usize {
+        SIZE * SIZE * self.channels
+    }
+
+    /// The noise of images `first` to `first + count` of `seed`, row by row: each image has its own,
+    /// whatever else is asked for.
+    pub fn noise(&self, seed: u64, first: u64, count: usize) -> Vec<f32> {
+        let row = |image| self.latent.sample(&mut rng(seed, Stream::Image, image), 1, self.z_dim);
+        (first..first + count as u64).flat_map(row).collect()
+    }
+
+    /// `count` images of `seed`: `[count, 32, 32, C]`, upright.
+    ///
+    /// # Errors
+    /// As [`Self::each`].
+    pub fn sample(&self, seed: u64, count: usize) -> Result<Vec<u8>> {
+        let mut images = Vec::new();
+        self.each(&self.noise(seed, 0, count), &mut |block| {
+            images.extend_from_slice(block);
+            Ok(())
+        })?;
+        Ok(images)
+    }
+
+    /// Hands on the images of `z` (values row by row) in order, some at a time: `[n, 32, 32, C]`, upright.
+    ///
+    /// # Errors
+    /// If `z` is not whole rows; [`crate::watch::Collapse::NotFinite`], if a pixel is not finite; those of
+    /// `take`.
+    pub fn each(&self, z: &[f32], take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        ensure!(
+            z.len().is_multiple_of(self.z_dim),
+            "expected rows of {} values, found {} values",
+            self.z_dim,
+            z.len()
+        );
+        for block in z.chunks(BLOCK * self.z_dim) {
+            let mut whole = block.to_vec();
+            whole.resize(BLOCK * self.z_dim, 0.);
+            let z = Tensor::f_from_slice(&whole)?.f_view([BLOCK as i64, self.z_dim as i64])?;
+            let images = self.images(&z.f_to_device(self.device)?.f_to_kind(self.kind)?)?;
+            take(&images[..block.len() / self.z_dim * self.image_len()])?;
+        }
+        Ok(())
     }
 
     /// Images of `z` `[N, z_dim]`, of the model's kind on its device: `[N, 32, 32, C]`, upright.
@@ -69,6 +242,25 @@ mod tests {
         let images = crate::data::ImageSet::new("all bytes", 1, set.clone())?;
         let mut batches = crate::data::Batches::new(images, 1, 0);
         assert_eq!(bytes(&batches.batch(1, tch::Device::Cpu, Kind::Float)?)?, set);
+        Ok(())
+    }
+
+    #[test]
+    fn an_image_does_not_depend_on_how_many_are_asked_for() -> Result<()> {
+        let sampler = Sampler::built_in(Device::Cpu, Kind::Float)?;
+        let many = sampler.sample(3, BLOCK + 5)?;
+        for count in [1, 5, BLOCK] {
+            let few = sampler.sample(3, count)?;
+            assert_eq!(few, many[..few.len()], "{count}");
+        }
+        assert_ne!(sampler.sample(4, 1)?, many[..sampler.image_len()]);
+        let last = sampler.noise(3, BLOCK as u64 + 4, 1);
+        let mut alone = Vec::new();
+        sampler.each(&last, &mut |image| {
+            alone.extend_from_slice(image);
+            Ok(())
+        })?;
+        assert_eq!(alone, many[many.len() - sampler.image_len()..]);
         Ok(())
     }
 }

@@ -34,10 +34,22 @@ impl TensorFile {
     /// If the file cannot be read, is no safetensors file, is truncated, or holds a tensor of a kind
     /// other than float32 or float64; the message names the file and the tensor.
     pub fn read(path: &Path) -> Result<Self> {
-        let metadata = Self::read_metadata(path)?;
+        // Its length is compared with what it promises before it is read.
+        Self::read_metadata(path)?;
+        let bytes =
+            fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+        Self::parse(path, &bytes)
+    }
+
+    /// Reads the content of a file, which messages call `path`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let file = path.display();
-        let bytes = fs::read(path).with_context(|| format!("{file}: cannot be read"))?;
-        let content = SafeTensors::deserialize(&bytes).with_context(|| not_whole(path))?;
+        let content = SafeTensors::deserialize(bytes).with_context(|| not_whole(path))?;
+        let (_, header) = SafeTensors::read_metadata(bytes).with_context(|| not_whole(path))?;
+        let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
         let mut tensors = BTreeMap::new();
         for (name, view) in content.iter() {
             let kind = match view.dtype() {

@@ -232,7 +232,7 @@ fn archives_hold_the_same_images_as_the_folder_they_are_of_and_write_nothing() -
     std::fs::write(folder.path().join("cut.tar"), &plain_tar[..700])?;
     refused(folder.path(), &["tar:cut.tar"], 1, &["cut.tar: not a whole tar archive"])?;
     std::fs::write(folder.path().join("cut.zip"), b"PK\x03\x04")?;
-    refused(folder.path(), &["zip:cut.zip"], 1, &["cut.zip: not a whole zip archive"])
+    refused(folder.path(), &["zip:cut.zip"], 1, &["cut.zip: cannot be read as a zip archive"])
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn array_files_are_read_and_what_is_wrong_with_them_names_the_file() -> Result<(
         ("npy:x", b"short", "x: NPY header"),
         ("npz:x", b"short", "x: NPZ"),
         ("idx:x", b"\x1f\x8bshort", "x: not a whole gzip file"),
-        ("zip:x", b"short", "x: not a whole zip archive"),
+        ("zip:x", b"short", "x: cannot be read as a zip archive"),
     ] {
         std::fs::write(folder.path().join("x"), bytes)?;
         refused(folder.path(), &[spec], 1, &[spec, told])?;
@@ -412,5 +412,52 @@ fn what_is_packed_otherwise_or_no_file_is_named() -> Result<()> {
         refused(folder.path(), &[&spec], 1, &[name, "compressed by", told, "tar.gz"])?;
     }
     std::fs::create_dir(folder.path().join("f"))?;
-    refused(folder.path(), &["zip:f"], 1, &["f: is a folder, expected a file"])
+    for kind in ["zip", "tar", "idx", "mat", "npy", "npz"] {
+        let spec = format!("{kind}:f");
+        refused(folder.path(), &[&spec], 1, &["f: is a folder, expected a file"])?;
+        #[cfg(unix)]
+        {
+            let endless = format!("{kind}:/dev/zero");
+            refused(folder.path(), &[&endless], 1, &["/dev/zero: is a pipe or a device"])?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn pixels_that_have_changed_in_the_cache_are_noticed_and_made_anew() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    photos(folder.path())?;
+    let good = shown(folder.path(), &["folder:photos"])?;
+    let cache = folder.path().join("cache/dcgan/decoded");
+    let file = std::fs::read_dir(&cache)?.next().context("no file")??.path();
+    let mut bytes = std::fs::read(&file)?;
+    bytes[100..200].fill(255);
+    std::fs::write(&file, bytes)?;
+    let ran = run(folder.path(), &["data", "show", "folder:photos", "--json"])?;
+    assert!(ran.stderr.contains("damaged; making it anew"), "{}", ran.stderr);
+    assert_eq!(serde_json::from_str::<Value>(&ran.stdout)?, good);
+    let ran = run(folder.path(), &["data", "show", "folder:photos", "--json"])?;
+    assert_eq!(ran.stderr, "");
+    Ok(())
+}
+
+#[test]
+fn a_sheet_replaces_nothing_unless_it_is_told_to_and_a_mirror_is_a_url() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    photos(folder.path())?;
+    let sheet = "photos/cat/1.png";
+    let before = std::fs::read(folder.path().join(sheet))?;
+    let parts = ["--sheet photos/cat/1.png: is there already", "--force"];
+    refused(folder.path(), &["folder:photos", "--sheet", sheet], 2, &parts)?;
+    assert_eq!(std::fs::read(folder.path().join(sheet))?, before);
+    std::fs::write(folder.path().join("s.png"), "old")?;
+    shown(folder.path(), &["folder:photos", "--sheet", "s.png", "--force"])?;
+    assert!(std::fs::read(folder.path().join("s.png"))?.starts_with(b"\x89PNG"));
+    for mirror in ["foo", "", "ftp://x"] {
+        let ran = run(folder.path(), &["data", "fetch", "mnist", "--mirror", mirror])?;
+        assert_eq!(ran.code, Some(2), "{mirror}: {}", ran.stderr);
+        assert!(ran.stderr.contains("--mirror") && ran.stderr.contains("file:"), "{}", ran.stderr);
+    }
+    Ok(())
 }

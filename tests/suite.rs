@@ -17,6 +17,7 @@ mod precision;
 mod resume;
 mod run_folder;
 mod runs;
+mod sample;
 mod sharing;
 mod tensorboard;
 mod verify;

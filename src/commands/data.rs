@@ -29,9 +29,9 @@ const SHEET: usize = 144;
 pub fn data(args: &DataCommandArgs) -> Result<ExitCode> {
     match &args.command {
         None | Some(DataCommand::List) => list(),
-        Some(DataCommand::Show { spec, options, seed, sheet, json }) => {
+        Some(DataCommand::Show { spec, options, seed, sheet, force, json }) => {
             let options = options.resolve(spec, *seed)?.data();
-            show(spec, &options, sheet.as_deref(), *json)
+            show(spec, &options, (sheet.as_deref(), *force), *json)
         }
         Some(DataCommand::Fetch { spec, mirror }) => fetch_aloud(spec, mirror.as_deref()),
     }
@@ -91,6 +91,12 @@ fn fetch_aloud(spec: &str, mirror: Option<&str>) -> Result<ExitCode> {
         let message = format!("nothing to fetch; expected one of {}", names.join(", "));
         return Err(usage(message).into());
     };
+    let is_url = |url: &str| ["http://", "https://", "file:"].iter().any(|s| url.starts_with(s));
+    if let Some(mirror) = mirror.filter(|mirror| !is_url(mirror)) {
+        let message =
+            format!("--mirror {mirror}: expected a URL that begins with https:, http: or file:");
+        return Err(Usage(message).into());
+    }
     let home = fetch::home()?;
     let mut work = Work::new(Verbosity::Normal);
     let mut progress = |name: &str, bytes, total| work.bytes(name, bytes, total);
@@ -114,8 +120,18 @@ struct Shown<'a> {
     findings: &'a Findings,
 }
 
-fn show(spec: &str, options: &Options, sheet: Option<&Path>, json: bool) -> Result<ExitCode> {
+fn show(
+    spec: &str,
+    options: &Options,
+    (sheet, force): (Option<&Path>, bool),
+    json: bool,
+) -> Result<ExitCode> {
+    if let Some(path) = sheet.filter(|path| !force && path.exists()) {
+        let message = format!("--sheet {}: is there already; --force replaces it", path.display());
+        return Err(Usage(message).into());
+    }
     let set = load_aloud(spec, options, Verbosity::Normal)?;
+    set.verify()?;
     let (least_value, greatest_value) = set.range()?;
     if let Some(path) = sheet {
         let images = set.first(SHEET)?;

@@ -2,6 +2,7 @@
 
 mod data;
 mod runs;
+mod sample;
 mod train;
 
 use std::fmt::Write as _;
@@ -14,6 +15,7 @@ use tch::{Device, Kind};
 use crate::bench::{BenchConfig, BenchResult};
 pub use data::data;
 pub use runs::runs;
+pub use sample::sample;
 pub use train::train;
 
 use crate::cli::{BenchArgs, VerifyArgs};

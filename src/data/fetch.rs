@@ -372,10 +372,16 @@ fn fetch_one(
             }
         }
     }
+    // Nothing came: nothing to go on from.
+    if fs::metadata(&partial).is_ok_and(|file| file.len() == 0) {
+        remove_if_there(&partial)?;
+    }
     bail!(
-        "{} cannot be fetched; put it into {} by hand, or name another --mirror\n  {}",
+        "{} cannot be fetched; put it into {} by hand, or take it from elsewhere with `dcgan data fetch \
+         {} --mirror URL`\n  {}",
         file.name,
         folder.display(),
+        folder.file_name().unwrap_or_default().to_string_lossy(),
         failures.join("\n  ")
     )
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -158,7 +158,10 @@ pub(super) fn in_folder(folder: &Path) -> Result<Vec<Item>> {
                 Some(path) if path != folder => {
                     let reason =
                         error.io_error().map_or("cannot be read".to_owned(), ToString::to_string);
-                    found.push((path.to_path_buf(), Some(reason)));
+                    let is_gone = error
+                        .io_error()
+                        .is_none_or(|error| error.kind() != ErrorKind::PermissionDenied);
+                    found.push((path.to_path_buf(), Some((reason, is_gone))));
                 }
                 _ => {
                     return Err(error)
@@ -169,9 +172,16 @@ pub(super) fn in_folder(folder: &Path) -> Result<Vec<Item>> {
     }
     // By components: `a/b` comes before `a.b/c` on every system.
     found.sort();
-    let item = |(path, unreadable): (PathBuf, Option<String>)| Item {
-        name: path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned(),
-        content: unreadable.map_or(Content::At(path), Content::Unreadable),
+    let item = |(path, unreadable): (PathBuf, Option<(String, bool)>)| {
+        let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned();
+        let content = match unreadable {
+            // A link to nowhere, a link to itself.
+            Some((_, true)) if !is_named_as_image(&name) => Content::Bytes(Vec::new()),
+            // A folder without permission may hold anything.
+            Some((reason, _)) => Content::Unreadable(reason),
+            None => Content::At(path),
+        };
+        Item { name, content }
     };
     Ok(found.into_iter().map(item).collect())
 }
@@ -277,7 +287,7 @@ pub(super) fn decode_zip(
     progress: &mut dyn FnMut(usize),
     each: &mut dyn FnMut(&str, Decoded) -> Result<()>,
 ) -> Result<Findings> {
-    let damaged = || format!("{}: not a whole zip archive", path.display());
+    let damaged = || format!("{}: cannot be read as a zip archive", path.display());
     let (file, bound) = open_archive(path)?;
     let mut archive = ZipArchive::new(BufReader::new(file)).with_context(damaged)?;
     let mut findings = Findings::default();
@@ -302,11 +312,21 @@ pub(super) fn decode_zip(
 }
 
 fn open_archive(path: &Path) -> Result<(File, u64)> {
+    let (file, length) = open_file(path)?;
+    Ok((file, expansion_limit(length)))
+}
+
+/// The file at `path`, and its length.
+///
+/// # Errors
+/// If it cannot be read, or is no regular file: a pipe or a device may have no end.
+pub(super) fn open_file(path: &Path) -> Result<(File, u64)> {
     let cannot = || format!("{}: cannot be read", path.display());
-    let file = File::open(path).with_context(cannot)?;
-    let metadata = file.metadata().with_context(cannot)?;
-    ensure!(!metadata.is_dir(), "{}: is a folder, expected a file", path.display());
-    Ok((file, expansion_limit(metadata.len())))
+    // Before it is opened, which waits at a pipe.
+    let metadata = path.metadata().with_context(cannot)?;
+    let found = if metadata.is_dir() { "a folder" } else { "a pipe or a device" };
+    ensure!(metadata.is_file(), "{}: is {found}, expected a file", path.display());
+    Ok((File::open(path).with_context(cannot)?, metadata.len()))
 }
 
 fn too_large(bound: u64) -> String {
@@ -344,9 +364,8 @@ fn packed_by(path: &Path) -> Result<Option<&'static str>> {
 /// If it cannot be read, is damaged, or expands beyond `limit`.
 pub(super) fn read_maybe_gzipped(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let cannot = || format!("{}: cannot be read", path.display());
-    let file = File::open(path).with_context(cannot)?;
+    let (file, length) = open_file(path)?;
     let mut bytes = Vec::new();
-    let length = file.metadata().with_context(cannot)?.len();
     let limit = limit.min(expansion_limit(length));
     if is_gzip(path)? {
         MultiGzDecoder::new(BufReader::new(file))
@@ -463,8 +482,6 @@ fn outcome(item: &Item, decoding: &Decoding) -> Outcome {
     };
     let file;
     let bytes = match &item.content {
-        // A link to nowhere, a link to itself.
-        Content::Unreadable(_) if !is_named_as_image(&item.name) => return Outcome::Other,
         Content::Unreadable(reason) => return Outcome::Unreadable(reason.clone()),
         Content::Bytes(bytes) => bytes,
         Content::At(path) => match read_file(path) {

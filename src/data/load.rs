@@ -1,6 +1,5 @@
 //! From a data set's name to its images.
 
-use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
@@ -122,7 +121,7 @@ fn by_class(description: &Description, classes: &[String]) -> Result<Option<Vec<
         return Err("it has no classes".to_owned());
     }
     let mut wanted = Vec::new();
-    for class in classes {
+    for class in classes.iter().map(|class| class.trim()) {
         let index = description.classes.iter().position(|known| known == class);
         let index = index
             .filter(|_| !class.is_empty())
@@ -335,14 +334,14 @@ impl Source {
                 stack(found.images, found.labels, &path)
             }
             Self::Npy(path) => {
-                let file = BufReader::new(File::open(&path).with_context(|| named(&path))?);
+                let file = BufReader::new(files::open_file(&path)?.0);
                 let mut all = Findings::default();
                 let mut each = |part| stack(part, None, &path).map(|found| all.add_images(found));
                 npy::read_images(file, range, &mut each).with_context(|| named(&path))?;
                 Ok(all)
             }
             Self::Npz(path) => {
-                let file = BufReader::new(File::open(&path).with_context(|| named(&path))?);
+                let file = BufReader::new(files::open_file(&path)?.0);
                 let mut all = Findings::default();
                 let mut each = |part| stack(part, None, &path).map(|found| all.add_images(found));
                 npy::read_npz(file, range, &mut each).with_context(|| named(&path))?;

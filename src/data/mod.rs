@@ -139,6 +139,24 @@ impl ImageSet {
         SIZE * SIZE * self.channels
     }
 
+    /// Whether the images that are stored are still those that were decoded.
+    ///
+    /// # Errors
+    /// If they are not, or cannot be read; the message says what to do.
+    pub fn verify(&self) -> Result<()> {
+        let Some(expected) = &self.stored_sha256 else { return Ok(()) };
+        let stored =
+            SetIdentity { images: self.stored, channels: self.channels, sha256: expected.clone() };
+        let found = self.pixels.sha256(&stored)?;
+        ensure!(
+            found == *expected,
+            "data set {}: {} is damaged; remove it, and it is made anew",
+            self.name,
+            self.pixels.place()
+        );
+        Ok(())
+    }
+
     /// Copies image `i`, mirrored, into `out`.
     ///
     /// # Errors

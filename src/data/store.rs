@@ -62,6 +62,30 @@ impl Pixels {
                 .with_context(|| format!("{}: cannot be read", path.display())),
         }
     }
+
+    /// Where they are.
+    pub(super) fn place(&self) -> String {
+        match self {
+            Self::Memory(_) => "the memory".to_owned(),
+            Self::File(_, path) => path.display().to_string(),
+        }
+    }
+
+    /// The SHA-256 of the images of a set `[32, 32, C]`, upright, one after the other.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub(super) fn sha256(&self, set: &SetIdentity) -> Result<String> {
+        let length = SIZE * SIZE * set.channels;
+        let mut digest = Sha256::new();
+        let mut image = vec![0; length];
+        for i in 0..set.images {
+            self.copy((i * length) as u64, &mut image)?;
+            rotate_pixels(&mut image, set.channels);
+            digest.update(&image);
+        }
+        Ok(hex::encode(digest.finalize()))
+    }
 }
 
 #[cfg(unix)]
@@ -232,6 +256,9 @@ impl Builder {
     }
 }
 
+/// Up to this length a set is read whole and its digest compared when it is opened: a tenth of a second.
+const VERIFIED: u64 = 128 << 20;
+
 /// Opens what [`Builder::write_file`] wrote.
 ///
 /// # Errors
@@ -266,7 +293,13 @@ pub(super) fn open(path: &Path) -> Result<(Pixels, Description)> {
         "{}",
         not_whole()
     );
-    Ok((Pixels::File(file, path.to_path_buf()), description))
+    let pixels = Pixels::File(file, path.to_path_buf());
+    if length <= VERIFIED {
+        let found = pixels.sha256(&description.identity)?;
+        let expected = &description.identity.sha256;
+        ensure!(found == *expected, "{}: damaged", path.display());
+    }
+    Ok((pixels, description))
 }
 
 /// The folder of decoded sets under `home`, made if it is not there.

@@ -4,7 +4,9 @@ mod discriminator;
 mod generator;
 mod init;
 
-use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn};
 
@@ -143,6 +145,31 @@ impl Model {
         let mut variables = self.variables(network);
         variables.retain(|variable| variable.role.is_trainable());
         variables
+    }
+
+    /// Gives a network's variables the values of `tensors`, by the names of `tch`'s variable stores.
+    ///
+    /// # Errors
+    /// If one is missing, not known, or of another shape; the message names it, and nothing has changed.
+    pub fn load(&self, network: Network, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        let variables = self.variables(network);
+        for Variable { torch_name: name, tensor, .. } in &variables {
+            let found = tensors.get(name).with_context(|| format!("lacks tensor {name}"))?.size();
+            let expected = tensor.size();
+            ensure!(
+                found == expected,
+                "tensor {name}: expected shape {expected:?}, found {found:?}"
+            );
+        }
+        let is_known = |name: &String| variables.iter().any(|known| known.torch_name == *name);
+        if let Some(unknown) = tensors.keys().find(|&name| !is_known(name)) {
+            bail!("tensor {unknown} is none of a {}'s", network.name());
+        }
+        let _no_grad = tch::no_grad_guard();
+        for mut variable in variables {
+            variable.tensor.f_copy_(&tensors[&variable.torch_name])?;
+        }
+        Ok(())
     }
 
     /// Noise values as a tensor `[rows, z_dim]` of the model's kind on its device.

@@ -25,7 +25,7 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// The progress of what comes before a run: fetching and decoding, on a terminal alone.
+/// The progress of fetching, decoding and sampling, on a terminal alone.
 #[derive(Debug)]
 pub struct Work {
     is_shown: bool,
@@ -50,7 +50,16 @@ impl Work {
         );
     }
 
-    /// So many more files are decoded.
+    /// So many images are to be made.
+    pub fn images(&mut self, count: usize) {
+        self.show(
+            "sampling",
+            Some(count as u64),
+            "{msg} {bar:24.cyan/blue} {pos}/{len} · {per_sec} · {eta} left",
+        );
+    }
+
+    /// So many more files are decoded, or images made.
     pub fn advance(&mut self, count: usize) {
         if self.bar.is_none() {
             self.show("decoding", None, "{msg} {pos} files");
