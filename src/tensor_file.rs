@@ -198,7 +198,8 @@ fn not_whole(path: &Path) -> String {
 /// Writes a file whole or not at all: beside, synced, renamed, and the folder synced.
 ///
 /// # Errors
-/// If any of that fails; then `path` is what it was, and nothing is left beside it.
+/// If any of that fails, or `path` is a pipe or a device, which a rename would replace; then `path` is
+/// what it was, and nothing is left beside it.
 pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut File) -> std::io::Result<()>,
@@ -208,6 +209,8 @@ pub fn write_atomically(
         _ => Path::new("."),
     };
     let attempt = || -> Result<()> {
+        let is_special = path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir());
+        ensure!(!is_special, "expected a regular file or none, found a pipe or a device");
         let mut builder = tempfile::Builder::new();
         // A temporary file is private; what it becomes is as readable as the user's other files.
         #[cfg(unix)]
@@ -270,6 +273,28 @@ pub fn remove_unfinished(folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_regular_file_is_not_replaced() -> Result<()> {
+        use std::os::unix::ffi::OsStrExt;
+        use std::os::unix::fs::FileTypeExt;
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("pipe");
+        let name = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+        // SAFETY: `name` is a path that ends with a zero.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link)?;
+        for target in [&path, &link] {
+            let error = format!("{:#}", write_bytes(target, b"x").unwrap_err());
+            assert!(error.contains("expected a regular file or none"), "{error}");
+        }
+        assert!(path.symlink_metadata()?.file_type().is_fifo());
+        assert!(link.symlink_metadata()?.file_type().is_symlink());
+        assert_eq!(fs::read_dir(folder.path())?.count(), 2);
+        Ok(())
+    }
 
     fn sample() -> TensorFile {
         let metadata = [("b", "2"), ("a", "1"), ("format", "test")];

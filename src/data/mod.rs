@@ -145,9 +145,7 @@ impl ImageSet {
     /// If they are not, or cannot be read; the message says what to do.
     pub fn verify(&self) -> Result<()> {
         let Some(expected) = &self.stored_sha256 else { return Ok(()) };
-        let stored =
-            SetIdentity { images: self.stored, channels: self.channels, sha256: expected.clone() };
-        let found = self.pixels.sha256(&stored)?;
+        let found = self.pixels.sha256(self.stored, self.channels)?;
         ensure!(
             found == *expected,
             "data set {}: {} is damaged; remove it, and it is made anew",
@@ -204,6 +202,7 @@ impl ImageSet {
         }
         let sha256 = match &self.stored_sha256 {
             Some(sha256) if self.chosen.is_none() => sha256.clone(),
+            None if self.chosen.is_none() => self.pixels.sha256(self.stored, self.channels)?,
             _ => {
                 let mut digest = Sha256::new();
                 self.for_each(|image| {

@@ -71,17 +71,17 @@ impl Pixels {
         }
     }
 
-    /// The SHA-256 of the images of a set `[32, 32, C]`, upright, one after the other.
+    /// The SHA-256 of the first `images` `[32, 32, channels]`, upright, one after the other.
     ///
     /// # Errors
     /// If they cannot be read.
-    pub(super) fn sha256(&self, set: &SetIdentity) -> Result<String> {
-        let length = SIZE * SIZE * set.channels;
+    pub(super) fn sha256(&self, images: usize, channels: usize) -> Result<String> {
+        let length = SIZE * SIZE * channels;
         let mut digest = Sha256::new();
         let mut image = vec![0; length];
-        for i in 0..set.images {
+        for i in 0..images {
             self.copy((i * length) as u64, &mut image)?;
-            rotate_pixels(&mut image, set.channels);
+            rotate_pixels(&mut image, channels);
             digest.update(&image);
         }
         Ok(hex::encode(digest.finalize()))
@@ -295,7 +295,7 @@ pub(super) fn open(path: &Path) -> Result<(Pixels, Description)> {
     );
     let pixels = Pixels::File(file, path.to_path_buf());
     if length <= VERIFIED {
-        let found = pixels.sha256(&description.identity)?;
+        let found = pixels.sha256(images, channels)?;
         let expected = &description.identity.sha256;
         ensure!(found == *expected, "{}: damaged", path.display());
     }
