@@ -206,6 +206,15 @@ impl Checkpoint {
         Ok(Self { path: path.to_path_buf(), header, tensors: file.tensors })
     }
 
+    /// Whether the file at `path` says that it is a checkpoint.
+    ///
+    /// # Errors
+    /// If it cannot be read or is no safetensors file.
+    pub fn is_one(path: &Path) -> Result<bool> {
+        let metadata = TensorFile::read_metadata(path)?;
+        Ok(metadata.get("format").is_some_and(|format| format == FORMAT))
+    }
+
     /// What the file at `path` says of itself, without reading its tensors.
     ///
     /// # Errors

@@ -64,6 +64,12 @@ pub enum Command {
     ///
     /// Without MODEL: with the small generator of handwritten digits that the program holds.
     Sample(SampleArgs),
+    /// Write a trained network for PyTorch, TensorFlow, libtorch or onnxruntime
+    Export(ExportArgs),
+    /// Make a checkpoint of exported weights, to go on from
+    ///
+    /// `dcgan train --resume CHECKPOINT --fork NEWRUN` then goes on, on a data set of the same channels.
+    Import(ImportArgs),
     /// Check this build against files of what the real TensorFlow computed
     ///
     /// Prints a table of errors and bounds for each file; exit status 1 if any fails.
@@ -264,13 +270,87 @@ impl TrainArgs {
     }
 }
 
+/// A trained generator, and where it computes.
+#[derive(Debug, Args)]
+pub struct GeneratorArgs {
+    /// A run (its folder, or its name or number under runs/; its newest checkpoint is taken), a
+    /// checkpoint, or exported weights [default: the built-in digits]
+    #[arg(value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// Where to compute: auto, cpu, cuda, cuda:N or mps
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// float32, float64, or bfloat16 in convolutions and dense layers
+    #[arg(long, value_parser = precision, default_value = "f32")]
+    pub precision: Precision,
+    /// CPU threads [default: the physical cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Formats:
+  safetensors  weights by PyTorch's names and layouts, in the mirrored frame (see README)
+  tf           weights by TensorFlow's names and layouts, upright, as a safetensors file
+  torchscript  a program for torch.jit.load (Python, C++): z [N, z_dim] to images [N, C, 32, 32]
+  onnx         the same for onnxruntime and others, standard operators of opset 17")]
+pub struct ExportArgs {
+    /// A run (its folder, or its name or number under runs/; its newest checkpoint is taken), a
+    /// checkpoint, or exported weights [default: the built-in digits]
+    #[arg(value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// The format [default: what the name of --out ends in: .onnx, .pt or .safetensors]
+    #[arg(long, value_enum)]
+    pub format: Option<ExportFormat>,
+    /// The file to write [default: generator.safetensors, generator-tf.safetensors, generator.pt or
+    /// generator.onnx]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Which network; the discriminator as safetensors or tf only
+    #[arg(long, value_parser = ["generator", "discriminator"], default_value = "generator")]
+    pub network: String,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What `export` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// Weights for PyTorch.
+    Safetensors,
+    /// Weights for TensorFlow.
+    Tf,
+    /// A program for libtorch.
+    Torchscript,
+    /// A program for other runtimes.
+    Onnx,
+}
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// What `dcgan export` or a run wrote (safetensors or tf), or what
+    /// scripts/tf_checkpoint_to_safetensors.py made: both networks in one file, or one in each of two.
+    /// A network that is in none begins with initial values
+    #[arg(value_name = "FILE", required = true, num_args = 1..=2)]
+    pub files: Vec<PathBuf>,
+    /// The checkpoint to write
+    #[arg(long, value_name = "CHECKPOINT.safetensors")]
+    pub out: PathBuf,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// Arguments of `sample`.
 #[derive(Debug, Args)]
 pub struct SampleArgs {
-    /// A run (its folder, or its name or number under runs/; its newest checkpoint is taken), a
-    /// checkpoint, or a run's generator.safetensors [default: the built-in digits]
-    #[arg(value_name = "MODEL")]
-    pub model: Option<PathBuf>,
+    /// Which generator, and where it computes.
+    #[command(flatten)]
+    pub generator: GeneratorArgs,
     /// How many images [default: 64, or what --grid or --z holds]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     pub count: Option<u32>,
@@ -281,29 +361,23 @@ pub struct SampleArgs {
     #[arg(long, value_name = "FILE.npy", conflicts_with = "seed")]
     pub z: Option<PathBuf>,
     /// Columns and rows of the picture [default: as square as --count allows]
-    #[arg(long, value_name = "COLUMNSxROWS", value_parser = grid_size, conflicts_with_all = ["out_dir", "npz"])]
+    #[arg(long, value_name = "COLUMNSxROWS", value_parser = grid_size, conflicts_with_all = ["out_dir", "npz", "npy"])]
     pub grid: Option<GridSize>,
     /// One picture of all images [default: samples.png]
-    #[arg(long, value_name = "FILE.png", conflicts_with_all = ["out_dir", "npz"])]
+    #[arg(long, value_name = "FILE.png", conflicts_with_all = ["out_dir", "npz", "npy"])]
     pub out: Option<PathBuf>,
     /// One PNG an image in this new folder
-    #[arg(long, value_name = "DIR", conflicts_with = "npz")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["npz", "npy"])]
     pub out_dir: Option<PathBuf>,
     /// One array of bytes [N, 32, 32, C], as metric tools read it
-    #[arg(long, value_name = "FILE.npz")]
+    #[arg(long, value_name = "FILE.npz", conflicts_with = "npy")]
     pub npz: Option<PathBuf>,
+    /// One array of float32 [N, C, 32, 32] in [-1, 1], as the network gives them
+    #[arg(long, value_name = "FILE.npy")]
+    pub npy: Option<PathBuf>,
     /// Replace what is there
     #[arg(long)]
     pub force: bool,
-    /// Where to compute: auto, cpu, cuda, cuda:N or mps
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    pub device: DeviceChoice,
-    /// float32 or float64
-    #[arg(long, value_parser = ["f32", "f64"], default_value = "f32")]
-    pub precision: String,
-    /// CPU threads [default: the physical cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
     /// Say nothing but errors and warnings
     #[arg(short, long)]
     pub quiet: bool,

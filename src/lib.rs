@@ -15,7 +15,8 @@
 //! - [`train`]: one iteration ([`train::step`]), the loop, the run's folder and going on with a run;
 //! - [`checkpoint`]: a run's whole state in a file; [`watch`]: whether it collapses; [`interrupt`]:
 //!   signals; [`runs`]: the runs there are;
-//! - [`record`]: what a run leaves behind; [`sample`]: images from a generator;
+//! - [`record`]: what a run leaves behind; [`sample`]: images from a generator; [`weights`],
+//!   [`mod@export`], [`mod@import`]: networks to other ecosystems and back;
 //! - [`verify`]: this build against what the real TensorFlow computed; [`mod@bench`]: its speed;
 //! - [`config`], [`device`], [`tensor_file`]: settings, machine, files;
 //! - [`cli`], [`commands`] and `main`: the command line, which nothing else knows.
@@ -31,6 +32,8 @@ pub mod commands;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod export;
+pub mod import;
 pub mod interrupt;
 pub mod model;
 pub mod record;
@@ -43,6 +46,7 @@ pub mod train;
 pub mod usage;
 pub mod verify;
 pub mod watch;
+pub mod weights;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

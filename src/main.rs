@@ -32,6 +32,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Some(Command::Verify(args)) => commands::verify(&args),
         Some(Command::Bench(args)) => commands::bench(&args),
         Some(Command::Sample(args)) => commands::sample(&args),
+        Some(Command::Export(args)) => commands::export(&args),
+        Some(Command::Import(args)) => commands::import(&args),
         Some(Command::Data(args)) => commands::data(&args),
         Some(Command::Runs(args)) => commands::runs(&args),
         Some(Command::Doctor) => commands::doctor(),

@@ -51,6 +51,14 @@ pub enum Latent {
 }
 
 impl Latent {
+    /// Its name, as `--latent` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::Normal => "normal",
+        }
+    }
+
     /// Noise `[rows, z_dim]`, row by row; the same numbers for every kind of tensor.
     pub fn sample(self, rng: &mut ChaCha8Rng, rows: usize, z_dim: usize) -> Vec<f32> {
         (0..rows * z_dim)

@@ -1,21 +1,16 @@
 //! Images from a generator, as people see them.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
-use crate::checkpoint::{Checkpoint, Folder};
-use crate::config::TrainConfig;
 use crate::data::SIZE;
 use crate::model::{FoldedGenerator, Model, Network};
 use crate::rng::{Latent, Stream, rng};
-use crate::tensor_file::TensorFile;
 use crate::tf::frame::rotate_images;
-use crate::train::RunDir;
-use crate::usage::Usage;
 use crate::watch::ensure_finite;
+use crate::weights::Weights;
 
 /// Generated images of `z` `[N, z_dim]` (values row by row), with moving statistics:
 /// `[N, 32, 32, C]`, upright.
@@ -29,9 +24,6 @@ pub fn sample(model: &Model, z: &[f32]) -> Result<Vec<u8>> {
 /// Rows of z that go through the network together. Always as many, so that an image's last bits do
 /// not depend on how many are asked for.
 const BLOCK: usize = 64;
-
-/// The generator that the program holds: width 16, trained by it on the built-in digits.
-const BUILT_IN: &[u8] = include_bytes!("../assets/generator.safetensors");
 
 /// A generator that is done with training, ready for any number of images.
 #[derive(Debug)]
@@ -62,33 +54,12 @@ impl Sampler {
     }
 
     /// The generator in `path`: a run's folder (its newest checkpoint that can be read), a checkpoint, or
-    /// the `generator.safetensors` of a run.
+    /// exported weights.
     ///
     /// # Errors
-    /// [`Usage`], if there is no such thing; if it cannot be read, is something else or is damaged.
+    /// As [`Weights::read`] and [`Self::of`].
     pub fn load(path: &Path, device: Device, kind: Kind) -> Result<Self> {
-        if path.is_dir() {
-            let checkpoint = Folder::of_run(path).latest(u64::MAX, |_| {})?;
-            let checkpoint = checkpoint.with_context(|| {
-                let found =
-                    if RunDir::is_run(path) { "a run without one" } else { "another folder" };
-                Usage(format!(
-                    "{}: expected a run with a checkpoint, found {found}",
-                    path.display()
-                ))
-            })?;
-            return Self::of_checkpoint(&checkpoint, device, kind);
-        }
-        let metadata = TensorFile::read_metadata(path)?;
-        match metadata.get("format").map(String::as_str) {
-            Some("dcgan-checkpoint") => Self::of_checkpoint(&Checkpoint::load(path)?, device, kind),
-            Some("dcgan-weights") => Self::of_weights(path, TensorFile::read(path)?, device, kind),
-            found => bail!(
-                "{}: expected a checkpoint or a run's generator.safetensors, found a file of format {}",
-                path.display(),
-                found.unwrap_or("unknown")
-            ),
-        }
+        Self::of(&Weights::read(path, Network::Generator)?, device, kind)
     }
 
     /// The generator that the program holds, of handwritten digits.
@@ -96,55 +67,29 @@ impl Sampler {
     /// # Errors
     /// If the device cannot hold it.
     pub fn built_in(device: Device, kind: Kind) -> Result<Self> {
-        let path = PathBuf::from("the built-in generator");
-        let file = TensorFile::parse(&path, BUILT_IN)?;
-        Self::of_weights(&path, file, device, kind)
+        Self::of(&Weights::built_in()?, device, kind)
     }
 
-    fn of_checkpoint(checkpoint: &Checkpoint, device: Device, kind: Kind) -> Result<Self> {
-        let header = &checkpoint.header;
-        let weights = checkpoint.weights(Network::Generator);
-        Self::of(&header.config, header.set.channels, &weights, device, kind)
-            .with_context(|| checkpoint.path.display().to_string())
+    /// The generator with these weights.
+    ///
+    /// # Errors
+    /// As [`Weights::model`].
+    pub fn of(weights: &Weights, device: Device, kind: Kind) -> Result<Self> {
+        let model = weights.model(device, kind)?;
+        Ok(Self { latent: weights.config.latent, ..Self::new(&model)? })
     }
 
-    fn of_weights(path: &Path, file: TensorFile, device: Device, kind: Kind) -> Result<Self> {
-        let of = || -> Result<Self> {
-            let get = |key: &str| {
-                file.metadata.get(key).map(String::as_str).with_context(|| format!("lacks `{key}`"))
-            };
-            let version = get("version")?;
-            ensure!(
-                version == "1",
-                "this program, {}, reads weights of version 1; these have version {version}",
-                crate::VERSION
-            );
-            let network = get("network")?;
-            ensure!(network == "generator", "expected a generator, found a {network}");
-            let config: TrainConfig = toml::from_str(get("config")?).context("`config`")?;
-            config.validate().context("`config`")?;
-            let channels = get("channels")?;
-            let channels = channels.parse().ok().filter(|channels| (1..=1024).contains(channels));
-            let channels =
-                channels.with_context(|| format!("`channels` is {:?}", get("channels")))?;
-            Self::of(&config, channels, &file.tensors, device, kind)
-        };
-        of().with_context(|| path.display().to_string())
+    /// The same, but convolutions and dense layers compute in `compute`: a float32 network in bfloat16.
+    ///
+    /// # Errors
+    /// If the device cannot hold its weights.
+    pub fn computing_in(self, compute: Kind) -> Result<Self> {
+        Ok(Self { generator: self.generator.cast(compute)?, ..self })
     }
 
-    fn of(
-        config: &TrainConfig,
-        channels: usize,
-        weights: &BTreeMap<String, Tensor>,
-        device: Device,
-        kind: Kind,
-    ) -> Result<Self> {
-        for (name, tensor) in weights {
-            ensure_finite(name, tensor)?;
-        }
-        let model = Model::new(&config.model(channels), 0, device, kind)?;
-        model.load(Network::Generator, weights)?;
-        Ok(Self { latent: config.latent, ..Self::new(&model)? })
+    /// The distribution of its z.
+    pub fn latent(&self) -> Latent {
+        self.latent
     }
 
     /// Channels of its images.
@@ -188,6 +133,18 @@ impl Sampler {
     /// If `z` is not whole rows; [`crate::watch::Collapse::NotFinite`], if a pixel is not finite; those of
     /// `take`.
     pub fn each(&self, z: &[f32], take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.each_tensor(z, &mut |images| take(&bytes(images)?))
+    }
+
+    /// As [`Self::each`], before they are made bytes: `[n, C, 32, 32]` in [−1, 1], upright.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn each_tensor(
+        &self,
+        z: &[f32],
+        take: &mut dyn FnMut(&Tensor) -> Result<()>,
+    ) -> Result<()> {
         ensure!(
             z.len().is_multiple_of(self.z_dim),
             "expected rows of {} values, found {} values",
@@ -198,8 +155,8 @@ impl Sampler {
             let mut whole = block.to_vec();
             whole.resize(BLOCK * self.z_dim, 0.);
             let z = Tensor::f_from_slice(&whole)?.f_view([BLOCK as i64, self.z_dim as i64])?;
-            let images = self.images(&z.f_to_device(self.device)?.f_to_kind(self.kind)?)?;
-            take(&images[..block.len() / self.z_dim * self.image_len()])?;
+            let images = self.upright(&z.f_to_device(self.device)?.f_to_kind(self.kind)?)?;
+            take(&images.f_narrow(0, 0, (block.len() / self.z_dim) as i64)?)?;
         }
         Ok(())
     }
@@ -209,17 +166,25 @@ impl Sampler {
     /// # Errors
     /// If `z` is of another shape; [`crate::watch::Collapse::NotFinite`], if a pixel is not finite.
     pub fn images(&self, z: &Tensor) -> Result<Vec<u8>> {
+        bytes(&self.upright(z)?)
+    }
+
+    /// As [`Self::images`], before they are made bytes: `[N, C, 32, 32]` in [−1, 1], upright.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn upright(&self, z: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
         let images = self.generator.forward(z)?;
         ensure_finite("the generator's images", &images)?;
-        bytes(&images)
+        rotate_images(&images)
     }
 }
 
-/// Mirrored images `[N, C, H, W]` in [−1, 1] → upright bytes `[N, H, W, C]`, rounded to nearest.
-fn bytes(images: &Tensor) -> Result<Vec<u8>> {
-    let upright = rotate_images(images)?.f_permute([0, 2, 3, 1])?;
-    let scaled = upright.f_add_scalar(1.)?.f_mul_scalar_(127.5)?.f_round_()?.f_clamp_(0., 255.)?;
+/// Images `[N, C, H, W]` in [−1, 1] → bytes `[N, H, W, C]`, rounded to nearest.
+pub(crate) fn bytes(images: &Tensor) -> Result<Vec<u8>> {
+    let images = images.f_permute([0, 2, 3, 1])?;
+    let scaled = images.f_add_scalar(1.)?.f_mul_scalar_(127.5)?.f_round_()?.f_clamp_(0., 255.)?;
     Ok(Vec::try_from(scaled.f_to_kind(Kind::Uint8)?.f_contiguous()?.f_flatten(0, -1)?)?)
 }
 
@@ -231,7 +196,7 @@ mod tests {
     fn bytes_are_upright_and_rounded_to_nearest() -> Result<()> {
         // [1, 2, 1, 2]: two channels of one row of two pixels, mirrored.
         let images = Tensor::from_slice(&[1.0, -1.0, 0.0, 0.5]).view([1, 2, 1, 2]);
-        assert_eq!(bytes(&images)?, [0, 191, 255, 128]);
+        assert_eq!(bytes(&rotate_images(&images)?)?, [0, 191, 255, 128]);
         Ok(())
     }
 
@@ -241,7 +206,8 @@ mod tests {
         let set: Vec<u8> = all.iter().copied().cycle().take(32 * 32).collect();
         let images = crate::data::ImageSet::new("all bytes", 1, set.clone())?;
         let mut batches = crate::data::Batches::new(images, 1, 0);
-        assert_eq!(bytes(&batches.batch(1, tch::Device::Cpu, Kind::Float)?)?, set);
+        let mirrored = batches.batch(1, tch::Device::Cpu, Kind::Float)?;
+        assert_eq!(bytes(&rotate_images(&mirrored)?)?, set);
         Ok(())
     }
 

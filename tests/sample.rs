@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::common::{Ran, dcgan, files, normal, train};
 
@@ -67,6 +67,18 @@ fn pictures_folders_and_arrays_hold_the_same_images_whatever_the_count() -> Resu
     let header = String::from_utf8_lossy(&array[..array.len() - data.len()]);
     assert!(header.contains("'shape': (70, 32, 32, 1)") && header.contains("|u1"), "{header}");
     assert_eq!((array.len() - data.len()) % 64, 0);
+    let ran = sample(folder.path(), "--count 70 --npy all.npy --seed 5");
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let floats = Tensor::read_npy(at("all.npy"))?;
+    assert_eq!(floats.size(), [70, 1, 32, 32]);
+    let bytes = ((floats + 1.0) * 127.5).round().to_kind(Kind::Uint8).flatten(0, -1);
+    assert_eq!(Vec::<u8>::try_from(bytes)?, data);
+    // bfloat16 has 8 bits.
+    let ran = sample(folder.path(), "--count 70 --npy bf16.npy --seed 5 --precision bf16");
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let difference = Tensor::read_npy(at("bf16.npy"))? - Tensor::read_npy(at("all.npy"))?;
+    let mean = difference.abs().mean(None).double_value(&[]);
+    assert!(1e-5 < mean && mean < 1e-2, "{mean}");
     for (i, image) in data.chunks_exact(32 * 32).enumerate() {
         let file = pixels(&at(&format!("many/{i:06}.png")))?.into_luma8();
         assert_eq!(file.as_raw(), image, "{i}");
@@ -139,6 +151,8 @@ fn what_cannot_be_is_refused_before_a_file_is_written() -> Result<()> {
         ("--z wide.npy", 2, &["--z wide.npy", "[N, 100]", "[3, 7]"]),
         ("--z inf.npy", 2, &["--z inf.npy", "row 0, column 0"]),
         ("--z wide.npy --seed 3", 2, &["--z", "--seed"]),
+        ("--npz a.npz --npy a.npy", 2, &["--npz", "--npy"]),
+        ("--precision f16", 2, &["--precision", "bf16"]),
     ] {
         refused(place, arguments, code, parts);
         assert_eq!(files(place)?, before, "{arguments}");

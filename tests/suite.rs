@@ -8,6 +8,7 @@ mod collapse;
 mod common;
 mod data;
 mod determinism;
+mod export;
 mod faults;
 mod frame;
 mod init;

@@ -1,28 +1,35 @@
 //! What each command does, from its arguments to its output.
 
 mod data;
+mod export;
 mod runs;
 mod sample;
 mod train;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tch::{Device, Kind};
 
 use crate::bench::{BenchConfig, BenchResult};
 pub use data::data;
+pub use export::{export, import};
 pub use runs::runs;
 pub use sample::sample;
 pub use train::train;
 
-use crate::cli::{BenchArgs, VerifyArgs};
+use crate::cli::{BenchArgs, GeneratorArgs, VerifyArgs};
 use crate::device::{self, DeviceChoice, default_threads};
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, Network};
 use crate::record::progress::say;
+use crate::runs::find;
+use crate::sample::Sampler;
+use crate::usage::Usage;
 use crate::verify::Report;
+use crate::weights::Weights;
 
 /// Writes to standard output. A reader that went away (`| head`) is no error.
 ///
@@ -60,6 +67,49 @@ fn resolve_aloud(choice: DeviceChoice, kind: Kind) -> Result<Device> {
         say(&note);
     }
     Ok(device)
+}
+
+/// The generator that the flags name, ready to sample; threads are set.
+///
+/// # Errors
+/// As [`Weights::read`] and [`device::resolve`].
+fn sampler(args: &GeneratorArgs) -> Result<Sampler> {
+    device::configure(args.threads.map_or_else(default_threads, usize::from));
+    let device = resolve_aloud(args.device, args.precision.kind())?;
+    let weights = match &args.model {
+        None => Weights::built_in()?,
+        Some(model) => Weights::read(&find(model)?, Network::Generator)?,
+    };
+    Sampler::of(&weights, device, args.precision.kind())?.computing_in(args.precision.compute())
+}
+
+/// Whether a file, or a folder, may be written to `path`: nothing is there, or it may be replaced.
+///
+/// # Errors
+/// [`Usage`], if not.
+fn ensure_free(path: &Path, is_folder: bool, force: bool) -> Result<()> {
+    let usage = |message: String| Err(Usage(format!("{}: {message}", path.display())).into());
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
+        return usage(format!("there is no folder {}", parent.display()));
+    }
+    let in_the_way = match path.symlink_metadata() {
+        Err(_) => None,
+        Ok(found) if found.is_dir() && is_folder => {
+            let mut entries = std::fs::read_dir(path)
+                .with_context(|| format!("{}: cannot be read", path.display()))?;
+            entries.next().map(|_| "is there and not empty")
+        }
+        Ok(found) if found.is_dir() => {
+            return usage("is a folder, expected a file's name".to_owned());
+        }
+        Ok(_) if is_folder => return usage("is a file, expected a folder's name".to_owned()),
+        Ok(_) => Some("is there already"),
+    };
+    match in_the_way {
+        Some(why) if !force => usage(format!("{why}; --force replaces it")),
+        _ => Ok(()),
+    }
 }
 
 /// `dcgan verify`.

@@ -1,6 +1,6 @@
 //! `dcgan sample`: images from a trained generator.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,11 +12,9 @@ use zip::write::SimpleFileOptions;
 
 use crate::cli::{GridSize, SampleArgs};
 use crate::data::SIZE;
-use crate::device::{self, default_threads};
 use crate::record::grid::Picture;
 use crate::record::progress::{Verbosity, Work, say};
-use crate::runs::find;
-use crate::sample::Sampler;
+use crate::sample::{Sampler, bytes};
 use crate::tensor_file::{write_atomically, write_bytes};
 use crate::usage::Usage;
 
@@ -33,14 +31,9 @@ const BLOCK: usize = 1024;
 pub fn sample(args: &SampleArgs) -> Result<ExitCode> {
     // All that can be wrong with the request, before anything is loaded.
     let target = Target::of(args)?;
-    target.ensure_free(args.force)?;
-    device::configure(args.threads.map_or_else(default_threads, usize::from));
-    let kind = if args.precision == "f64" { Kind::Double } else { Kind::Float };
-    let device = super::resolve_aloud(args.device, kind)?;
-    let sampler = match &args.model {
-        None => Sampler::built_in(device, kind)?,
-        Some(model) => Sampler::load(&find(model)?, device, kind)?,
-    };
+    let is_folder = matches!(target, Target::Folder(_));
+    super::ensure_free(target.path(), is_folder, args.force)?;
+    let sampler = super::sampler(&args.generator)?;
     let source = match &args.z {
         Some(path) => Source::File(read_z(path, sampler.z_dim())?),
         None => Source::Seed(args.seed),
@@ -64,10 +57,12 @@ pub fn sample(args: &SampleArgs) -> Result<ExitCode> {
         Target::Grid(path) => job.grid(path, args.grid)?,
         Target::Folder(path) => job.folder(path)?,
         Target::Npz(path) => job.npz(path)?,
+        Target::Npy(path) => job.npy(path)?,
     }
     drop(job.work);
     if !args.quiet {
-        let what = if args.model.is_none() { " of the built-in generator (digits)" } else { "" };
+        let what =
+            if args.generator.model.is_none() { " of the built-in generator (digits)" } else { "" };
         say(&format!("{count} images{what}: {}", target.path().display()));
     }
     Ok(ExitCode::SUCCESS)
@@ -78,14 +73,16 @@ enum Target {
     Grid(PathBuf),
     Folder(PathBuf),
     Npz(PathBuf),
+    Npy(PathBuf),
 }
 
 impl Target {
     fn of(args: &SampleArgs) -> Result<Self> {
-        let target = match (&args.out_dir, &args.npz) {
-            (Some(folder), _) => Self::Folder(folder.clone()),
-            (None, Some(file)) => Self::Npz(file.clone()),
-            (None, None) => {
+        let target = match (&args.out_dir, &args.npz, &args.npy) {
+            (Some(folder), ..) => Self::Folder(folder.clone()),
+            (_, Some(file), _) => Self::Npz(file.clone()),
+            (.., Some(file)) => Self::Npy(file.clone()),
+            _ => {
                 let file = args.out.clone().unwrap_or_else(|| "samples.png".into());
                 let is_png =
                     file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
@@ -109,41 +106,7 @@ impl Target {
 
     fn path(&self) -> &Path {
         match self {
-            Self::Grid(path) | Self::Folder(path) | Self::Npz(path) => path,
-        }
-    }
-
-    fn ensure_free(&self, force: bool) -> Result<()> {
-        let path = self.path();
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
-            let message = format!("{}: there is no folder {}", path.display(), parent.display());
-            return Err(Usage(message).into());
-        }
-        let is_folder = matches!(self, Self::Folder(_));
-        let in_the_way = match path.symlink_metadata() {
-            Err(_) => None,
-            Ok(found) if found.is_dir() && is_folder => {
-                let mut entries = fs::read_dir(path)
-                    .with_context(|| format!("{}: cannot be read", path.display()))?;
-                entries.next().map(|_| "is there and not empty")
-            }
-            Ok(found) if found.is_dir() => {
-                let message = format!("{}: is a folder, expected a file's name", path.display());
-                return Err(Usage(message).into());
-            }
-            Ok(_) if is_folder => {
-                let message = format!("{}: is a file, expected a folder's name", path.display());
-                return Err(Usage(message).into());
-            }
-            Ok(_) => Some("is there already"),
-        };
-        match in_the_way {
-            Some(why) if !force => {
-                let message = format!("{}: {why}; --force replaces it", path.display());
-                Err(Usage(message).into())
-            }
-            _ => Ok(()),
+            Self::Grid(path) | Self::Folder(path) | Self::Npz(path) | Self::Npy(path) => path,
         }
     }
 }
@@ -163,22 +126,31 @@ struct Job {
 }
 
 impl Job {
-    /// Hands on all images, some at a time.
-    fn each(&mut self, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    /// Hands on all images, some at a time, as the network gives them.
+    fn each_tensor(&mut self, take: &mut dyn FnMut(&Tensor) -> Result<()>) -> Result<()> {
         let Self { sampler, source, count, work } = self;
         for first in (0..*count).step_by(BLOCK) {
             let rows = BLOCK.min(*count - first);
+            let made;
             let z = match source {
-                Source::Seed(seed) => sampler.noise(*seed, first as u64, rows),
-                Source::File(z) => z[first * sampler.z_dim()..][..rows * sampler.z_dim()].to_vec(),
+                Source::Seed(seed) => {
+                    made = sampler.noise(*seed, first as u64, rows);
+                    &made
+                }
+                Source::File(z) => &z[first * sampler.z_dim()..][..rows * sampler.z_dim()],
             };
-            sampler.each(&z, &mut |images| {
+            sampler.each_tensor(z, &mut |images| {
                 take(images)?;
-                work.advance(images.len() / sampler.image_len());
+                work.advance(images.size()[0] as usize);
                 Ok(())
             })?;
         }
         Ok(())
+    }
+
+    /// Hands on all images, some at a time: bytes.
+    fn each(&mut self, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.each_tensor(&mut |images| take(&bytes(images)?))
     }
 
     fn grid(&mut self, path: &Path, grid: Option<GridSize>) -> Result<()> {
@@ -242,21 +214,48 @@ impl Job {
     /// One array `[N, 32, 32, C]` of bytes, as metric tools read it.
     fn npz(&mut self, path: &Path) -> Result<()> {
         let shape = [self.count, SIZE, SIZE, self.sampler.channels()];
-        let mut failure = None;
-        let written = write_atomically(path, |file| {
+        self.stream(path, |job, file| {
             let mut archive = ZipWriter::new(BufWriter::new(file));
             // Arrays of images hardly shrink, and readers may map what is stored.
             let options = SimpleFileOptions::default()
                 .compression_method(zip::CompressionMethod::Stored)
                 .large_file(true);
-            archive.start_file("arr_0.npy", options).map_err(std::io::Error::other)?;
-            archive.write_all(&npy_header(&shape))?;
-            let all = self.each(&mut |images| Ok(archive.write_all(images)?));
-            if let Err(error) = all {
+            archive.start_file("arr_0.npy", options)?;
+            archive.write_all(&npy_header("|u1", &shape))?;
+            job.each(&mut |images| Ok(archive.write_all(images)?))?;
+            Ok(archive.finish()?.flush()?)
+        })
+    }
+
+    /// One array `[N, C, 32, 32]` of float32.
+    fn npy(&mut self, path: &Path) -> Result<()> {
+        let shape = [self.count, self.sampler.channels(), SIZE, SIZE];
+        self.stream(path, |job, file| {
+            let mut file = BufWriter::new(file);
+            file.write_all(&npy_header("<f4", &shape))?;
+            job.each_tensor(&mut |images| {
+                let values = images.f_to_kind(Kind::Float)?.f_contiguous()?.f_flatten(0, -1)?;
+                for value in Vec::<f32>::try_from(values)? {
+                    file.write_all(&value.to_le_bytes())?;
+                }
+                Ok(())
+            })?;
+            Ok(file.flush()?)
+        })
+    }
+
+    /// Writes a file, whole or not at all, while the images are made.
+    fn stream(
+        &mut self,
+        path: &Path,
+        write: impl FnOnce(&mut Self, &mut File) -> Result<()>,
+    ) -> Result<()> {
+        let mut failure = None;
+        let written = write_atomically(path, |file| {
+            write(self, file).map_err(|error| {
                 failure = Some(error);
-                return Err(std::io::Error::other("the images cannot be made"));
-            }
-            archive.finish().map_err(std::io::Error::other)?.flush()
+                std::io::Error::other("the images cannot be made")
+            })
         });
         match failure {
             Some(error) => Err(error.context(format!("{}: cannot be written", path.display()))),
@@ -265,11 +264,11 @@ impl Job {
     }
 }
 
-/// The beginning of a `.npy` file of bytes, version 1.0.
-fn npy_header(shape: &[usize; 4]) -> Vec<u8> {
-    let [n, h, w, c] = shape;
+/// The beginning of a `.npy` file, version 1.0, of values of the type that numpy calls `descr`.
+fn npy_header(descr: &str, shape: &[usize; 4]) -> Vec<u8> {
+    let [a, b, c, d] = shape;
     let mut header =
-        format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({n}, {h}, {w}, {c}), }}");
+        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({a}, {b}, {c}, {d}), }}");
     // With the 10 bytes before it and a line feed a multiple of 64.
     while !(10 + header.len() + 1).is_multiple_of(64) {
         header.push(' ');

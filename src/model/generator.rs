@@ -138,10 +138,32 @@ impl FoldedGenerator {
     /// If `z` is not `[N, z_dim]`.
     pub fn forward(&self, z: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
-        let x = self.dense.forward(z)?.f_relu_()?; // [N, 4·4·8w]
+        let x = self.dense.forward(&z.f_to_kind(self.dense.kind())?)?.f_relu_()?; // [N, 4·4·8w]
         let x = x.f_view([-1, GRID, GRID, self.grid_channels])?.f_permute([0, 3, 1, 2])?; // [N, 8w, 4, 4]
         let x = self.conv2d_transpose.forward(&x)?.f_relu_()?; // [N, 4w, 8, 8]
         let x = self.conv2d_transpose_1.forward(&x)?.f_relu_()?; // [N, 2w, 16, 16]
-        Ok(self.conv2d_transpose_2.forward(&x)?.f_tanh_()?) // [N, C, 32, 32]
+        let x = self.conv2d_transpose_2.forward(&x)?; // [N, C, 32, 32]
+        Ok(x.f_to_kind(z.kind())?.f_tanh_()?)
+    }
+
+    /// The same network, computing in `kind`.
+    ///
+    /// # Errors
+    /// If the device cannot hold its weights.
+    pub fn cast(&self, kind: Kind) -> Result<Self> {
+        Ok(Self {
+            dense: self.dense.cast(kind)?,
+            conv2d_transpose: self.conv2d_transpose.cast(kind)?,
+            conv2d_transpose_1: self.conv2d_transpose_1.cast(kind)?,
+            conv2d_transpose_2: self.conv2d_transpose_2.cast(kind)?,
+            grid_channels: self.grid_channels,
+        })
+    }
+
+    /// Kernel and bias of each of the four layers, in order.
+    pub fn variables(&self) -> Vec<Variable> {
+        let layers = [&self.conv2d_transpose, &self.conv2d_transpose_1, &self.conv2d_transpose_2];
+        let rest = layers.into_iter().flat_map(ConvTranspose::variables);
+        self.dense.variables().into_iter().chain(rest).collect()
     }
 }

@@ -74,7 +74,8 @@ impl ConvTranspose {
     /// If the device cannot hold them.
     pub fn cast(&self, kind: Kind) -> Result<Self> {
         let (weight, bias) = (self.weight.f_to_kind(kind)?, self.bias.f_to_kind(kind)?);
-        Ok(Self { name: self.name, weight, bias, winograd: RefCell::default(), is_frozen: false })
+        let is_frozen = self.is_frozen;
+        Ok(Self { name: self.name, weight, bias, winograd: RefCell::default(), is_frozen })
     }
 
     /// The same layer and, behind it, `norm` with its moving statistics, in one: for sampling.

@@ -12,7 +12,8 @@ use crate::record::grid::Picture;
 use crate::record::jsonl::{JsonLines, Line, Metrics, Rollback, rewind};
 use crate::record::progress::Progress;
 use crate::record::tensorboard::TensorBoard;
-use crate::tensor_file::{TensorFile, write_bytes};
+use crate::tensor_file::write_bytes;
+use crate::weights::Weights;
 
 /// Columns, and rows, of a sample grid.
 pub(super) const GRID: usize = 6;
@@ -165,7 +166,7 @@ impl<'a> Journal<'a> {
     ) -> Result<()> {
         for network in Network::ALL {
             let path = self.run.file(&format!("{}.safetensors", network.name()));
-            weights(config, iteration, model, network)?.write(&path)?;
+            Weights::of_model(model, network, config, iteration)?.file()?.write(&path)?;
         }
         let both = Picture::side_by_side(&self.real, &self.picture(images)?)?;
         write_bytes(&self.run.file(FINISHED), &both.png()?)
@@ -205,38 +206,4 @@ pub(super) fn config_toml(
     table.insert(ENVIRONMENT_KEY.to_owned(), environment.into());
     let toml = toml::to_string(&table)?;
     Ok(format!("# Repeat this run: dcgan train --config THIS_FILE\n{toml}"))
-}
-
-/// A network's variables by PyTorch's names, with what they are.
-fn weights(
-    config: &TrainConfig,
-    iteration: u64,
-    model: &Model,
-    network: Network,
-) -> Result<TensorFile> {
-    let metadata = [
-        ("format", "dcgan-weights".to_owned()),
-        ("version", "1".to_owned()),
-        ("program", format!("dcgan {}", crate::VERSION)),
-        ("network", network.name().to_owned()),
-        ("iteration", iteration.to_string()),
-        (
-            "frame",
-            "mirrored: images and kernels are rotated by 180 degrees, grids are in (h, w, c) order"
-                .to_owned(),
-        ),
-        ("channels", model.config.channels.to_string()),
-        ("base_width", model.config.base_width.to_string()),
-        ("z_dim", model.config.z_dim.to_string()),
-        ("alpha", model.config.alpha.to_string()),
-        ("bn_epsilon", model.config.bn_epsilon.to_string()),
-        ("image_size", SIZE.to_string()),
-        ("dataset", config.dataset.clone()),
-        ("config", toml::to_string(config)?),
-    ];
-    let tensors = model.variables(network).into_iter();
-    Ok(TensorFile {
-        metadata: metadata.map(|(key, value)| (key.to_owned(), value)).into(),
-        tensors: tensors.map(|variable| (variable.torch_name, variable.tensor)).collect(),
-    })
 }

@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""What TensorFlow 1's layers make of a `tf` export, and of it as a checkpoint.
+
+Usage: export_tensorflow1.py FOLDER: reads z.npy, generator-tf.safetensors there, writes tensorflow.npy
+[N, C, 32, 32] float32, and a TensorFlow checkpoint of both networks and their optimizers, as the reference
+saves it, to FOLDER/tf1/model.ckpt.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import make_reference  # noqa: E402, it is one folder up
+
+
+def main():
+    folder = Path(sys.argv[1])
+    np, tf1, version = make_reference.import_tensorflow()
+    from safetensors import safe_open
+
+    with safe_open(folder / "generator-tf.safetensors", "np") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    settings = {name: default for name, _, default, _ in make_reference.SETTINGS}
+    settings.update(
+        dtype="f32",
+        channels=int(about["channels"]),
+        base_width=int(about["base_width"]),
+        z_dim=int(about["z_dim"]),
+    )
+    graph = make_reference.Graph(tf1, settings)
+    z = np.load(folder / "z.npy")
+    with tf1.Session() as session:
+        session.run(tf1.global_variables_initializer())
+        make_reference.set_initial_variables(np, graph, session, {}, None)
+        left = dict(tensors)
+        for variable in graph.variables:
+            if variable.op.name.startswith("generator/"):
+                variable.load(left.pop(variable.op.name), session)
+        assert not left, f"not variables of the generator: {sorted(left)}"
+        images = session.run(graph.sample, {graph.z: z})
+        np.save(folder / "tensorflow.npy", np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        # Moments and powers that are none's initial ones.
+        real = np.clip(images, -1, 1)
+        for run in (graph.d_train, graph.g_train, graph.g_train):
+            session.run(run, {graph.images: real, graph.z: z})
+        saver = tf1.train.Saver(tf1.global_variables())
+        (folder / "tf1").mkdir(exist_ok=True)
+        saver.save(session, str(folder / "tf1" / "model.ckpt"))
+        after = session.run(graph.sample, {graph.z: z})
+        np.save(folder / "tensorflow-checkpoint.npy", np.ascontiguousarray(after.transpose(0, 3, 1, 2)))
+    print(f"tensorflow {version}")
+
+
+if __name__ == "__main__":
+    main()

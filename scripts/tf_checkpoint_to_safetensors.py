@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Turns a TensorFlow 1 checkpoint of the reference into a file that `dcgan import` reads.
+
+Networks are the variables under generator/ and discriminator/; Adam's moments and powers are taken where
+they are there. Names, layouts and the upright frame stay TensorFlow's.
+"""
+
+import argparse
+import math
+import os
+import sys
+from pathlib import Path
+
+EPILOG = """\
+example:
+  pip install -r scripts/requirements-reference.txt
+  scripts/tf_checkpoint_to_safetensors.py checkpoints/model.ckpt --out reference.safetensors
+  dcgan import reference.safetensors --out imported.safetensors
+  dcgan train --resume imported.safetensors --fork runs/imported --dataset svhn
+
+Exit code: 0 the file is written, 1 it is not, 2 wrong usage.
+"""
+NETWORKS = ("generator", "discriminator")
+BETA2 = 0.999
+
+
+class Failure(Exception):
+    """Something the user can put right."""
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", help="its prefix (model.ckpt-1000), or the folder it is in")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="file to write")
+    parser.add_argument("--force", action="store_true", help="replace what is there")
+    return parser.parse_args()
+
+
+def read(tf, path):
+    """The checkpoint's variables by name."""
+    if Path(path).is_dir():
+        newest = tf.train.latest_checkpoint(path)
+        if newest is None:
+            raise Failure(f"{path}: expected a folder with a TensorFlow checkpoint, found none")
+        path = newest
+    try:
+        reader = tf.train.load_checkpoint(path)
+    except Exception as error:
+        raise Failure(f"{path}: expected a TensorFlow checkpoint that can be read: {error}") from error
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def convert(np, variables):
+    """Tensors by dcgan's names, and what they are."""
+    tensors, left = {}, []
+    for name, value in sorted(variables.items()):
+        network, _, rest = name.partition("/")
+        # A slot's name may repeat the scopes it was made in: the variable's own name is what ends it.
+        slot = next((s for s in ("/Adam_1", "/Adam") if name.endswith(s)), None)
+        if slot:
+            owner = name[: -len(slot)]
+            start = max(owner.rfind(f"{n}/") for n in NETWORKS)
+            if start >= 0:
+                moment = "adam_v" if slot == "/Adam_1" else "adam_m"
+                tensors[f"{owner[start:]}/{moment}"] = value
+                continue
+        if network in NETWORKS and not rest.endswith("_power"):
+            tensors[name] = value
+            continue
+        left.append(name)
+    for network in NETWORKS:
+        if not any(name.startswith(f"{network}/") for name in tensors):
+            raise Failure(f"the checkpoint has no variables under {network}/; it has {sorted(variables)[:10]}")
+
+    # The generator is stepped twice as often: of the optimizers' powers, the lower ones are its.
+    powers = {p: sorted((float(variables[n]), n) for n in left if n.split("/")[-1].startswith(p))
+              for p in ("beta1_power", "beta2_power")}
+    metadata = {}
+    if all(len(found) == 2 for found in powers.values()):
+        for power, found in powers.items():
+            for network, (value, name) in zip(NETWORKS, found):
+                tensors[f"{network}/{power}"] = np.float32(value).reshape(1)
+                left.remove(name)
+        d_power = powers["beta2_power"][1][0]
+        if 0 < d_power <= BETA2:
+            # beta2^(steps + 1) is what the next step uses.
+            metadata["iteration"] = str(max(0, round(math.log(d_power) / math.log(BETA2)) - 1))
+    else:
+        # Moments without their powers would be of no use.
+        tensors = {n: v for n, v in tensors.items() if not n.endswith(("/adam_m", "/adam_v"))}
+    return tensors, metadata, left
+
+
+def main():
+    args = parse_arguments()
+    try:
+        if args.out.exists() and not args.force:
+            raise Failure(f"{args.out}: is there already; --force replaces it")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        try:
+            import numpy as np
+            import tensorflow as tf
+            from safetensors.numpy import save_file
+        except ImportError as error:
+            raise Failure(f"{error}; pip install -r scripts/requirements-reference.txt") from error
+        tensors, metadata, left = convert(np, read(tf, args.checkpoint))
+        metadata.update(format="dcgan-tf", version="1", framework=f"tensorflow {tf.__version__}")
+        tensors = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
+        # Written beside and renamed, so that the file is whole or not there.
+        beside = args.out.with_name(f".{args.out.name}.tmp")
+        try:
+            save_file(tensors, beside, metadata)
+            beside.replace(args.out)
+        finally:
+            beside.unlink(missing_ok=True)
+    except (Failure, OSError) as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    for name in left:
+        print(f"left out: {name}")
+    print(f"{args.out}: {len(tensors)} tensors")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+//! `dcgan export` and `dcgan import`: trained networks to other ecosystems, and back.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cli::{ExportArgs, ExportFormat, ImportArgs};
+use crate::device;
+use crate::export::{onnx, torchscript};
+use crate::import::Imported;
+use crate::model::Network;
+use crate::record::progress::say;
+use crate::runs::find;
+use crate::tensor_file::write_bytes;
+use crate::usage::Usage;
+use crate::weights::Weights;
+
+/// `dcgan export`.
+///
+/// # Errors
+/// [`Usage`], if the flags ask for what cannot be or a file is there already; if the network cannot be
+/// read or the file cannot be written.
+pub fn export(args: &ExportArgs) -> Result<ExitCode> {
+    let network =
+        if args.network == "generator" { Network::Generator } else { Network::Discriminator };
+    let (format, out) = format_and_file(args, network)?;
+    super::ensure_free(&out, false, args.force)?;
+    device::configure(device::default_threads());
+    let weights = match &args.model {
+        None if network == Network::Generator => Weights::built_in()?,
+        None => {
+            let message =
+                "--network discriminator: the program holds a generator only; name a MODEL";
+            return Err(Usage(message.to_owned()).into());
+        }
+        Some(model) => Weights::read(&find(model)?, network)?,
+    };
+    // Whatever is wrong with the weights shows before anything is written.
+    weights.model(tch::Device::Cpu, weights.kind())?;
+    match format {
+        ExportFormat::Safetensors => weights.file()?.write(&out)?,
+        ExportFormat::Tf => weights.tf_file()?.write(&out)?,
+        ExportFormat::Torchscript => write_bytes(&out, &torchscript(&weights)?)?,
+        ExportFormat::Onnx => write_bytes(&out, &onnx(&weights)?)?,
+    }
+    say(&format!("{} of {}: {}", network.name(), weights.name, out.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn format_and_file(args: &ExportArgs, network: Network) -> Result<(ExportFormat, PathBuf)> {
+    let ending = args.out.as_deref().and_then(Path::extension).unwrap_or_default();
+    let by_name = match ending.to_str() {
+        Some("safetensors") => Some(ExportFormat::Safetensors),
+        Some("pt") => Some(ExportFormat::Torchscript),
+        Some("onnx") => Some(ExportFormat::Onnx),
+        _ => None,
+    };
+    let Some(format) = args.format.or(by_name) else {
+        let message = "--format: expected safetensors, tf, torchscript or onnx (or an --out that ends in \
+                       .safetensors, .pt or .onnx)";
+        return Err(Usage(message.to_owned()).into());
+    };
+    let is_program = matches!(format, ExportFormat::Torchscript | ExportFormat::Onnx);
+    if is_program && network == Network::Discriminator {
+        let message = "--network discriminator: is exported as safetensors or tf";
+        return Err(Usage(message.to_owned()).into());
+    }
+    let ending = match format {
+        ExportFormat::Safetensors => ".safetensors",
+        ExportFormat::Tf => "-tf.safetensors",
+        ExportFormat::Torchscript => ".pt",
+        ExportFormat::Onnx => ".onnx",
+    };
+    let default = || format!("{}{ending}", network.name()).into();
+    Ok((format, args.out.clone().unwrap_or_else(default)))
+}
+
+/// `dcgan import`.
+///
+/// # Errors
+/// As [`Imported::read`]; if a file is there already or cannot be written.
+pub fn import(args: &ImportArgs) -> Result<ExitCode> {
+    super::ensure_free(&args.out, false, args.force)?;
+    device::configure(device::default_threads());
+    let imported = Imported::read(&args.files)?;
+    imported.save(&args.out)?;
+    imported.notes.iter().for_each(|note| say(note));
+    let (out, iteration) = (args.out.display(), imported.iteration());
+    say(&format!(
+        "{out}: iteration {iteration}; go on with: dcgan train --resume {out} --fork NEWRUN --dataset SPEC"
+    ));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,310 @@
+//! A network's weights by themselves: out of runs, checkpoints and files, into models and files.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use tch::{Device, Kind, Tensor};
+
+use crate::checkpoint::{Checkpoint, Folder};
+use crate::config::TrainConfig;
+use crate::data::SIZE;
+use crate::model::{Model, ModelConfig, Network};
+use crate::tensor_file::TensorFile;
+use crate::train::RunDir;
+use crate::usage::Usage;
+use crate::watch::ensure_finite;
+
+/// Of files by PyTorch's names, in the mirrored frame.
+const FORMAT: &str = "dcgan-weights";
+/// Of files by TensorFlow's names, in its upright frame.
+const TF_FORMAT: &str = "dcgan-tf";
+/// Of both.
+const VERSION: &str = "1";
+
+/// The generator that the program holds: width 16, trained by it on the built-in digits.
+const BUILT_IN: &[u8] = include_bytes!("../assets/generator.safetensors");
+
+/// The weights and moving statistics of one network, and what they are.
+#[derive(Debug)]
+pub struct Weights {
+    /// Where they are from, for messages.
+    pub name: String,
+    /// Whose.
+    pub network: Network,
+    /// What they were trained with.
+    pub config: TrainConfig,
+    /// Channels of the images.
+    pub channels: usize,
+    /// Iterations trained.
+    pub iteration: u64,
+    /// By PyTorch's names, in the mirrored frame.
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+impl Weights {
+    /// The live weights of a model: the tensors are the model's own.
+    pub fn of_model(
+        model: &Model,
+        network: Network,
+        config: &TrainConfig,
+        iteration: u64,
+    ) -> Result<Self> {
+        let tensors = model.variables(network).into_iter();
+        Ok(Self {
+            name: "the model".to_owned(),
+            network,
+            config: config.clone(),
+            channels: usize::try_from(model.config.channels)?,
+            iteration,
+            tensors: tensors.map(|variable| (variable.torch_name, variable.tensor)).collect(),
+        })
+    }
+
+    /// Those in a checkpoint.
+    pub fn of_checkpoint(checkpoint: &Checkpoint, network: Network) -> Self {
+        let header = &checkpoint.header;
+        Self {
+            name: checkpoint.path.display().to_string(),
+            network,
+            config: header.config.clone(),
+            channels: header.set.channels,
+            iteration: header.iteration,
+            tensors: checkpoint.weights(network),
+        }
+    }
+
+    /// Those in `path`: a run's folder (its newest checkpoint that can be read), a checkpoint, or a file
+    /// that [`Self::file`] or [`Self::tf_file`] made.
+    ///
+    /// # Errors
+    /// [`Usage`], if there is no such thing; if it cannot be read, is something else, is damaged, or holds
+    /// the other network only.
+    pub fn read(path: &Path, network: Network) -> Result<Self> {
+        if path.is_dir() {
+            let checkpoint = Folder::of_run(path).latest(u64::MAX, |_| {})?;
+            let checkpoint = checkpoint.with_context(|| {
+                let found =
+                    if RunDir::is_run(path) { "a run without one" } else { "another folder" };
+                Usage(format!(
+                    "{}: expected a run with a checkpoint, found {found}",
+                    path.display()
+                ))
+            })?;
+            return Ok(Self::of_checkpoint(&checkpoint, network));
+        }
+        if Checkpoint::is_one(path)? {
+            return Ok(Self::of_checkpoint(&Checkpoint::load(path)?, network));
+        }
+        let name = path.display().to_string();
+        Self::parse(&name, TensorFile::read(path)?, network).context(name)
+    }
+
+    /// The generator that the program holds, of handwritten digits.
+    ///
+    /// # Errors
+    /// None that depends on input.
+    pub fn built_in() -> Result<Self> {
+        let name = "the built-in generator";
+        Self::parse(name, TensorFile::parse(Path::new(name), BUILT_IN)?, Network::Generator)
+    }
+
+    /// Those of `network` in a file, called `name`, by PyTorch's or TensorFlow's names.
+    ///
+    /// # Errors
+    /// If it is neither, of another version, or of the other network only.
+    pub fn parse(name: &str, file: TensorFile, network: Network) -> Result<Self> {
+        let TensorFile { metadata, tensors } = file;
+        let get = |key: &str| metadata.get(key).map(String::as_str);
+        let format = get("format").unwrap_or("unknown");
+        ensure!(
+            [FORMAT, TF_FORMAT].contains(&format),
+            "expected a checkpoint or exported weights, found a file of format {format}"
+        );
+        let version = get("version").context("lacks `version`")?;
+        ensure!(
+            version == VERSION,
+            "this program, {}, reads weights of version {VERSION}; these have version {version}",
+            crate::VERSION
+        );
+        let is_tf = format == TF_FORMAT;
+        let (mut config, mut channels) = (TrainConfig::default(), None);
+        if let Some(text) = get("config") {
+            config = toml::from_str(text).context("`config`")?;
+            config.validate().context("`config`")?;
+        } else if is_tf {
+            channels = Some(infer_sizes(&tensors, &mut config)?);
+        } else {
+            bail!("lacks `config`");
+        }
+        if let Some(text) = get("channels") {
+            channels = text.parse().ok();
+        }
+        let channels = channels
+            .filter(|channels| (1..=1024).contains(channels))
+            .with_context(|| format!("`channels` is {:?}", get("channels").unwrap_or("missing")))?;
+        let iteration = get("iteration").map_or(Some(0), |text| text.parse().ok());
+        let iteration = iteration.context("`iteration` is no number")?;
+        let tensors = if is_tf {
+            mirrored(&config.model(channels), network, &tensors)?
+        } else {
+            let found = get("network").context("lacks `network`")?;
+            let expected = network.name();
+            ensure!(found == expected, "expected a {expected}, found a {found}");
+            tensors
+        };
+        Ok(Self { name: name.to_owned(), network, config, channels, iteration, tensors })
+    }
+
+    /// The kind that they are stored in.
+    pub fn kind(&self) -> Kind {
+        let is_double = self.tensors.values().any(|tensor| tensor.kind() == Kind::Double);
+        if is_double { Kind::Double } else { Kind::Float }
+    }
+
+    /// Sizes and constants of the networks.
+    pub fn model_config(&self) -> ModelConfig {
+        self.config.model(self.channels)
+    }
+
+    /// Both networks, this one with these weights, the other with initial values.
+    ///
+    /// # Errors
+    /// If a tensor is missing, not known, of another shape or not finite, or the device cannot hold it.
+    pub fn model(&self, device: Device, kind: Kind) -> Result<Model> {
+        let model = Model::new(&self.model_config(), self.config.seed, device, kind)?;
+        self.load_into(&model)?;
+        Ok(model)
+    }
+
+    /// Gives the network of `model` these weights.
+    ///
+    /// # Errors
+    /// If a tensor is missing, not known, of another shape or not finite; then nothing has changed.
+    pub fn load_into(&self, model: &Model) -> Result<()> {
+        let load = || {
+            for (name, tensor) in &self.tensors {
+                ensure_finite(name, tensor)?;
+            }
+            model.load(self.network, &self.tensors)
+        };
+        load().with_context(|| self.name.clone())
+    }
+
+    /// A file by PyTorch's names, in its layouts and the mirrored frame.
+    ///
+    /// # Errors
+    /// None that depends on input.
+    pub fn file(&self) -> Result<TensorFile> {
+        let frame =
+            "mirrored: images and kernels are rotated by 180 degrees, grids are in (h, w, c) order";
+        let tensors = self.tensors.iter();
+        Ok(TensorFile {
+            metadata: self.metadata(FORMAT, frame)?,
+            tensors: tensors.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect(),
+        })
+    }
+
+    /// A file by TensorFlow's names, in its layouts and upright frame.
+    ///
+    /// # Errors
+    /// As [`Self::model`].
+    pub fn tf_file(&self) -> Result<TensorFile> {
+        let model = self.model(Device::Cpu, self.kind())?;
+        let mut tensors = BTreeMap::new();
+        for variable in model.variables(self.network) {
+            let upright = variable.layout.tf_from_mirrored(&variable.tensor.f_detach()?)?;
+            tensors.insert(self.network.full_name(&variable), upright);
+        }
+        let frame = "upright: as TensorFlow computes";
+        Ok(TensorFile { metadata: self.metadata(TF_FORMAT, frame)?, tensors })
+    }
+
+    /// What says of a file, in whatever format, what it is.
+    ///
+    /// # Errors
+    /// None that depends on input.
+    pub fn about(&self) -> Result<BTreeMap<String, String>> {
+        let model = self.model_config();
+        let about = [
+            ("version", VERSION.to_owned()),
+            ("program", format!("dcgan {}", crate::VERSION)),
+            ("network", self.network.name().to_owned()),
+            ("iteration", self.iteration.to_string()),
+            ("channels", model.channels.to_string()),
+            ("base_width", model.base_width.to_string()),
+            ("z_dim", model.z_dim.to_string()),
+            ("latent", self.config.latent.name().to_owned()),
+            ("alpha", model.alpha.to_string()),
+            ("bn_epsilon", model.bn_epsilon.to_string()),
+            ("image_size", SIZE.to_string()),
+            ("dataset", self.config.dataset.clone()),
+            ("config", toml::to_string(&self.config)?),
+        ];
+        Ok(about.map(|(key, value)| (key.to_owned(), value)).into())
+    }
+
+    fn metadata(&self, format: &str, frame: &str) -> Result<BTreeMap<String, String>> {
+        let mut about = self.about()?;
+        about.insert("format".to_owned(), format.to_owned());
+        about.insert("frame".to_owned(), frame.to_owned());
+        Ok(about)
+    }
+}
+
+/// The variables of `network` among TensorFlow's `tensors`, in the mirrored frame and by PyTorch's names.
+///
+/// # Errors
+/// If one is missing, or there is one of the network that is not known, or of another shape.
+pub(crate) fn mirrored(
+    config: &ModelConfig,
+    network: Network,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<BTreeMap<String, Tensor>> {
+    let model = Model::new(config, 0, Device::Cpu, Kind::Float)?;
+    let prefix = format!("{}/", network.name());
+    let is_moment = |name: &str| name.ends_with("/adam_m") || name.ends_with("/adam_v");
+    let mut unknown: BTreeMap<_, _> = tensors
+        .iter()
+        .filter(|(name, _)| name.starts_with(&prefix) && !is_moment(name))
+        .filter(|(name, _)| !name.ends_with("_power"))
+        .collect();
+    ensure!(!unknown.is_empty(), "holds no {}", network.name());
+    let mut mirrored = BTreeMap::new();
+    for variable in model.variables(network) {
+        let name = network.full_name(&variable);
+        let upright = unknown.remove(&name).with_context(|| format!("lacks tensor {name}"))?;
+        let expected = variable.layout.tf_from_mirrored(&variable.tensor.f_detach()?)?.size();
+        let found = upright.size();
+        ensure!(found == expected, "tensor {name}: expected shape {expected:?}, found {found:?}");
+        mirrored.insert(variable.torch_name, variable.layout.mirrored_from_tf(upright)?);
+    }
+    if let Some(name) = unknown.keys().next() {
+        bail!("tensor {name} is none of a {}'s", network.name());
+    }
+    Ok(mirrored)
+}
+
+/// Sets the widths that TensorFlow's variables have, and gives the channels of the images.
+fn infer_sizes(tensors: &BTreeMap<String, Tensor>, config: &mut TrainConfig) -> Result<usize> {
+    let shape = |name: &str| tensors.get(name).map(Tensor::size);
+    if let Some(shape) = shape("generator/dense/kernel")
+        && let [z_dim, _] = shape[..]
+    {
+        config.z_dim = z_dim;
+    }
+    let (channels, base_width) = match (
+        shape("generator/conv2d_transpose_2/kernel"),
+        shape("discriminator/conv2d/kernel"),
+    ) {
+        (Some(shape), _) if shape.len() == 4 => (shape[2], shape[3] / 2),
+        (None, Some(shape)) if shape.len() == 4 => (shape[2], shape[3]),
+        _ => bail!(
+            "lacks `config`, and generator/conv2d_transpose_2/kernel or discriminator/conv2d/kernel \
+                 of rank 4, which would tell its sizes"
+        ),
+    };
+    config.base_width = base_width;
+    config.validate()?;
+    Ok(channels.try_into()?)
+}

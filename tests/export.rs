@@ -1,0 +1,227 @@
+//! Exports, what other ecosystems make of them, and the way back.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use dcgan::sample::Sampler;
+use dcgan::tensor_file::TensorFile;
+use tch::{CModule, Device, Kind, Tensor};
+
+use super::common::{Ran, SMALL, dcgan, files, one_thread, train};
+
+/// Runs the executable; it must succeed.
+fn run(folder: &Path, arguments: &str) -> Ran {
+    let ran = dcgan(folder, arguments);
+    assert_eq!(ran.code, Some(0), "dcgan {arguments}\n{}", ran.stderr);
+    ran
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size());
+    (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[])
+}
+
+/// What `scripts/check_exports.sh --save` recorded of the built-in generator.
+#[test]
+fn pytorch_tensorflow_and_onnxruntime_gave_the_same_images() -> Result<()> {
+    one_thread();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/exports.safetensors");
+    let TensorFile { mut tensors, .. } = TensorFile::read(&path)?;
+    let z = tensors.remove("z").context("no z")?;
+    assert_eq!(tensors.len(), 4);
+    for kind in [Kind::Double, Kind::Float] {
+        let ours = Sampler::built_in(Device::Cpu, kind)?.upright(&z.to_kind(kind))?;
+        for (program, images) in &tensors {
+            let error = largest_difference(images, &ours);
+            assert!(error <= 1e-5, "{program}, {kind:?}: {error:e}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn torchscript_gives_upright_images_of_any_number_of_z_and_says_what_it_is() -> Result<()> {
+    one_thread();
+    let folder = tempfile::tempdir()?;
+    run(folder.path(), "export --out generator.pt");
+    let module = CModule::load(folder.path().join("generator.pt"))?;
+    let sampler = Sampler::built_in(Device::Cpu, Kind::Double)?;
+    for rows in [1, 3, 40] {
+        let z = Tensor::from_slice(&sampler.noise(1, 0, rows)).view([rows as i64, -1]);
+        let images = module.forward_ts(&[&z])?;
+        let error = largest_difference(&images, &sampler.upright(&z.to_kind(Kind::Double))?);
+        assert!(error <= 1e-5, "{rows} rows: {error:e}");
+    }
+    let file = std::fs::File::open(folder.path().join("generator.pt"))?;
+    let mut archive = zip::ZipArchive::new(file)?;
+    let text = std::io::read_to_string(archive.by_name("generator/extra/dcgan.json")?)?;
+    let stated: serde_json::Value = serde_json::from_str(&text)?;
+    assert_eq!(stated["about"]["dataset"], "digits");
+    assert_eq!(stated["about"]["base_width"], "16");
+    assert!(stated["about"]["config"].as_str().context("no config")?.contains("epochs = 50"));
+    Ok(())
+}
+
+#[test]
+fn exports_of_either_format_come_back_bit_for_bit_and_training_goes_on() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    train(folder.path(), &format!("{SMALL} --run run"));
+    for (format, generator, discriminator) in [
+        ("tf", "g1.safetensors", "d1.safetensors"),
+        ("safetensors", "g2.safetensors", "d2.safetensors"),
+    ] {
+        let imported = format!("imported-{format}.safetensors");
+        for (network, file) in [("generator", generator), ("discriminator", discriminator)] {
+            run(
+                folder.path(),
+                &format!("export run --format {format} --network {network} --out {file}"),
+            );
+        }
+        let ran =
+            run(folder.path(), &format!("import {discriminator} {generator} --out {imported}"));
+        assert!(ran.stderr.contains("Adam's moments begin at 0"), "{}", ran.stderr);
+        for (network, file) in [("generator", generator), ("discriminator", discriminator)] {
+            run(
+                folder.path(),
+                &format!(
+                    "export {imported} --format {format} --network {network} --out again.safetensors --force"
+                ),
+            );
+            let (first, again) =
+                (folder.path().join(file), folder.path().join("again.safetensors"));
+            assert_eq!(std::fs::read(first)?, std::fs::read(again)?, "{format} {network}");
+        }
+        let ran = run(
+            folder.path(),
+            &format!("train --resume {imported} --fork on-{format} --iterations 6"),
+        );
+        assert!(ran.stderr.contains("going on after iteration 4 of 6"), "{}", ran.stderr);
+    }
+    // The generator alone: the discriminator begins anew, and is said to.
+    let ran = run(folder.path(), "import g1.safetensors --out alone.safetensors");
+    assert!(ran.stderr.contains("discriminator: in none of the files"), "{}", ran.stderr);
+    run(folder.path(), "sample alone.safetensors --count 4 --device cpu --out alone.png");
+    run(folder.path(), "sample run --count 4 --device cpu --out run.png");
+    let picture = |name: &str| std::fs::read(folder.path().join(name));
+    assert_eq!(picture("alone.png")?, picture("run.png")?);
+    // The run's own weights are what an export of them is.
+    let read = |name: &str| TensorFile::read(&folder.path().join(name));
+    assert_eq!(read("run/generator.safetensors")?.tensors, read("g2.safetensors")?.tensors);
+    Ok(())
+}
+
+/// As scripts/tf_checkpoint_to_safetensors.py writes what it finds in the reference's checkpoints: no
+/// settings, both networks, moments and powers.
+#[test]
+fn a_tensorflow_checkpoint_comes_with_sizes_moments_and_powers() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name);
+    train(folder.path(), &format!("{SMALL} --run run"));
+    for network in ["generator", "discriminator"] {
+        run(
+            folder.path(),
+            &format!("export run --format tf --network {network} --out {network}.safetensors"),
+        );
+    }
+    let mut both = TensorFile::read(&path("generator.safetensors"))?;
+    both.tensors.extend(TensorFile::read(&path("discriminator.safetensors"))?.tensors);
+    both.metadata.retain(|key, _| ["format", "version"].contains(&key.as_str()));
+    let trained = |name: &String| !name.contains("/moving_");
+    let variables: Vec<_> = both.tensors.keys().filter(|name| trained(name)).cloned().collect();
+    for name in variables {
+        let kernel = both.tensors[&name].shallow_clone();
+        both.tensors.insert(format!("{name}/adam_m"), &kernel * 0.5);
+        both.tensors.insert(format!("{name}/adam_v"), kernel.square());
+    }
+    for (network, power) in [("generator", 0.25_f32), ("discriminator", 0.5)] {
+        for name in ["beta1_power", "beta2_power"] {
+            both.tensors.insert(format!("{network}/{name}"), Tensor::from_slice(&[power]));
+        }
+    }
+    both.write(&path("tf.safetensors"))?;
+    let ran = run(folder.path(), "import tf.safetensors --out imported.safetensors");
+    assert_eq!(ran.stderr.matches("Adam's moments too").count(), 2, "{}", ran.stderr);
+    let state = TensorFile::read(&path("imported.safetensors"))?.tensors;
+    for (network, power) in [("generator", 0.25), ("discriminator", 0.5)] {
+        assert_eq!(state[&format!("{network}.beta1_power")].double_value(&[]), power);
+        // Moments lie in the mirrored frame, as their weights do.
+        let weight = &state[&format!("{network}.dense.weight")];
+        assert_eq!(state[&format!("{network}.dense.weight.adam_m")], weight * 0.5);
+        assert_eq!(state[&format!("{network}.dense.weight.adam_v")], weight.square());
+    }
+    // A moment that is missing is no reason to take the others.
+    both.tensors.remove("generator/dense/kernel/adam_v");
+    both.write(&path("tf.safetensors"))?;
+    let ran = dcgan(folder.path(), "import tf.safetensors --out again.safetensors");
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("lacks tensor generator/dense/kernel/adam_v"), "{}", ran.stderr);
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_exported_or_imported_is_refused_and_nothing_is_written() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let place = folder.path();
+    train(place, &format!("{SMALL} --run run"));
+    train(place, &format!("{SMALL} --base-width 2 --run wide"));
+    run(place, "export run --format tf --out tf.safetensors");
+    run(place, "export --out taken.onnx");
+    run(place, "export wide --network discriminator --out d.safetensors");
+    let change = |name: &str, change: &dyn Fn(&mut TensorFile)| -> Result<()> {
+        let mut file = TensorFile::read(&place.join("tf.safetensors"))?;
+        change(&mut file);
+        file.write(&place.join(name))
+    };
+    change("version.safetensors", &|file| {
+        file.metadata.insert("version".to_owned(), "2".to_owned());
+    })?;
+    change("lacks.safetensors", &|file| {
+        file.tensors.remove("generator/dense/kernel");
+    })?;
+    change("more.safetensors", &|file| {
+        file.tensors.insert("generator/dense/more".to_owned(), Tensor::from(1_f32));
+    })?;
+    change("shape.safetensors", &|file| {
+        file.tensors.insert("generator/dense/bias".to_owned(), Tensor::from_slice(&[1_f32]));
+    })?;
+    change("nan.safetensors", &|file| {
+        let bias = &file.tensors["generator/dense/bias"];
+        let nan = bias * f64::NAN;
+        file.tensors.insert("generator/dense/bias".to_owned(), nan);
+    })?;
+    let whole = std::fs::read(place.join("tf.safetensors"))?;
+    std::fs::write(place.join("cut.safetensors"), &whole[..whole.len() - 7])?;
+    let before = files(place)?;
+    for (arguments, code, parts) in [
+        ("export run", 2, &["--format", "onnx"][..]),
+        ("export run --format pickle", 2, &["--format", "torchscript"]),
+        ("export run --out a.h5", 2, &["--format", "safetensors"]),
+        ("export nowhere --format onnx", 2, &["nowhere", "no such run"]),
+        ("export --out taken.onnx", 2, &["taken.onnx: is there already", "--force"]),
+        ("export --out nowhere/a.onnx", 2, &["no folder nowhere"]),
+        ("export run --format onnx --network discriminator", 2, &["safetensors or tf"]),
+        ("export --format tf --network discriminator", 2, &["name a MODEL"]),
+        ("export cut.safetensors --format onnx", 1, &["cut.safetensors", "not a whole"]),
+        ("export version.safetensors --format onnx", 1, &["version.safetensors", "version 2"]),
+        ("export lacks.safetensors --format onnx", 1, &["lacks tensor generator/dense/kernel"]),
+        ("export more.safetensors --format onnx", 1, &["generator/dense/more is none"]),
+        ("export shape.safetensors --format onnx", 1, &["generator/dense/bias: expected shape"]),
+        ("export nan.safetensors --format onnx", 1, &["nan.safetensors", "dense.bias"]),
+        ("export d.safetensors --format onnx", 1, &["expected a generator", "discriminator"]),
+        ("import --out a.safetensors", 2, &["<FILE>"]),
+        ("import tf.safetensors --out taken.onnx", 2, &["taken.onnx: is there already"]),
+        ("import tf.safetensors tf.safetensors --out a", 2, &["holds a generator, and so does"]),
+        ("import tf.safetensors d.safetensors --out a", 1, &["do not fit", "base_width 1 and 2"]),
+        ("import nan.safetensors --out a", 1, &["nan.safetensors"]),
+        ("import run/checkpoints/iteration-000004.safetensors --out a", 2, &["--fork"]),
+        ("import nowhere --out a", 1, &["nowhere"]),
+    ] {
+        let ran = dcgan(place, arguments);
+        assert_eq!(ran.code, Some(code), "{arguments}: {}", ran.stderr);
+        for part in parts {
+            assert!(ran.stderr.contains(part), "{arguments}: no `{part}` in {}", ran.stderr);
+        }
+        assert_eq!(files(place)?, before, "{arguments}");
+    }
+    Ok(())
+}
