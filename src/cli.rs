@@ -48,7 +48,12 @@ impl Cli {
         matches!(
             self.command,
             None | Some(
-                Command::Train(_) | Command::Sample(_) | Command::Verify(_) | Command::Bench(_)
+                Command::Train(_)
+                    | Command::Sample(_)
+                    | Command::Interpolate(_)
+                    | Command::Nearest(_)
+                    | Command::Verify(_)
+                    | Command::Bench(_)
             )
         )
     }
@@ -64,6 +69,16 @@ pub enum Command {
     ///
     /// Without MODEL: with the small generator of handwritten digits that the program holds.
     Sample(SampleArgs),
+    /// Walk through latent space: an animation (.gif, .mp4) or a strip (.png)
+    Interpolate(InterpolateArgs),
+    /// Make a film of a run's samples, the iteration on each frame (.gif, or .mp4 with ffmpeg)
+    Film(FilmArgs),
+    /// Plot losses and probabilities of one run or several (.png, .svg)
+    Plot(PlotArgs),
+    /// Write one HTML file that shows a run: samples over time, curves, settings, how to repeat it
+    Report(ReportArgs),
+    /// Show generated images beside the nearest images of a data set: does the model copy?
+    Nearest(NearestArgs),
     /// Write a trained network for PyTorch, TensorFlow, libtorch or onnxruntime
     Export(ExportArgs),
     /// Make a checkpoint of exported weights, to go on from
@@ -185,6 +200,10 @@ pub struct TrainArgs {
     #[serde(skip)]
     pub fork: Option<PathBuf>,
 
+    /// At the end, make a film of the samples: film.gif in the run's folder
+    #[arg(long, help_heading = "Reports")]
+    #[serde(skip)]
+    pub film: bool,
     /// Say nothing but errors and warnings
     #[arg(short, long, conflicts_with = "verbose", help_heading = "Reports")]
     #[serde(skip)]
@@ -286,6 +305,137 @@ pub struct GeneratorArgs {
     /// CPU threads [default: the physical cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+}
+
+/// Arguments of `interpolate`.
+#[derive(Debug, Args)]
+pub struct InterpolateArgs {
+    /// Which generator, and where it computes.
+    #[command(flatten)]
+    pub generator: GeneratorArgs,
+    /// The file to write: walk.gif or walk.mp4, which go round in a circle, or walk.png, a row of images a
+    /// walk
+    #[arg(long, value_name = "FILE", default_value = "walk.gif")]
+    pub out: PathBuf,
+    /// Frames of an animation, images of a strip [default: 60; of a strip 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub frames: Option<u32>,
+    /// Random z that a walk passes through [default: 8; of a strip 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    pub keyframes: Option<u32>,
+    /// How many walks, side by side [default: 16; of a strip 8, one below the other]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=400))]
+    pub walks: Option<u32>,
+    /// Decides the noise
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole)]
+    pub seed: u64,
+    /// Your own keyframes of one walk instead: a .npy file of floats [N, z_dim]
+    #[arg(long, value_name = "FILE.npy", conflicts_with_all = ["seed", "keyframes", "walks"])]
+    pub z: Option<PathBuf>,
+    /// Straight from z to z [default for uniform noise]
+    #[arg(long, conflicts_with = "slerp")]
+    pub linear: bool,
+    /// Along the sphere, keeping z's length [default for normal noise]
+    #[arg(long)]
+    pub slerp: bool,
+    /// Frames a second
+    #[arg(long, value_name = "N", default_value = "20", value_parser = frame_rate)]
+    pub fps: f64,
+    /// Each pixel as a square of so many
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub scale: u16,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+    /// Say nothing but errors and warnings
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Arguments of `film`.
+#[derive(Debug, Args)]
+pub struct FilmArgs {
+    /// The run: its folder, or its name or number under runs/
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// The file to write: .gif, or .mp4 where ffmpeg is installed
+    #[arg(long, value_name = "FILE", default_value = "training.gif")]
+    pub out: PathBuf,
+    /// Frames a second
+    #[arg(long, value_name = "N", default_value = "8", value_parser = frame_rate)]
+    pub fps: f64,
+    /// Each pixel as a square of so many [default: as many as 410 pixels in width allow]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub scale: Option<u16>,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+    /// Say nothing but errors and warnings
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Arguments of `plot`.
+#[derive(Debug, Args)]
+pub struct PlotArgs {
+    /// Runs: their folders, or their names or numbers under runs/
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<PathBuf>,
+    /// The file to write: .png or .svg
+    #[arg(long, value_name = "FILE", default_value = "losses.png")]
+    pub out: PathBuf,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// The run: its folder, or its name or number under runs/
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// The file to write
+    #[arg(long, value_name = "FILE.html", default_value = "report.html")]
+    pub out: PathBuf,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `nearest`.
+#[derive(Debug, Args)]
+pub struct NearestArgs {
+    /// Which generator, and where it computes.
+    #[command(flatten)]
+    pub generator: GeneratorArgs,
+    /// The images that the model was trained on; `dcgan data` says more
+    #[arg(long, value_name = "SPEC", default_value = "digits", help_heading = "Data")]
+    pub dataset: String,
+    /// How they are read.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// How many generated images
+    #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub count: u32,
+    /// How many of the nearest images of each
+    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub neighbours: u32,
+    /// Decides the noise
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole)]
+    pub seed: u64,
+    /// The picture to write: a generated image a row, its nearest ones to the right
+    #[arg(long, value_name = "FILE.png", default_value = "nearest.png")]
+    pub out: PathBuf,
+    /// Each pixel as a square of so many
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub scale: u16,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+    /// Say nothing but errors and warnings
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// Arguments of `export`.
@@ -554,6 +704,12 @@ impl DataArgs {
 fn whole(text: &str) -> Result<u64, String> {
     let number = text.parse().ok().filter(|&number| number <= i64::MAX as u64);
     number.ok_or_else(|| "expected a whole number, 0 or more".to_owned())
+}
+
+/// Frames a second.
+fn frame_rate(text: &str) -> Result<f64, String> {
+    let fps = text.parse().ok().filter(|fps| (0.1..=100.0).contains(fps));
+    fps.ok_or_else(|| "expected 0.1 to 100 frames a second".to_owned())
 }
 
 /// Such as 8x8.

@@ -15,13 +15,14 @@
 //! - [`train`]: one iteration ([`train::step`]), the loop, the run's folder and going on with a run;
 //! - [`checkpoint`]: a run's whole state in a file; [`watch`]: whether it collapses; [`interrupt`]:
 //!   signals; [`runs`]: the runs there are;
-//! - [`record`]: what a run leaves behind; [`sample`]: images from a generator; [`weights`],
+//! - [`record`]: what a run leaves behind, films and plots of it; [`report`]: one page of it;
+//! - [`eval`]: how good generated images are; [`walk`]: ways through latent space; [`sample`]: images from a generator; [`weights`],
 //!   [`mod@export`], [`mod@import`]: networks to other ecosystems and back;
 //! - [`verify`]: this build against what the real TensorFlow computed; [`mod@bench`]: its speed;
 //! - [`config`], [`device`], [`tensor_file`]: settings, machine, files;
 //! - [`cli`], [`commands`] and `main`: the command line, which nothing else knows.
 //!
-//! `examples/train.rs` trains a few iterations through this interface.
+//! `examples/train.rs` trains a few iterations through this interface, `examples/sample.rs` samples.
 
 #![deny(missing_docs)]
 
@@ -32,11 +33,13 @@ pub mod commands;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod eval;
 pub mod export;
 pub mod import;
 pub mod interrupt;
 pub mod model;
 pub mod record;
+pub mod report;
 pub mod rng;
 pub mod runs;
 pub mod sample;
@@ -45,6 +48,7 @@ pub mod tf;
 pub mod train;
 pub mod usage;
 pub mod verify;
+pub mod walk;
 pub mod watch;
 pub mod weights;
 

@@ -16,7 +16,7 @@ pub enum Stream {
     SampleZ = 2,
     /// Order of the images; the step is the epoch.
     Shuffle = 3,
-    /// Which images of a set are taken.
+    /// Which images of a set are taken; the step is what for.
     Subset = 4,
     /// Which images of a batch are mirrored; the step is the iteration.
     Flip = 5,

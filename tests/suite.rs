@@ -20,6 +20,7 @@ mod run_folder;
 mod runs;
 mod sample;
 mod sharing;
+mod show;
 mod tensorboard;
 mod verify;
 mod winograd;

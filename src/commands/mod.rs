@@ -2,8 +2,10 @@
 
 mod data;
 mod export;
+mod film;
 mod runs;
 mod sample;
+mod show;
 mod train;
 
 use std::fmt::Write as _;
@@ -17,8 +19,10 @@ use tch::{Device, Kind};
 use crate::bench::{BenchConfig, BenchResult};
 pub use data::data;
 pub use export::{export, import};
+pub use film::{film, interpolate};
 pub use runs::runs;
 pub use sample::sample;
+pub use show::{nearest, plot, report};
 pub use train::train;
 
 use crate::cli::{BenchArgs, GeneratorArgs, VerifyArgs};

@@ -281,7 +281,7 @@ fn npy_header(descr: &str, shape: &[usize; 4]) -> Vec<u8> {
 }
 
 /// The latents in a `.npy` file, row by row.
-fn read_z(path: &Path, z_dim: usize) -> Result<Vec<f32>> {
+pub(super) fn read_z(path: &Path, z_dim: usize) -> Result<Vec<f32>> {
     let name = || format!("--z {}", path.display());
     let z = Tensor::read_npy(path).with_context(|| {
         format!("{}: expected a .npy file of floats in C order that can be read", name())

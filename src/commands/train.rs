@@ -137,6 +137,8 @@ struct Prepared {
     note: Option<String>,
     set: ImageSet,
     verbosity: Verbosity,
+    /// Whether a film is made at the end.
+    film: bool,
 }
 
 impl Prepared {
@@ -162,7 +164,7 @@ impl Prepared {
                 set.count()
             ));
         }
-        Ok(Self { config, device, note, set, verbosity: args.verbosity() })
+        Ok(Self { config, device, note, set, verbosity: args.verbosity(), film: args.film })
     }
 
     fn total(&self) -> u64 {
@@ -208,7 +210,7 @@ impl Prepared {
 
     fn train(self, run: &RunDir, from: Option<Checkpoint>) -> Result<ExitCode> {
         let total = self.total();
-        let Self { config, device, note, set, verbosity } = self;
+        let Self { config, device, note, set, verbosity, film } = self;
         let progress = Progress::new(verbosity, total);
         if verbosity == Verbosity::Verbose {
             progress.note(&plan(&config, &set)?);
@@ -242,7 +244,16 @@ impl Prepared {
         // The bar must not come between the last lines.
         drop(progress);
         match outcome {
-            Ok(outcome) => Ok(report(&outcome, total, &path, verbosity)),
+            Ok(outcome) => {
+                let code = report(&outcome, total, &path, verbosity);
+                if film && matches!(outcome.end, End::Finished) {
+                    let film = super::film::of_finished_run(run.path(), verbosity)?;
+                    if verbosity > Verbosity::Quiet {
+                        say(&format!("the film: {}", film.display()));
+                    }
+                }
+                Ok(code)
+            }
             Err(error) => {
                 print_error(&error);
                 if let Some(iteration) = run.checkpoints().iterations().unwrap_or_default().last() {

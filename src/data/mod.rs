@@ -14,6 +14,7 @@ pub mod spec;
 mod stack;
 mod store;
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use anyhow::{Result, ensure};
@@ -135,7 +136,7 @@ impl ImageSet {
     }
 
     /// Bytes of an image.
-    fn image_len(&self) -> usize {
+    pub fn image_len(&self) -> usize {
         SIZE * SIZE * self.channels
     }
 
@@ -170,8 +171,16 @@ impl ImageSet {
     /// # Errors
     /// If they cannot be read.
     pub fn first(&self, count: usize) -> Result<Vec<u8>> {
-        let mut pixels = vec![0; count.min(self.count()) * self.image_len()];
-        for (i, image) in pixels.chunks_exact_mut(self.image_len()).enumerate() {
+        self.images(0..count.min(self.count()))
+    }
+
+    /// The images of `range`: `[n, 32, 32, C]`, upright.
+    ///
+    /// # Errors
+    /// If there are not so many, or they cannot be read.
+    pub fn images(&self, range: Range<usize>) -> Result<Vec<u8>> {
+        let mut pixels = vec![0; range.len() * self.image_len()];
+        for (i, image) in range.zip(pixels.chunks_exact_mut(self.image_len())) {
             self.copy_mirrored(i, image)?;
             rotate_pixels(image, self.channels);
         }

@@ -1,6 +1,7 @@
 //! Pictures made of images.
 
 use std::io::Cursor;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
@@ -73,6 +74,54 @@ impl Picture {
         Ok(picture)
     }
 
+    /// Each pixel as a square of `factor` by `factor`.
+    pub fn scaled(&self, factor: usize) -> Self {
+        let (width, height) = (self.width * factor, self.height * factor);
+        let mut pixels = Vec::with_capacity(width * height * self.channels);
+        for row in self.pixels.chunks_exact((self.width * self.channels).max(1)) {
+            let wide: Vec<u8> =
+                row.chunks_exact(self.channels).flat_map(|pixel| pixel.repeat(factor)).collect();
+            (0..factor).for_each(|_| pixels.extend_from_slice(&wide));
+        }
+        Self { width, height, channels: self.channels, pixels }
+    }
+
+    /// The pictures one below the other, on black, as wide as the widest.
+    ///
+    /// # Errors
+    /// If they have different channels.
+    pub fn stacked(pictures: &[Self]) -> Result<Self> {
+        let channels = pictures.first().map_or(1, |first| first.channels);
+        ensure!(
+            pictures.iter().all(|picture| picture.channels == channels),
+            "one picture is gray and the other in colour"
+        );
+        let width = pictures.iter().map(|picture| picture.width).max().unwrap_or(0);
+        let height = pictures.iter().map(|picture| picture.height).sum();
+        let mut all = Self::filled(width, height, channels, 0);
+        let mut top = 0;
+        for picture in pictures {
+            all.place(&picture.pixels, picture.width, top, 0);
+            top += picture.height;
+        }
+        Ok(all)
+    }
+
+    /// Reads a PNG file, as gray or RGB.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(path: &Path) -> Result<Self> {
+        let cannot = || format!("{}: cannot be read", path.display());
+        let bytes = std::fs::read(path).with_context(cannot)?;
+        let image = image::load_from_memory(&bytes).with_context(cannot)?;
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let is_gray = !image.color().has_color();
+        let pixels =
+            if is_gray { image.into_luma8().into_raw() } else { image.into_rgb8().into_raw() };
+        Ok(Self { width, height, channels: if is_gray { 1 } else { 3 }, pixels })
+    }
+
     /// The picture as a PNG file.
     ///
     /// # Errors
@@ -116,6 +165,22 @@ mod tests {
             assert_eq!(decoded.height() as usize, both.height);
             assert_eq!(decoded.as_bytes(), both.pixels);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn pictures_are_scaled_stacked_and_read_back() -> Result<()> {
+        let picture = Picture { width: 2, height: 1, channels: 3, pixels: vec![1, 2, 3, 4, 5, 6] };
+        let large = picture.scaled(2);
+        assert_eq!((large.width, large.height), (4, 2));
+        assert_eq!(large.pixels, [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6].repeat(2));
+        let both = Picture::stacked(&[picture.clone(), large.clone()])?;
+        assert_eq!((both.width, both.height), (4, 3));
+        assert_eq!(both.pixels[..12], [1, 2, 3, 4, 5, 6, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(both.pixels[12..], large.pixels);
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), both.png()?)?;
+        assert_eq!(Picture::read(file.path())?, both);
         Ok(())
     }
 

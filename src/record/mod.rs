@@ -2,5 +2,7 @@
 
 pub mod grid;
 pub mod jsonl;
+pub mod movie;
+pub mod plot;
 pub mod progress;
 pub mod tensorboard;

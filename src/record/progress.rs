@@ -59,7 +59,25 @@ impl Work {
         );
     }
 
-    /// So many more files are decoded, or images made.
+    /// So many frames of a film are to be made.
+    pub fn frames(&mut self, count: usize) {
+        self.show(
+            "filming",
+            Some(count as u64),
+            "{msg} {bar:24.cyan/blue} {pos}/{len} · {eta} left",
+        );
+    }
+
+    /// So many images are to be compared with.
+    pub fn comparisons(&mut self, count: usize) {
+        self.show(
+            "comparing",
+            Some(count as u64),
+            "{msg} {bar:24.cyan/blue} {pos}/{len} · {eta} left",
+        );
+    }
+
+    /// So many more files are decoded, images made or frames filmed.
     pub fn advance(&mut self, count: usize) {
         if self.bar.is_none() {
             self.show("decoding", None, "{msg} {pos} files");

@@ -1,5 +1,6 @@
 //! The folder that a run writes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -142,11 +143,21 @@ impl RunDir {
 
     /// The iterations of the grids there are.
     fn samples(&self) -> Result<Vec<u64>> {
-        let folder = self.file(SAMPLES);
+        Ok(Self::samples_of(&self.path)?.into_keys().collect())
+    }
+
+    /// The grids of the run in `path`, by iteration.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn samples_of(path: &Path) -> Result<BTreeMap<u64, PathBuf>> {
+        let folder = path.join(SAMPLES);
         let entries = fs::read_dir(&folder)
             .with_context(|| format!("{}: cannot be read", folder.display()))?;
-        let number = |entry: fs::DirEntry| number_of(entry.file_name().to_str()?, "png");
-        Ok(entries.flatten().filter_map(number).collect())
+        let numbered = |entry: fs::DirEntry| {
+            Some((number_of(entry.file_name().to_str()?, "png")?, entry.path()))
+        };
+        Ok(entries.flatten().filter_map(numbered).collect())
     }
 
     /// Whether `path` is a run's folder.

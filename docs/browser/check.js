@@ -1,0 +1,233 @@
+// Opens the built page in headless Chromium, checks what it does and takes a picture.
+// scripts/check_browser.sh builds the page and starts this; its --help says what is checked.
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+
+import { Browser, Failure, check, cleanUp, serve, temporaryFolder } from "./chromium.js";
+import { toByte } from "./latent.js";
+
+const TOLERANCE = 1e-5;
+
+const { values: options } = parseArgs({
+  options: {
+    folder: { type: "string" }, // the built page
+    out: { type: "string" }, // the picture to write
+    chromium: { type: "string" },
+    expect: { type: "string", default: "" },
+    width: { type: "string" },
+    dark: { type: "boolean", default: false },
+  },
+});
+const width = Number(options.width);
+
+// ---- checks ------------------------------------------------------------------------------------
+
+const text = (id) => `document.getElementById("${id}").textContent`;
+const bytesOf = (selector) => `(() => {
+  const canvas = document.querySelector(${JSON.stringify(selector)});
+  return Array.from(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data);
+})()`;
+
+async function checkValues(browser, file) {
+  let expected;
+  try {
+    expected = JSON.parse(readFileSync(file, "utf8"));
+  } catch (error) {
+    throw new Failure(`${file}: ${error.message}`);
+  }
+  const { z, images } = expected;
+  check(Array.isArray(z) && Array.isArray(images) && z.length === images.length && z.length > 0 && z.length <= 36,
+    `${file}: expected {"z": [[...]], "images": [[...]]} with 1 to 36 rows each.`);
+  const values = await browser.run(`latentPage.generate(${JSON.stringify(z)})`);
+  const flat = images.flat(Infinity);
+  check(values.length === flat.length, `${file}: holds ${flat.length} values, the page gives ${values.length}.`);
+  const largest = values.reduce((most, value, i) => {
+    const off = Math.abs(value - flat[i]);
+    return off <= most ? most : off; // also what is no number
+  }, 0);
+  console.log(`largest difference of ${flat.length} values in ${z.length} images: ${largest.toExponential(2)}`);
+  check(largest <= TOLERANCE, `the images differ from ${file} by more than ${TOLERANCE}.`);
+
+  // What is drawn, from the expected values alone.
+  await browser.run(`latentPage.show(${JSON.stringify(z)})`);
+  let apart = 0;
+  for (const [image, row] of images.entries()) {
+    const plain = row.flat(Infinity);
+    const shown = await browser.run(bytesOf(`#grid button:nth-child(${image + 1}) canvas`));
+    const plane = shown.length / 4;
+    const channels = plain.length / plane;
+    for (let i = 0; i < plane; i++) {
+      for (let c = 0; c < 3; c++) {
+        const byte = toByte(plain[(channels === 3 ? c : 0) * plane + i]);
+        apart = Math.max(apart, Math.abs(shown[4 * i + c] - byte));
+      }
+    }
+  }
+  // A value on the border of two bytes may fall to either side.
+  check(apart <= 1, `the samples are drawn up to ${apart} of 255 off the expected images.`);
+  console.log(`largest difference of what is drawn: ${apart} of 255`);
+}
+
+async function checkControls(browser) {
+  const grid = await browser.run(bytesOf("#grid button canvas"));
+  const other = await browser.run(bytesOf("#grid button:nth-child(2) canvas"));
+  check(new Set(grid).size > 8, "the first sample is one plain area.");
+  check(grid.some((byte, i) => byte !== other[i]), "the first two samples are the same.");
+  check(same(await browser.run(bytesOf("#here")), grid), "the walk doesn't start at its first corner.");
+  check(/^Time per image: [0-9.]+ ms/.test(await browser.run(text("time"))), "no time per image is shown.");
+
+  await browser.run(`document.getElementById("at").focus()`);
+  await browser.send("Input.dispatchKeyEvent", { type: "keyDown", key: "End", windowsVirtualKeyCode: 35 });
+  await browser.run("latentPage.drawn()");
+  check(same(await browser.run(bytesOf("#here")), other), "the walk doesn't end at its second corner.");
+
+  await browser.run(`document.querySelector("#grid button").focus()`);
+  await browser.press("ArrowRight");
+  await browser.press("ArrowDown");
+  await browser.press("Enter");
+  const label = await browser.run(`document.activeElement.getAttribute("aria-label")`);
+  check(label === "Sample 8, corner 3 of the walk", `arrow keys and Enter chose "${label}" in the place of sample 8.`);
+  const legs = await browser.run(`document.getElementById("at").max`);
+  check(legs === "2", "the third corner doesn't make the walk longer.");
+
+  const before = await browser.run(bytesOf("#here"));
+  await browser.run(`document.getElementById("direction-1").focus()`);
+  for (let i = 0; i < 30; i++) await browser.press("ArrowRight");
+  check(!same(await browser.run(bytesOf("#here")), before), "the first direction changes nothing.");
+  await browser.run(`document.getElementById("reset").click()`);
+  await browser.run("latentPage.drawn()");
+  check(same(await browser.run(bytesOf("#here")), before), "directions at 0 don't give the image of before.");
+
+  await browser.run(`document.getElementById("play").click()`);
+  await browser.run("new Promise((resolve) => setTimeout(resolve, 600))");
+  await browser.run(`document.getElementById("play").click()`);
+  await browser.run("latentPage.drawn()");
+  check(!same(await browser.run(bytesOf("#here")), before), "playing shows nothing new.");
+
+  const seed = (value) => browser.run(`(() => {
+    const seed = document.getElementById("seed");
+    seed.value = "${value}";
+    seed.dispatchEvent(new Event("change"));
+    return latentPage.drawn();
+  })()`);
+  await seed("-1");
+  check(!(await browser.run(`document.getElementById("seed-error").hidden`)), "a wrong seed is taken without a word.");
+  await seed("1");
+  check(!same(await browser.run(bytesOf("#grid button canvas")), grid), "another seed gives the same sample.");
+
+  const unscrolled = `document.documentElement.scrollWidth <= innerWidth`;
+  for (const narrow of [360, 768, 1440]) {
+    await browser.resize(narrow);
+    check(await browser.run(unscrolled), `${narrow} pixels wide, the page has to be scrolled sideways.`);
+  }
+
+  const folder = temporaryFolder();
+  await browser.send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: folder });
+  for (const [button, name, start] of [
+    ["save-grid", "samples-seed-1.png", "\x89PNG"],
+    ["save-here", "image.png", "\x89PNG"],
+    ["save-strip", "walk.png", "\x89PNG"],
+    ["save-z", "z.npy", "\x93NUMPY"],
+  ]) {
+    await browser.run(`document.getElementById("${button}").click()`);
+    check(await eventually(() => existsSync(join(folder, name))), `no ${name} is saved.`);
+    check(readFileSync(join(folder, name), "latin1").startsWith(start), `what is saved as ${name} is something else.`);
+  }
+
+  // A wrong file is refused with a reason, and what was there stays.
+  writeFileSync(join(folder, "broken.onnx"), "this is no model");
+  await browser.choose(join(folder, "broken.onnx"));
+  const refused = async () => /^broken\.onnx: this is not an ONNX model/.test(await browser.run(text("error")));
+  check(await eventually(refused), "a wrong file gets no error.");
+  check((await browser.run(text("facts"))).startsWith("generator.onnx"), "a wrong file drives out the generator.");
+
+  // A right one that is dropped takes its place.
+  const dropped = join(folder, "dropped.onnx");
+  writeFileSync(dropped, readFileSync(join(options.folder, "generator.onnx")));
+  await browser.drop(dropped);
+  const taken = async () => /^dropped\.onnx · /.test(await browser.run(text("facts")));
+  check(await eventually(taken), "a file that is dropped is not opened.");
+  check((await browser.run(text("error"))) === "", "the error stays when a right file follows.");
+  await browser.run("latentPage.drawn()");
+  console.log("samples, walk, directions, play, seed, keyboard, widths, saving and opening: as expected");
+}
+
+/** Whether something comes to hold within ten seconds. */
+async function eventually(holds) {
+  for (let wait = 0; wait < 100; wait++) {
+    if (await holds()) return true;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  return false;
+}
+
+const same = (a, b) => a.length === b.length && a.every((value, i) => value === b[i]);
+
+async function main() {
+  const url = await serve(options.folder);
+  const browser = new Browser(options.chromium);
+  const faults = [];
+  browser.listen((method, params) => {
+    if (method === "Runtime.exceptionThrown") {
+      faults.push(params.exceptionDetails.exception?.description ?? params.exceptionDetails.text);
+    } else if (method === "Log.entryAdded" && params.entry.level === "error") {
+      faults.push(`${params.entry.text} ${params.entry.url ?? ""}`);
+    } else if (method === "Runtime.consoleAPICalled" && params.type === "error") {
+      faults.push(params.args.map((arg) => arg.value ?? arg.description).join(" "));
+    } else if (method === "Network.requestWillBeSent" && !/^(data|blob):/.test(params.request.url)) {
+      if (!params.request.url.startsWith(url)) faults.push(`it asks for ${params.request.url}`);
+    }
+  });
+  await browser.openTab();
+  await browser.send("Emulation.setEmulatedMedia", {
+    features: [{ name: "prefers-color-scheme", value: options.dark ? "dark" : "light" }],
+  });
+  await browser.resize(width);
+  await browser.goTo(url);
+  const error = await browser.run(text("error"));
+  check(error === "", `the page says: ${error}`);
+  console.log(await browser.run(text("facts")));
+
+  if (options.expect !== "") await checkValues(browser, options.expect);
+  await browser.goTo(url);
+  await checkControls(browser);
+
+  // The picture: as at the start, in the middle of the walk.
+  await browser.resize(width);
+  await browser.goTo(url);
+  await browser.run(`(() => {
+    const at = document.getElementById("at");
+    at.value = 0.5;
+    at.dispatchEvent(new Event("input"));
+    return latentPage.drawn();
+  })()`);
+  await browser.run("new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))");
+  console.log(await browser.run(text("time")));
+  check(faults.length === 0, `the page has faults:\n  ${faults.join("\n  ")}`);
+
+  const height = await browser.run("document.documentElement.scrollHeight");
+  const { data } = await browser.send("Page.captureScreenshot", {
+    format: "png",
+    captureBeyondViewport: true,
+    clip: { x: 0, y: 0, width, height, scale: 1 },
+  });
+  const beside = `${options.out}.${process.pid}.tmp`;
+  try {
+    writeFileSync(beside, Buffer.from(data, "base64"));
+    renameSync(beside, options.out);
+  } finally {
+    rmSync(beside, { force: true });
+  }
+}
+
+let code = 0;
+try {
+  await main();
+} catch (error) {
+  console.error(`check_browser: error: ${error instanceof Failure ? error.message : error.stack}`);
+  code = 1;
+} finally {
+  cleanUp();
+}
+process.exit(code);

@@ -1,0 +1,513 @@
+// The page: the generator in onnxruntime-web, what a person has chosen, and what is drawn of it.
+import * as ort from "onnxruntime-web/wasm";
+
+import {
+  backAndForth,
+  moved,
+  noise,
+  npy,
+  parseSeed,
+  pixels,
+  principalDirections,
+  randomDirections,
+  walk,
+} from "./latent.js";
+import { ModelError, readModel } from "./model.js";
+
+const SIDE = 6; // the samples are a square of so many by so many
+const DIRECTIONS = 8;
+const FARTHEST = 8; // standard deviations at the end of a direction's slider
+const STEPS = 9; // images of the walk from end to end
+const LEG_MS = 3000; // of an animation, from corner to corner
+const LARGEST_FILE = 512 * 1024 * 1024;
+const LARGEST_Z_FOR_PRINCIPAL = 256; // above that, finding them would hold up the page for seconds
+const BESIDE = "generator.onnx";
+
+ort.env.logLevel = "error";
+// Threads need headers that a plain static server doesn't send.
+ort.env.wasm.numThreads = 1;
+ort.env.wasm.wasmPaths = { wasm: new URL("ort-wasm-simd-threaded.wasm", document.baseURI).href };
+
+const $ = (id) => document.getElementById(id);
+
+// ---- the generator -----------------------------------------------------------------------------
+
+let generator = null; // {session, model, name}
+
+// The session computes one batch at a time, and none while it is replaced.
+let queue = Promise.resolve();
+function inTurn(work) {
+  const result = queue.then(work);
+  queue = result.catch(() => {});
+  return result;
+}
+
+/**
+ * Images [N, channels, size, size] of N rows of z, and the milliseconds that took; null if another
+ * generator has come in the place of this one.
+ */
+function generate(rows, { session, model } = generator) {
+  return inTurn(async () => {
+    if (session !== generator.session) return null;
+    const z = new Float32Array(rows.length * model.zDim);
+    rows.forEach((row, i) => z.set(row, i * model.zDim));
+    const start = performance.now();
+    const { images } = await session.run({ z: new ort.Tensor("float32", z, [rows.length, model.zDim]) });
+    const ms = performance.now() - start;
+    const values = images.data;
+    if (values.length !== rows.length * model.channels * model.size ** 2) {
+      throw new Error(`the generator gave images of shape [${images.dims.join(", ")}], other than its file says.`);
+    }
+    return { values, ms };
+  });
+}
+
+let opening = 0; // counts the files: of two in a row, the later one wins
+
+async function open(name, bytes) {
+  const turn = ++opening;
+  $("facts").textContent = `Reading ${name} ...`;
+  let session = null;
+  try {
+    const model = readModel(bytes);
+    try {
+      session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+    } catch (error) {
+      throw new ModelError(`onnxruntime-web can't run it: ${plain(error.message)}`);
+    }
+    if (turn !== opening) return void session.release();
+    await inTurn(async () => {
+      const before = generator;
+      generator = { session, model, name };
+      session = null;
+      showError(null);
+      started();
+      await before?.session.release();
+    });
+  } catch (error) {
+    await session?.release();
+    if (turn !== opening) return;
+    const why = error instanceof ModelError ? error.message : `could not be read: ${error.message}`;
+    showError(`${name}: ${why}`, "A file that fits: dcgan export MODEL --format onnx --out generator.onnx");
+  } finally {
+    if (turn === opening) showFacts();
+  }
+}
+
+/** What onnxruntime says, without its codes and the place in its own sources. */
+function plain(message) {
+  const text = message.replace(/^.*ERROR_MESSAGE: /s, "").replace(/^\/\S+:\d+ .*?\) /s, "").trim();
+  return text.length > 300 ? `${text.slice(0, 300)} ...` : text;
+}
+
+async function openFile(file) {
+  if (file.size > LARGEST_FILE) {
+    opening++;
+    showError(`${file.name}: has ${Math.ceil(file.size / 2 ** 20)} MiB; expected at most 512.`);
+    showFacts();
+    return;
+  }
+  let bytes;
+  try {
+    bytes = new Uint8Array(await file.arrayBuffer());
+  } catch (error) {
+    showError(`${file.name}: can't be read: ${error.message}`);
+    return;
+  }
+  await open(file.name, bytes);
+}
+
+async function openBeside() {
+  try {
+    const response = await fetch(new URL(BESIDE, document.baseURI));
+    if (response.status === 404) {
+      $("facts").textContent = `There is no ${BESIDE} beside this page: open or drop a file.`;
+      return;
+    }
+    if (!response.ok) throw new Error(`the server answered ${response.status} ${response.statusText}`);
+    await open(BESIDE, new Uint8Array(await response.arrayBuffer()));
+  } catch (error) {
+    showError(`${BESIDE}: ${error.message}`);
+    showFacts();
+  }
+}
+
+function showFacts() {
+  if (generator === null) {
+    $("facts").textContent = "No generator yet: open or drop a file.";
+    return;
+  }
+  const { model, name } = generator;
+  $("facts").textContent = [
+    name,
+    model.dataset === null ? null : `trained on ${model.dataset}`,
+    `${model.zDim} numbers in z, ${model.latent}${model.latentIsKnown ? "" : " (assumed: the file doesn't say)"}`,
+    `${model.size}×${model.size}, ${model.channels === 3 ? "colour" : "grey"}`,
+    model.program === null ? null : `made by ${model.program}`,
+  ]
+    .filter((fact) => fact !== null)
+    .join(" · ");
+}
+
+function showError(...lines) {
+  const message = lines[0] === null ? "" : lines.join("\n");
+  $("error").textContent = message;
+  $("error").hidden = message === "";
+}
+
+// ---- what is chosen ----------------------------------------------------------------------------
+
+let seed = 0n;
+let samples = []; // z of each cell
+let corners = [0, 1]; // cells, in the order of the walk
+let at = 0; // 0 to corners.length - 1
+let directions = [];
+let amounts = [];
+let playing = false;
+
+/** z at a point of the walk, moved along the directions. */
+function pointAt(position) {
+  const { latent } = generator.model;
+  const ends = corners.map((cell) => samples[cell]);
+  return moved(latent, walk(latent, ends, position), directions, amounts);
+}
+
+function started() {
+  const { model } = generator;
+  for (const canvas of [...cells.map((cell) => cell.canvas), $("here"), $("here-again")]) {
+    canvas.width = canvas.height = model.size;
+  }
+  $("strip").width = STEPS * model.size;
+  $("strip").height = model.size;
+  timings.clear();
+  const principal = $("kind").querySelector("[value=principal]");
+  principal.disabled = model.firstWeight === null || model.zDim > LARGEST_Z_FOR_PRINCIPAL;
+  if (principal.disabled) $("kind").value = "random";
+  for (const control of document.querySelectorAll("main button, main input, main select")) control.disabled = false;
+  newSamples();
+  newDirections();
+  showCorners();
+}
+
+function newSamples() {
+  const { latent, zDim } = generator.model;
+  samples = cells.map((_, cell) => noise(latent, seed, cell, zDim));
+  draw("grid", "strip", "here");
+}
+
+function newDirections() {
+  const { model } = generator;
+  if ($("kind").value === "principal") {
+    model.principal ??= principalDirections(model.firstWeight, model.zDim, DIRECTIONS);
+    directions = model.principal;
+  } else {
+    directions = randomDirections(seed, DIRECTIONS, model.zDim);
+  }
+  sliders.forEach(({ parts }, k) => parts.forEach((part) => (part.hidden = k >= directions.length)));
+  setAmounts(directions.map(() => 0));
+}
+
+function setAmounts(values) {
+  amounts = values;
+  values.forEach((value, k) => {
+    sliders[k].range.value = value;
+    sliders[k].output.textContent = value.toFixed(1).replace("-", "−");
+  });
+  draw("strip", "here");
+}
+
+function toggleCorner(cell) {
+  const place = corners.indexOf(cell);
+  if (place < 0) corners.push(cell);
+  else if (corners.length > 1) corners.splice(place, 1);
+  at = Math.min(at, corners.length - 1);
+  showCorners();
+  draw("strip", "here");
+}
+
+function showCorners() {
+  cells.forEach(({ button, badge }, cell) => {
+    const place = corners.indexOf(cell);
+    button.setAttribute("aria-pressed", place >= 0 && generator !== null);
+    button.setAttribute("aria-label", `Sample ${cell + 1}${place < 0 ? "" : `, corner ${place + 1} of the walk`}`);
+    badge.textContent = place < 0 ? "" : place + 1;
+    badge.hidden = place < 0 || generator === null;
+  });
+  const still = corners.length < 2 || generator === null;
+  if (still) stop();
+  $("at").disabled = $("play").disabled = still;
+  $("at").max = Math.max(1, corners.length - 1);
+  showPlace();
+}
+
+function showPlace() {
+  $("at").value = at;
+  let text;
+  if (generator === null) text = "";
+  else if (corners.length < 2) text = "Choose a second sample to walk to.";
+  else {
+    const leg = Math.min(Math.floor(at), corners.length - 2);
+    text = `${Math.round(100 * (at - leg))} % of the way from corner ${leg + 1} to ${leg + 2}`;
+  }
+  $("at-text").textContent = text;
+  $("at").setAttribute("aria-valuetext", text);
+}
+
+function setSeed(text) {
+  const value = parseSeed(text);
+  $("seed").setAttribute("aria-invalid", value === null);
+  $("seed-error").hidden = value !== null;
+  $("seed-error").textContent = value === null ? "Expected a whole number from 0 to 18446744073709551615." : "";
+  if (value === null) return;
+  seed = value;
+  newSamples();
+  if ($("kind").value === "random") newDirections();
+}
+
+// ---- drawing -----------------------------------------------------------------------------------
+
+const wanted = new Set();
+let drawing = null; // the promise of what is being drawn
+
+/** Draws "grid", "strip" and "here" as soon as the generator is free; what comes meanwhile is drawn once. */
+function draw(...parts) {
+  for (const part of parts) wanted.add(part);
+  drawing ??= drawWanted();
+  return drawing;
+}
+
+async function drawWanted() {
+  try {
+    // What this very event chooses yet goes into the same batch.
+    await null;
+    while (wanted.size > 0) {
+      const current = generator;
+      const { model } = current;
+      const targets = []; // [z, context, x]
+      if (wanted.has("grid")) samples.forEach((z, cell) => targets.push([z, cells[cell].context, 0]));
+      if (wanted.has("here")) targets.push([pointAt(at), hereContext, 0]);
+      if (wanted.has("strip")) {
+        for (let step = 0; step < STEPS; step++) {
+          const z = pointAt((step / (STEPS - 1)) * (corners.length - 1));
+          targets.push([z, stripContext, step * model.size]);
+        }
+      }
+      wanted.clear();
+      const images = await generate(targets.map(([z]) => z), current);
+      if (images === null || generator !== current) continue; // all is wanted again
+      targets.forEach(([, context, x], i) => {
+        context.putImageData(new ImageData(pixels(images.values, i, model), model.size, model.size), x, 0);
+      });
+      hereAgainContext.drawImage($("here"), 0, 0);
+      showTime(targets.length, images.ms);
+    }
+  } catch (error) {
+    wanted.clear();
+    stop();
+    showError(`The generator failed: ${error.message}`);
+  } finally {
+    drawing = null;
+  }
+}
+
+// The newest measurements of each size of batch; their middle is shown.
+const timings = new Map();
+let timeShown = -Infinity;
+
+function showTime(images, ms) {
+  const newest = timings.get(images) ?? [];
+  newest.push(ms / images);
+  if (newest.length > 15) newest.shift();
+  timings.set(images, newest);
+  const now = performance.now();
+  if (playing && now - timeShown < 500) return; // readable
+  timeShown = now;
+  const parts = Array.from(timings, ([count, each]) => [count, each.toSorted((a, b) => a - b)[each.length >> 1]])
+    .sort(([a], [b]) => a - b)
+    .map(([count, middle]) => `${middle.toFixed(2)} ms ${count === 1 ? "alone" : `in a batch of ${count}`}`);
+  $("time").textContent = `Time per image: ${parts.join(", ")}`;
+}
+
+// ---- playing -----------------------------------------------------------------------------------
+
+function stop() {
+  playing = false;
+  $("play").textContent = "Play";
+}
+
+async function play() {
+  playing = true;
+  $("play").textContent = "Pause";
+  let legs = at;
+  let before = performance.now();
+  while (playing) {
+    const now = await new Promise(requestAnimationFrame);
+    if (!playing) break;
+    // A tab in the background gets no frames: it goes on where it was.
+    legs += Math.min(100, Math.max(0, now - before)) / LEG_MS;
+    before = now;
+    at = backAndForth(corners.length, legs);
+    showPlace();
+    await draw("here");
+  }
+}
+
+// ---- saving ------------------------------------------------------------------------------------
+
+function save(name, blob) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+/** Saves canvases, `columns` in a row, each pixel as `scale` by `scale`. */
+function savePng(name, canvases, columns, scale) {
+  const { width, height } = canvases[0];
+  const whole = document.createElement("canvas");
+  whole.width = columns * width * scale;
+  whole.height = Math.ceil(canvases.length / columns) * height * scale;
+  const context = whole.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  canvases.forEach((canvas, i) => {
+    const x = (i % columns) * width * scale;
+    const y = Math.floor(i / columns) * height * scale;
+    context.drawImage(canvas, x, y, width * scale, height * scale);
+  });
+  whole.toBlob((blob) => {
+    if (blob === null) showError(`${name}: this browser could not make the picture.`);
+    else save(name, blob);
+  }, "image/png");
+}
+
+// ---- controls ----------------------------------------------------------------------------------
+
+const cells = Array.from({ length: SIDE * SIDE }, (_, cell) => {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.tabIndex = cell === 0 ? 0 : -1;
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = 32;
+  const badge = document.createElement("span");
+  badge.className = "corner";
+  badge.hidden = true;
+  button.append(canvas, badge);
+  button.addEventListener("click", () => toggleCorner(cell));
+  $("grid").append(button);
+  return { button, canvas, badge, context: canvas.getContext("2d", { willReadFrequently: true }) };
+});
+const [hereContext, hereAgainContext, stripContext] = ["here", "here-again", "strip"].map((id) =>
+  $(id).getContext("2d", { willReadFrequently: true }),
+);
+
+// One stop for the tab key; the arrow keys lead from sample to sample.
+$("grid").addEventListener("keydown", (event) => {
+  const cell = cells.findIndex(({ button }) => button === document.activeElement);
+  const column = cell % SIDE;
+  const to = {
+    ArrowLeft: column > 0 ? cell - 1 : cell,
+    ArrowRight: column < SIDE - 1 ? cell + 1 : cell,
+    ArrowUp: cell >= SIDE ? cell - SIDE : cell,
+    ArrowDown: cell + SIDE < cells.length ? cell + SIDE : cell,
+    Home: 0,
+    End: cells.length - 1,
+  }[event.key];
+  if (cell < 0 || to === undefined) return;
+  event.preventDefault();
+  cells[to].button.focus();
+});
+$("grid").addEventListener("focusin", (event) => {
+  for (const { button } of cells) button.tabIndex = button === event.target ? 0 : -1;
+});
+
+const sliders = Array.from({ length: DIRECTIONS }, (_, k) => {
+  const label = document.createElement("label");
+  const range = document.createElement("input");
+  const output = document.createElement("output");
+  range.type = "range";
+  range.id = `direction-${k + 1}`;
+  range.min = -FARTHEST;
+  range.max = FARTHEST;
+  range.step = 0.1;
+  range.value = 0;
+  label.htmlFor = range.id;
+  label.textContent = `${k + 1}`;
+  label.title = `Direction ${k + 1}`;
+  range.setAttribute("aria-label", `Direction ${k + 1}`);
+  output.htmlFor = range.id;
+  output.textContent = "0.0";
+  range.addEventListener("input", () => setAmounts(amounts.with(k, range.valueAsNumber)));
+  $("directions").append(label, range, output);
+  return { parts: [label, range, output], range, output };
+});
+
+$("file").addEventListener("change", () => {
+  const [file] = $("file").files;
+  if (file) openFile(file);
+  $("file").value = ""; // the same file may be opened again, mended
+});
+$("seed").addEventListener("change", () => setSeed($("seed").value));
+$("new-seed").addEventListener("click", () => {
+  $("seed").value = crypto.getRandomValues(new Uint32Array(1))[0];
+  setSeed($("seed").value);
+});
+$("at").addEventListener("input", () => {
+  stop();
+  at = $("at").valueAsNumber;
+  showPlace();
+  draw("here");
+});
+$("play").addEventListener("click", () => (playing ? stop() : play()));
+$("kind").addEventListener("change", newDirections);
+$("reset").addEventListener("click", () => setAmounts(amounts.map(() => 0)));
+$("save-grid").addEventListener("click", () => {
+  savePng(`samples-seed-${seed}.png`, cells.map((cell) => cell.canvas), SIDE, 4);
+});
+$("save-here").addEventListener("click", () => savePng("image.png", [$("here")], 1, 8));
+$("save-strip").addEventListener("click", () => savePng("walk.png", [$("strip")], 1, 4));
+$("save-z").addEventListener("click", () => save("z.npy", new Blob([npy(pointAt(at))])));
+
+// Files are dropped anywhere. Entering a child leaves its parent, so the two are counted.
+let inside = 0;
+const hasFiles = (event) => event.dataTransfer?.types.includes("Files") ?? false;
+function drag(change) {
+  inside = Math.max(0, inside + change);
+  $("drop").hidden = inside === 0;
+}
+addEventListener("dragenter", (event) => hasFiles(event) && drag(1));
+addEventListener("dragleave", (event) => hasFiles(event) && drag(-1));
+addEventListener("dragover", (event) => {
+  if (hasFiles(event)) event.preventDefault();
+});
+addEventListener("drop", (event) => {
+  if (!hasFiles(event)) return;
+  event.preventDefault();
+  drag(-inside);
+  const { files } = event.dataTransfer;
+  if (files.length === 1) openFile(files[0]);
+  else showError(`Expected one ONNX file, found ${files.length} files.`);
+});
+
+for (const control of document.querySelectorAll("main button, main input, main select")) control.disabled = true;
+showCorners();
+const ready = openBeside();
+
+// For check.js, and for the browser's console.
+globalThis.latentPage = {
+  /** Settles when the first generator is there, or is known not to be. */
+  ready,
+  /** The values of the images of rows of z. */
+  async generate(rows) {
+    return Array.from((await generate(rows)).values);
+  },
+  /** Shows rows of z in the place of the first samples. */
+  async show(rows) {
+    samples = samples.map((z, cell) => (cell < rows.length ? Float32Array.from(rows[cell]) : z));
+    await draw("grid", "strip", "here");
+  },
+  /** Waits until all that was asked for is drawn. */
+  async drawn() {
+    while (drawing !== null) await drawing;
+  },
+};

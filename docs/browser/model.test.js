@@ -1,0 +1,145 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { ModelError, readModel } from "./model.js";
+
+// ---- a small writer of protocol buffers, to make models with ------------------------------------
+
+function varint(value) {
+  const bytes = [];
+  for (; value > 127; value = Math.floor(value / 128)) bytes.push((value % 128) | 128);
+  return [...bytes, value];
+}
+const integer = (field, value) => [...varint(field * 8), ...varint(value)];
+const bytes = (field, content) => {
+  const raw = typeof content === "string" ? [...new TextEncoder().encode(content)] : content;
+  return [...varint(field * 8 + 2), ...varint(raw.length), ...raw];
+};
+const floats = (values) => [...new Uint8Array(Float32Array.from(values).buffer)];
+
+const value = (name, shape, type = 1) => {
+  const sides = shape.flatMap((side) => bytes(1, typeof side === "number" ? integer(1, side) : bytes(2, side)));
+  return [...bytes(1, name), ...bytes(2, bytes(1, [...integer(1, type), ...bytes(2, sides)]))];
+};
+const entry = (key, text) => bytes(14, [...bytes(1, key), ...bytes(2, text)]);
+
+const WEIGHT = [1, 2, 3, 4, 5, 6, 7, 8]; // [4, 2]
+const METADATA = { latent: "uniform", dataset: "digits", program: "dcgan 0.0.0", z_dim: "2", channels: "1" };
+
+function model({ inputs, outputs, metadata = METADATA, transB = true, packedDims = false, version = 8 } = {}) {
+  inputs ??= [value("z", ["batch", 2])];
+  outputs ??= [value("images", ["batch", 1, 32, 32])];
+  const gemm = [
+    ...["z", "weight", "bias"].flatMap((name) => bytes(1, name)),
+    ...bytes(2, "x"),
+    ...bytes(4, "Gemm"),
+    ...(transB ? bytes(5, [...bytes(1, "transB"), ...integer(3, 1), ...integer(20, 2)]) : []),
+  ];
+  const dims = transB ? [4, 2] : [2, 4];
+  const weight = [
+    ...(packedDims ? bytes(1, dims) : dims.flatMap((side) => integer(1, side))),
+    ...integer(2, 1),
+    ...bytes(8, "weight"),
+    ...bytes(9, floats(WEIGHT)),
+  ];
+  const graph = [
+    ...bytes(1, gemm),
+    ...bytes(5, weight),
+    ...inputs.flatMap((each) => bytes(11, each)),
+    ...outputs.flatMap((each) => bytes(12, each)),
+  ];
+  return Uint8Array.from([
+    ...integer(1, version),
+    ...bytes(7, graph),
+    ...bytes(8, integer(2, 17)),
+    ...Object.entries(metadata).flatMap(([key, text]) => entry(key, text)),
+  ]);
+}
+
+const refused = (file, message) =>
+  assert.throws(
+    () => readModel(file),
+    (error) => error instanceof ModelError && (assert.match(error.message, message), true),
+  );
+
+// ---- tests -------------------------------------------------------------------------------------
+
+test("a generator is described", () => {
+  const { firstWeight, ...rest } = readModel(model());
+  assert.deepEqual(rest, {
+    zDim: 2,
+    channels: 1,
+    size: 32,
+    latent: "uniform",
+    latentIsKnown: true,
+    dataset: "digits",
+    program: "dcgan 0.0.0",
+  });
+  assert.deepEqual(Array.from(firstWeight), WEIGHT);
+});
+
+test("a file without metadata is a generator of normal noise, and says that it is a guess", () => {
+  const { latent, latentIsKnown, dataset } = readModel(model({ metadata: {} }));
+  assert.deepEqual([latent, latentIsKnown, dataset], ["normal", false, null]);
+});
+
+test("the first weight is found transposed or not, and its sides packed or not", () => {
+  assert.deepEqual(Array.from(readModel(model({ packedDims: true })).firstWeight), WEIGHT);
+  assert.deepEqual(Array.from(readModel(model({ transB: false })).firstWeight), [1, 5, 2, 6, 3, 7, 4, 8]);
+  assert.equal(readModel(model({ inputs: [value("z", ["batch", 3])] })).firstWeight, null);
+});
+
+test("weights among the inputs are no inputs", () => {
+  assert.equal(readModel(model({ inputs: [value("z", ["batch", 2]), value("weight", [4, 2])] })).zDim, 2);
+});
+
+test("what is no ONNX model is refused", () => {
+  for (const text of ["", "this is no model", "\x89PNG\r\n\x1a\n", "<!doctype html>", "{}"]) {
+    refused(new TextEncoder().encode(text), /^this is not an ONNX model/);
+  }
+  refused(model({ version: 0 }), /^this is not an ONNX model/);
+});
+
+test("a file that is cut anywhere is refused or lacks only what stands at its end", () => {
+  const whole = model();
+  const metadata = Object.entries(METADATA).flatMap(([key, text]) => entry(key, text)).length;
+  for (let length = 0; length < whole.length; length++) {
+    try {
+      readModel(whole.slice(0, length));
+      assert.ok(length >= whole.length - metadata - bytes(8, integer(2, 17)).length, `${length} bytes were enough`);
+    } catch (error) {
+      assert.ok(error instanceof ModelError, error.stack);
+    }
+  }
+});
+
+test("a damaged file is refused or read, and nothing else", () => {
+  const whole = model();
+  for (let at = 0; at < whole.length; at++) {
+    for (const flip of [0x01, 0x80, 0xff]) {
+      const damaged = whole.slice();
+      damaged[at] ^= flip;
+      try {
+        readModel(damaged);
+      } catch (error) {
+        assert.ok(error instanceof ModelError, `${at} ${flip}: ${error.stack}`);
+      }
+    }
+  }
+});
+
+test("wrong inputs and outputs are named", () => {
+  const images = (shape) => ({ outputs: [value("images", shape)] });
+  refused(model({ inputs: [] }), /^expected one input, found 0/);
+  refused(model({ inputs: [value("z", ["batch", 2]), value("y", [1])] }), /^expected one input, found 2: z, y/);
+  refused(model({ inputs: [value("noise", ["batch", 2])] }), /^expected an input named z, found "noise"/);
+  refused(model({ inputs: [value("z", ["batch", 2], 11)] }), /^expected z in float32/);
+  refused(model({ inputs: [value("z", ["batch", 2, 1])] }), /found \[any, 2, 1\]/);
+  refused(model({ inputs: [value("z", ["batch", "numbers"])] }), /found \[any, any\]/);
+  refused(model({ inputs: [value("z", [1, 2])] }), /^expected any number of images in a batch, but z is \[1, 2\]/);
+  refused(model({ outputs: [value("y", ["batch", 1, 32, 32])] }), /^expected an output named images, found "y"/);
+  refused(model(images(["batch", 4, 32, 32])), /found \[any, 4, 32, 32\]/);
+  refused(model(images(["batch", 1, 32, 16])), /found \[any, 1, 32, 16\]/);
+  refused(model(images(["batch", 1])), /found \[any, 1\]/);
+  refused(model({ metadata: { latent: "cauchy" } }), /^expected the latent "uniform" or "normal", found "cauchy"/);
+});

@@ -1,0 +1,22 @@
+//! Samples a trained generator through the library.
+//!
+//! `cargo run --release --example sample [MODEL]`: a run's folder, a checkpoint or exported weights; without
+//! one, the generator of digits that the program holds.
+
+use anyhow::Result;
+use dcgan::data::SIZE;
+use dcgan::record::grid::Picture;
+use dcgan::sample::Sampler;
+use tch::{Device, Kind};
+
+fn main() -> Result<()> {
+    let sampler = match std::env::args_os().nth(1) {
+        Some(model) => Sampler::load(model.as_ref(), Device::Cpu, Kind::Float)?,
+        None => Sampler::built_in(Device::Cpu, Kind::Float)?,
+    };
+    let images = sampler.sample(7, 16)?; // [16, 32, 32, C]
+    let picture = Picture::grid(&images, SIZE, sampler.channels(), 4)?;
+    std::fs::write("samples.png", picture.png()?)?;
+    println!("samples.png: 16 images of {} channel(s)", sampler.channels());
+    Ok(())
+}

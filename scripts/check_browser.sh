@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+#
+# Builds the page that walks through latent space, opens it in a real browser and checks it. See --help.
+# Written for bash 3.2 (macOS) and later.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+
+usage() {
+    cat <<'EOF_USAGE'
+Builds the page of docs/browser/, serves it on a free port of the loopback address, opens it in headless
+Chromium, checks it, and writes a picture of it to OUT.png. Checked are:
+
+  - with --expect: that onnxruntime-web in the browser computes the expected images to 1e-5, and that
+    the page draws them; the largest difference is printed
+  - that samples, corners, the walk, directions, play, seed and keyboard do what they should
+  - that a wrong file is refused with a reason
+  - that nothing has to be scrolled sideways, at 360, 768 and 1440 pixels
+  - that the page logs no error and asks for nothing from elsewhere
+
+Usage: scripts/check_browser.sh [OPTIONS] OUT.png
+
+  OUT.png             picture to write; an existing one is replaced
+  --model FILE.onnx   the generator (default: see scripts/build_browser.sh)
+  --expect FILE.json  what it should give: {"z": [[...], ...], "images": [[...], ...]}, 1 to 36 rows; a row
+                      of images is an image, channel by channel and row by row, in [-1, 1]
+  --width N           width of the picture in pixels, 320 to 3840 (default: 1440)
+  --dark              the page in dark colours
+  -h, --help          this text
+
+Needs Node.js 18.18 or later with npm, and Chromium.
+
+Variables:
+  CHROMIUM=PROGRAM    the browser (default: chromium, chromium-browser or google-chrome)
+  DCGAN_BIN=PROGRAM   our program, see scripts/build_browser.sh
+
+Exit code: 0 all is as it should be, 1 it is not, 2 wrong usage.
+EOF_USAGE
+}
+
+die() {
+    printf 'check_browser: error: %s\n' "$1" >&2
+    shift
+    if [ $# -gt 0 ]; then printf '  %s\n' "$@" >&2; fi
+    exit 1
+}
+die_usage() {
+    printf "check_browser: error: %s\nTry 'scripts/check_browser.sh --help'.\n" "$1" >&2
+    exit 2
+}
+
+# For run_child: a signal ends what runs, too.
+# shellcheck source=scripts/peers/venv.sh
+. "$root/scripts/peers/venv.sh"
+
+scratch=""
+cleanup() {
+    if [ -n "$child" ]; then
+        kill "$child" 2>/dev/null || true
+        # It ends Chromium first.
+        wait "$child" 2>/dev/null || true
+    fi
+    if [ -n "$scratch" ]; then rm -rf "$scratch"; fi
+}
+trap cleanup EXIT
+
+find_chromium() {
+    local candidate
+    for candidate in ${CHROMIUM:+"$CHROMIUM"} chromium chromium-browser google-chrome google-chrome-stable; do
+        if command -v "$candidate" >/dev/null 2>&1; then
+            chromium=$candidate
+            return
+        fi
+        [ "$candidate" != "${CHROMIUM:-}" ] || die "CHROMIUM=$CHROMIUM: no such program."
+    done
+    die "no Chromium in PATH." "Debian: apt install chromium. Fedora: dnf install chromium." \
+        "Or set CHROMIUM to a Chromium or Chrome that you have."
+}
+
+# ---- arguments --------------------------------------------------------------------------------
+
+picture="" model="" expect="" width=1440 dark=""
+while [ $# -gt 0 ]; do
+    case "$1" in
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    --dark) dark=--dark ;;
+    --model | --expect | --width)
+        { [ $# -ge 2 ] && [ -n "$2" ]; } || die_usage "$1 wants a value."
+        case "$1" in
+        --model) model=$2 ;;
+        --expect) expect=$2 ;;
+        --width)
+            if ! [[ $2 =~ ^[1-9][0-9]{2,3}$ ]] || [ "$2" -lt 320 ] || [ "$2" -gt 3840 ]; then
+                die_usage "--width: expected a whole number from 320 to 3840, found '$2'."
+            fi
+            width=$2
+            ;;
+        esac
+        shift
+        ;;
+    -*) die_usage "unknown argument '$1'." ;;
+    *)
+        [ -z "$picture" ] || die_usage "expected one picture to write, found '$picture' and '$1'."
+        picture=$1
+        ;;
+    esac
+    shift
+done
+case "$picture" in
+*.png) ;;
+"") die_usage "expected the picture to write." ;;
+*) die_usage "expected a picture named *.png, found '$picture'." ;;
+esac
+out_folder=$(cd "$(dirname "$picture")" 2>/dev/null && pwd -P) ||
+    die "$picture: the folder $(dirname "$picture") does not exist."
+out=$out_folder/$(basename "$picture")
+[ ! -d "$out" ] || die "$picture: is a folder, expected a picture to write."
+[ -z "$expect" ] || [ -f "$expect" ] || die "--expect $expect: no such file."
+find_chromium
+
+# ---- building and checking --------------------------------------------------------------------
+
+scratch=$(mktemp -d)
+run_child "$root/scripts/build_browser.sh" --out "$scratch/page" ${model:+--model "$model"} >/dev/null ||
+    die "the page is not built; why is above."
+# TMPDIR, so that what a stopped Chromium leaves goes with the scratch folder.
+TMPDIR=$scratch run_child node "$root/docs/browser/check.js" --folder "$scratch/page" --out "$out" \
+    --chromium "$chromium" --width "$width" ${expect:+--expect "$expect"} ${dark:+"$dark"} || exit 1
+echo "$picture: the page, $width pixels wide"

@@ -1,0 +1,163 @@
+//! `dcgan plot`, `dcgan report` and `dcgan nearest`: what a run came to, for eyes.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::data::load_aloud;
+use super::film::{ending, wrong_ending};
+use super::print;
+use crate::cli::{NearestArgs, PlotArgs, ReportArgs};
+use crate::data::{ImageSet, SIZE};
+use crate::eval::neighbours::{Neighbour, nearest as nearest_in};
+use crate::record::grid::Picture;
+use crate::record::jsonl::read_metrics;
+use crate::record::plot::Plot;
+use crate::record::progress::{Verbosity, Work, say};
+use crate::rng::{Stream, permutation, rng};
+use crate::runs::find;
+use crate::tensor_file::write_bytes;
+use crate::train::resume::ensure_run;
+use crate::usage::Usage;
+
+/// `dcgan plot`.
+///
+/// # Errors
+/// [`Usage`], if there is no such run, nothing is logged, or a file is there already; if it cannot be read or
+/// written.
+pub fn plot(args: &PlotArgs) -> Result<ExitCode> {
+    let ending = ending(&args.out);
+    if !["png", "svg"].contains(&ending.as_str()) {
+        return Err(wrong_ending(&args.out, ".png or .svg"));
+    }
+    super::ensure_free(&args.out, false, args.force)?;
+    let mut runs = Vec::new();
+    for run in &args.runs {
+        let path = find(run)?;
+        ensure_run(&path)?;
+        let file = path.join("metrics.jsonl");
+        let metrics = if file.exists() { read_metrics(&file)? } else { Vec::new() };
+        if metrics.is_empty() {
+            return Err(Usage(format!("{}: nothing has been logged yet", path.display())).into());
+        }
+        runs.push((folder_name(&path), metrics));
+    }
+    let plot = Plot::of_runs(&runs);
+    let bytes = if ending == "svg" { plot.svg()?.into_bytes() } else { plot.picture()?.png()? };
+    write_bytes(&args.out, &bytes)?;
+    say(&format!("{} run(s): {}", runs.len(), args.out.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn folder_name(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// `dcgan report`.
+///
+/// # Errors
+/// [`Usage`], if there is no such run or a file is there already; as [`crate::report::html`].
+pub fn report(args: &ReportArgs) -> Result<ExitCode> {
+    super::ensure_free(&args.out, false, args.force)?;
+    let run = find(&args.run)?;
+    ensure_run(&run)?;
+    write_bytes(&args.out, crate::report::html(&run)?.as_bytes())?;
+    say(&format!("{}: {}", run.display(), args.out.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `dcgan nearest`.
+///
+/// # Errors
+/// [`Usage`], if the flags ask for what cannot be or a file is there already; if the generator or the data
+/// set cannot be read, or the picture not be written.
+pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
+    if ending(&args.out) != "png" {
+        return Err(wrong_ending(&args.out, ".png"));
+    }
+    super::ensure_free(&args.out, false, args.force)?;
+    let sampler = super::sampler(&args.generator)?;
+    let verbosity = if args.quiet { Verbosity::Quiet } else { Verbosity::Normal };
+    let options = args.data.resolve(&args.dataset, None)?.data();
+    let set = load_aloud(&args.dataset, &options, verbosity)?;
+    if set.channels() != sampler.channels() {
+        let message = format!(
+            "--dataset {}: its images have {} channel(s), the generator's {}; --channels {} reads it so",
+            args.dataset,
+            set.channels(),
+            sampler.channels(),
+            sampler.channels()
+        );
+        return Err(Usage(message).into());
+    }
+    let (count, k) = (args.count as usize, args.neighbours as usize);
+    if set.count() <= k {
+        let message = format!("--neighbours {k}: the data set has {} images", set.count());
+        return Err(Usage(message).into());
+    }
+    let samples = sampler.sample(args.seed, count)?;
+    // As many real images, and their nearest others: what is usual in this set.
+    let own = permutation(&mut rng(args.seed, Stream::Subset, 1), u32::try_from(set.count())?);
+    let own: Vec<usize> = own.into_iter().take(count.max(FLOOR)).map(|i| i as usize).collect();
+    let mut real = Vec::new();
+    for &i in &own {
+        real.extend(set.images(i..i + 1)?);
+    }
+    let mut work = Work::new(verbosity);
+    work.comparisons(2 * set.count());
+    let found = nearest_in(&samples, &set, k, None, &mut |n| work.advance(n))?;
+    let usual = nearest_in(&real, &set, 1, Some(&own), &mut |n| work.advance(n))?;
+    drop(work);
+
+    let picture = rows(&samples, &found, &set)?.scaled(args.scale as usize);
+    write_bytes(&args.out, &picture.png()?)?;
+    let distances = |found: &[Vec<Neighbour>]| {
+        let mut all: Vec<f64> = found.iter().map(|found| found[0].distance).collect();
+        all.sort_by(f64::total_cmp);
+        all
+    };
+    let (ours, theirs) = (distances(&found), distances(&usual));
+    let median = |all: &[f64]| all[all.len() / 2];
+    // The nearest hundredth of real pairs.
+    let suspicious = theirs[theirs.len() / 100];
+    let copies = ours.iter().filter(|&&distance| distance < suspicious).count();
+    let text = format!(
+        "nearest image of `{}` by pixels, root mean square in levels of 255:\n  \
+         {count} generated images: median {:.1}, least {:.1}\n  \
+         {} real images (to another one): median {:.1}, least {:.1}\n\
+         {copies} of {count} generated images are nearer than the nearest 1 % of real ones ({suspicious:.1}){}\n",
+        set.name(),
+        median(&ours),
+        ours[0],
+        theirs.len(),
+        median(&theirs),
+        theirs[0],
+        if copies * 20 > count { ": look at the picture, the model may copy" } else { "" }
+    );
+    print(text.as_bytes())?;
+    if !args.quiet {
+        say(&format!("each generated image and its {k} nearest: {}", args.out.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Real images at least, whose nearest others tell what is usual.
+const FLOOR: usize = 200;
+
+/// Each sample on the left of its neighbours.
+fn rows(samples: &[u8], found: &[Vec<Neighbour>], set: &ImageSet) -> Result<Picture> {
+    let (length, channels) = (set.image_len(), set.channels());
+    let mut pictures = Vec::new();
+    for (sample, found) in samples.chunks_exact(length).zip(found) {
+        let mut images = Vec::new();
+        for Neighbour { index, .. } in found {
+            images.extend(set.images(*index..index + 1)?);
+        }
+        let left = Picture::grid(sample, SIZE, channels, 1)?;
+        let right = Picture::grid(&images, SIZE, channels, found.len())?;
+        pictures.push(Picture::side_by_side(&left, &right)?);
+    }
+    Picture::stacked(&pictures)
+}

@@ -1,0 +1,3 @@
+//! How good generated images are.
+
+pub mod neighbours;

@@ -1,0 +1,384 @@
+//! Curves over iterations, as PNG or SVG.
+
+use std::sync::Once;
+
+use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::{FontStyle, RGBAColor, register_font};
+
+use super::grid::Picture;
+use super::jsonl::Metrics;
+
+/// The letters of all text in pictures.
+const FONT: &[u8] = include_bytes!("../../assets/DejaVuSans-subset.ttf");
+/// What SVG calls the font, so that a reader's own serves where there is no such one.
+const FAMILY: &str = "sans-serif";
+/// Of curves: told apart by the colour-blind, readable on white and on black (after Okabe and Ito).
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 189),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 140, 105),
+    RGBColor(190, 90, 150),
+    RGBColor(200, 140, 0),
+    RGBColor(70, 160, 215),
+    RGBColor(120, 120, 120),
+];
+/// Of text and axes: readable on white and on black.
+const INK: RGBColor = RGBColor(118, 124, 132);
+
+/// A named series of points.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curve {
+    /// For the legend.
+    pub name: String,
+    /// (iteration, value), in order.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Curves that share their axes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Panel {
+    /// Above it.
+    pub title: String,
+    /// What is drawn.
+    pub curves: Vec<Curve>,
+}
+
+/// Panels side by side, two a row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plot {
+    /// At least one.
+    pub panels: Vec<Panel>,
+    /// Points in each smoothed one, to either side.
+    pub half_window: usize,
+}
+
+/// What is shown of a line of metrics, and its name.
+type Shown = (&'static str, fn(&Metrics) -> f64);
+
+/// Both losses.
+const LOSSES: [Shown; 2] = [("discriminator", |m| m.d_loss), ("generator", |m| m.g_loss)];
+/// What the discriminator thinks of real and of generated images.
+const PROBABILITIES: [Shown; 2] = [
+    ("real images", |m| m.mean_discriminator_output_prob_real),
+    ("generated images", |m| m.mean_discriminator_output_prob_fake),
+];
+
+impl Plot {
+    /// Losses and probabilities of one run or of several, by name.
+    pub fn of_runs(runs: &[(String, Vec<Metrics>)]) -> Self {
+        let points = |metrics: &[Metrics], value: fn(&Metrics) -> f64| {
+            metrics.iter().map(|line| (line.iteration as f64, value(line))).collect()
+        };
+        let panels = match runs {
+            [(_, metrics)] => {
+                let panel = |title: &str, shown: [Shown; 2]| Panel {
+                    title: title.to_owned(),
+                    curves: shown
+                        .into_iter()
+                        .map(|(name, value)| Curve {
+                            name: name.to_owned(),
+                            points: points(metrics, value),
+                        })
+                        .collect(),
+                };
+                vec![panel("losses", LOSSES), panel("probability of being real", PROBABILITIES)]
+            }
+            _ => {
+                let panel = |title: &str, (name, value): Shown| Panel {
+                    title: format!("{title}: {name}"),
+                    curves: runs
+                        .iter()
+                        .map(|(run, metrics)| Curve {
+                            name: run.clone(),
+                            points: points(metrics, value),
+                        })
+                        .collect(),
+                };
+                let losses = LOSSES.map(|shown| panel("loss", shown));
+                let probabilities =
+                    PROBABILITIES.map(|shown| panel("probability of being real", shown));
+                losses.into_iter().chain(probabilities).collect()
+            }
+        };
+        let longest = runs.iter().map(|(_, metrics)| metrics.len()).max().unwrap_or(0);
+        Self { panels, half_window: (longest / 40).min(50) }
+    }
+}
+
+/// Pixels of a panel.
+const PANEL: (u32, u32) = (560, 340);
+
+impl Plot {
+    fn size(&self) -> (u32, u32) {
+        let columns = self.panels.len().clamp(1, 2) as u32;
+        let rows = self.panels.len().div_ceil(2).max(1) as u32;
+        (columns * PANEL.0, rows * PANEL.1)
+    }
+
+    /// An SVG file without a background.
+    ///
+    /// # Errors
+    /// If there is nothing to draw.
+    pub fn svg(&self) -> Result<String> {
+        register();
+        let mut svg = String::new();
+        let area = SVGBackend::with_string(&mut svg, self.size()).into_drawing_area();
+        self.draw(&area, 1)?;
+        drop(area);
+        Ok(svg)
+    }
+
+    /// A picture on white, of twice as many pixels a side as the SVG.
+    ///
+    /// # Errors
+    /// If there is nothing to draw.
+    pub fn picture(&self) -> Result<Picture> {
+        // Drawn twice as large and averaged: lines come out even.
+        const SCALE: u32 = 4;
+        register();
+        let (width, height) = self.size();
+        let (width, height) = (width * SCALE, height * SCALE);
+        let mut pixels = vec![0; (width * height * 3) as usize];
+        let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
+        area.fill(&WHITE).map_err(failed)?;
+        self.draw(&area, SCALE)?;
+        drop(area);
+        let large = image::RgbImage::from_raw(width, height, pixels);
+        let large = large.ok_or_else(|| failed("a picture of another size"))?;
+        let (width, height) = (width / 2, height / 2);
+        let pixels = image::imageops::thumbnail(&large, width, height).into_raw();
+        Ok(Picture { width: width as usize, height: height as usize, channels: 3, pixels })
+    }
+
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: u32) -> Result<()> {
+        let (rows, columns) = (self.panels.len().div_ceil(2), self.panels.len().clamp(1, 2));
+        for (panel, area) in self.panels.iter().zip(area.split_evenly((rows, columns))) {
+            self.draw_panel(panel, &area, scale)?;
+        }
+        area.present().map_err(failed)
+    }
+
+    fn draw_panel<B: DrawingBackend>(
+        &self,
+        panel: &Panel,
+        area: &DrawingArea<B, Shift>,
+        scale: u32,
+    ) -> Result<()> {
+        let font = |size: u32| (FAMILY, size * scale).into_font().color(&INK);
+        let points = || panel.curves.iter().flat_map(|curve| curve.points.iter().copied());
+        let last = points().map(|(x, _)| x).fold(1.0, f64::max);
+        let (low, high) = range(points().map(|(_, y)| y));
+        let mut chart = ChartBuilder::on(area)
+            .caption(&panel.title, font(15))
+            .margin(12 * scale)
+            .x_label_area_size(38 * scale)
+            .y_label_area_size(52 * scale)
+            .build_cartesian_2d(0.0..last, low..high)
+            .map_err(failed)?;
+        chart
+            .configure_mesh()
+            .x_desc("iteration")
+            .label_style(font(12))
+            .axis_style(INK.mix(0.6))
+            .bold_line_style(INK.mix(0.25))
+            .light_line_style(TRANSPARENT)
+            .x_labels(6)
+            .y_labels(6)
+            .x_label_formatter(&|x| thousands(x.round() as i64))
+            .y_label_formatter(&|y| number(*y, high - low))
+            .draw()
+            .map_err(failed)?;
+        for (i, curve) in panel.curves.iter().enumerate() {
+            let colour = COLOURS[i % COLOURS.len()];
+            // A curve may leave the panel for a moment; the line stays within it.
+            let within = |points: Vec<(f64, f64)>| {
+                points.into_iter().map(move |(x, y)| (x, y.clamp(low, high)))
+            };
+            let line =
+                |points: Vec<(f64, f64)>, style: ShapeStyle| LineSeries::new(within(points), style);
+            let smooth = smoothed(&curve.points, self.half_window);
+            if self.half_window > 0 {
+                let faint = ShapeStyle::from(colour.mix(0.28)).stroke_width(scale);
+                chart.draw_series(line(curve.points.clone(), faint)).map_err(failed)?;
+            }
+            let strong = ShapeStyle::from(colour).stroke_width(2 * scale);
+            let drawn = chart.draw_series(line(smooth, strong)).map_err(failed)?;
+            let s = scale as i32;
+            drawn.label(&curve.name).legend(move |(x, y)| {
+                PathElement::new(
+                    vec![(x, y), (x + 18 * s, y)],
+                    ShapeStyle::from(colour).stroke_width(3 * scale),
+                )
+            });
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .legend_area_size(24 * scale)
+            .margin(8 * scale)
+            .background_style(RGBAColor(255, 255, 255, 0.0))
+            .border_style(RGBAColor(255, 255, 255, 0.0))
+            .label_font(font(12))
+            .draw()
+            .map_err(failed)
+    }
+}
+
+/// `text` in white on black, of the given height, as wide as a picture.
+///
+/// # Errors
+/// If it cannot be drawn.
+pub fn label(text: &str, width: usize, height: usize, channels: usize) -> Result<Picture> {
+    register();
+    let size = (u32::try_from(width)?, u32::try_from(height)?);
+    let mut pixels = vec![0; width * height * 3];
+    let area = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
+    let font = (FAMILY, size.1 * 3 / 4).into_font().color(&WHITE);
+    let place = (size.1 as i32 / 4, size.1 as i32 / 8);
+    area.draw_text(text, &font, place).map_err(failed)?;
+    area.present().map_err(failed)?;
+    drop(area);
+    if channels == 1 {
+        pixels = pixels.into_iter().step_by(3).collect();
+    }
+    Ok(Picture { width, height, channels, pixels })
+}
+
+/// A centred moving average: as far to one side as to the other, less at the ends.
+fn smoothed(points: &[(f64, f64)], half_window: usize) -> Vec<(f64, f64)> {
+    let mean = |i: usize| {
+        let reach = half_window.min(i).min(points.len() - 1 - i);
+        let window = &points[i - reach..=i + reach];
+        window.iter().map(|(_, y)| y).sum::<f64>() / window.len() as f64
+    };
+    points.iter().enumerate().map(|(i, &(x, _))| (x, mean(i))).collect()
+}
+
+/// From what to what most values go: the outermost hundredth on either side may lie outside.
+fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
+    values.sort_by(f64::total_cmp);
+    let (Some(&least), Some(&greatest)) = (values.first(), values.last()) else {
+        return (0.0, 1.0);
+    };
+    let tail = values.len() / 100;
+    let (low, high) = (values[tail], values[values.len() - 1 - tail]);
+    let margin = match high - low {
+        0.0 => 0.5 * high.abs().max(1e-3),
+        span => 0.15 * span,
+    };
+    // All of it, where that takes little more room.
+    let (low, high) = (low - margin, high + margin);
+    (low.max(least - 0.3 * margin), high.min(greatest + margin))
+}
+
+/// With as many digits as tell values of such a span apart.
+fn number(value: f64, span: f64) -> String {
+    let digits = (1.0 - span.log10()).ceil().clamp(0.0, 6.0) as usize;
+    let text = format!("{value:.digits$}");
+    // No "-0.0".
+    if text.trim_start_matches('-').chars().all(|c| c == '0' || c == '.') {
+        return text.trim_start_matches('-').to_owned();
+    }
+    text
+}
+
+/// 12345 as 12,345.
+pub fn thousands(number: i64) -> String {
+    let digits = number.unsigned_abs().to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if number < 0 { format!("-{text}") } else { text }
+}
+
+fn register() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for style in [FontStyle::Normal, FontStyle::Bold] {
+            // The file is part of the program and whole.
+            let _ = register_font(FAMILY, style, FONT);
+        }
+    });
+}
+
+fn failed(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("the plot cannot be drawn: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smoothing_keeps_straight_lines_and_ends() {
+        let line: Vec<_> = (0..20).map(|i| (f64::from(i), 3.0 * f64::from(i) - 1.0)).collect();
+        for ((x, y), (a, b)) in smoothed(&line, 4).into_iter().zip(&line) {
+            assert!(x == *a && (y - b).abs() < 1e-12);
+        }
+        let mut spike = vec![(0.0, 0.0); 9];
+        spike[4].1 = 9.0;
+        assert_eq!(smoothed(&spike, 1)[3..6], [(0.0, 3.0); 3]);
+    }
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!([0, 999, 1000, -1234567].map(thousands), ["0", "999", "1,000", "-1,234,567"]);
+        assert_eq!(number(0.12345, 1.0), "0.1");
+        assert_eq!(number(0.12345, 0.01), "0.123");
+        assert_eq!(number(-0.001, 1.0), "0.0");
+        assert_eq!(number(1234.4, 2000.0), "1234");
+    }
+
+    #[test]
+    fn a_lone_spike_does_not_squash_the_rest_and_a_flat_line_has_room() {
+        let mut values = vec![1.0; 300];
+        values[0] = 1000.0;
+        values[1] = 2.0;
+        let (low, high) = range(values.into_iter());
+        assert!(low < 1.0 && high < 10.0, "{low} {high}");
+        assert_eq!(range([f64::NAN].into_iter()), (0.0, 1.0));
+        let (low, high) = range([3.0, 3.0].into_iter());
+        assert!(low < 3.0 && high > 3.0);
+    }
+
+    #[test]
+    fn a_plot_shows_its_curves_in_their_colours_and_names_them() -> Result<()> {
+        let points =
+            |offset: f64| (0..50).map(|i| (f64::from(i), offset + f64::from(i % 5))).collect();
+        let curve = |name: &str, offset| Curve { name: name.to_owned(), points: points(offset) };
+        let panel = Panel {
+            title: "a & b".to_owned(),
+            curves: vec![curve("<one>", 0.0), curve("two", 9.0)],
+        };
+        let plot = Plot { panels: vec![panel], half_window: 3 };
+        let svg = plot.svg()?;
+        for text in ["a &amp; b", "&lt;one&gt;", "two", "iteration"] {
+            assert!(svg.contains(text), "{text}");
+        }
+        let picture = plot.picture()?;
+        for RGBColor(r, g, b) in &COLOURS[..2] {
+            let count =
+                picture.pixels.chunks_exact(3).filter(|pixel| *pixel == [*r, *g, *b]).count();
+            assert!(count > 500, "{count}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_label_is_white_on_black_whatever_the_channels() -> Result<()> {
+        for channels in [1, 3] {
+            let picture = label("iteration 1,000", 200, 16, channels)?;
+            assert_eq!(picture.pixels.len(), 200 * 16 * channels);
+            assert!(picture.pixels.iter().filter(|&&value| value > 200).count() > 50 * channels);
+            assert!(picture.pixels[199 * channels..200 * channels].iter().all(|&value| value == 0));
+        }
+        Ok(())
+    }
+}

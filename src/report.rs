@@ -1,0 +1,146 @@
+//! One HTML file that shows a run: no network, no server, no other file.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use minijinja::{AutoEscape, Environment, Value, context};
+use serde::Serialize;
+
+use crate::record::jsonl::{Line, read};
+use crate::record::plot::{Plot, thousands};
+use crate::runs::{State, Summary};
+use crate::train::RunDir;
+use crate::usage::Usage;
+
+/// The page, with places for what is in [`html`].
+const TEMPLATE: &str = include_str!("report.html");
+/// Grids in the timeline at most: more are thinned out evenly, for the file is held by a browser whole.
+const TIMELINE: usize = 60;
+
+#[derive(Serialize)]
+struct Grid {
+    iteration: u64,
+    text: String,
+    src: String,
+}
+
+/// The report of the run in `run`.
+///
+/// # Errors
+/// [`Usage`], if nothing has been logged yet; if the run's files cannot be read.
+pub fn html(run: &Path) -> Result<String> {
+    let summary = Summary::read(run)?;
+    let path = run.join("metrics.jsonl");
+    let mut metrics = Vec::new();
+    if path.exists() {
+        for line in read(&path)? {
+            if let Line::Metrics(line) = line {
+                metrics.push(line);
+            }
+        }
+    }
+    let Some(last) = metrics.last().copied() else {
+        let message = format!(
+            "{}: nothing has been logged yet, so there is nothing to report",
+            run.display()
+        );
+        return Err(Usage(message).into());
+    };
+    let samples: Vec<_> = RunDir::samples_of(run).unwrap_or_default().into_iter().collect();
+    let shown = samples.len().min(TIMELINE);
+    let mut timeline = Vec::new();
+    for i in 0..shown {
+        // The first, the last, and evenly between.
+        let (iteration, path) = &samples[i * (samples.len() - 1) / (shown - 1).max(1)];
+        timeline.push(Grid {
+            iteration: *iteration,
+            text: thousands(i64::try_from(*iteration)?),
+            src: data_uri(path)?,
+        });
+    }
+    let picture = |name: &str| {
+        let path = run.join(name);
+        if path.exists() {
+            data_uri(&path).map(Value::from_safe_string).map(Some)
+        } else {
+            Ok(None)
+        }
+    };
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap_or_default();
+    let (settings, environment) = config.split_once("[environment]").unwrap_or((&config, ""));
+    let state = match summary.state {
+        State::Running { .. } => "running",
+        State::Finished => "finished",
+        State::Interrupted => "interrupted",
+    };
+    let mut speeds: Vec<f64> = metrics.iter().map(|line| line.images_per_s).collect();
+    speeds.sort_by(f64::total_cmp);
+    let facts = [
+        ("data set", summary.config.dataset.clone()),
+        ("state", state.to_owned()),
+        (
+            "iterations",
+            match summary.total {
+                Some(total) => format!(
+                    "{} of {}",
+                    thousands(i64::try_from(summary.iteration)?),
+                    thousands(i64::try_from(total)?)
+                ),
+                None => thousands(i64::try_from(summary.iteration)?),
+            },
+        ),
+        ("epoch", last.epoch.to_string()),
+        ("time", duration(last.elapsed_s)),
+        ("images/s", format!("{:.0}", speeds[speeds.len() / 2])),
+        ("discriminator loss", format!("{:.4}", last.d_loss)),
+        ("generator loss", format!("{:.4}", last.g_loss)),
+    ];
+    let rollbacks: Vec<_> = summary
+        .rollbacks
+        .iter()
+        .map(|back| format!("{} → {}: {}", back.rolled_back_from, back.iteration, back.because))
+        .collect();
+    // One a panel, so that they stand side by side or one below the other.
+    let Plot { panels, half_window } = Plot::of_runs(&[(String::new(), metrics)]);
+    let curve = |panel| Plot { panels: vec![panel], half_window }.svg();
+    let curves = panels.into_iter().map(curve).collect::<Result<Vec<_>>>()?;
+    let mut page = Environment::new();
+    page.set_auto_escape_callback(|_| AutoEscape::Html);
+    page.add_template("report", TEMPLATE)?;
+    let name = run.canonicalize().unwrap_or_else(|_| run.to_path_buf());
+    let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(page.get_template("report")?.render(context! {
+        name,
+        facts,
+        rollbacks,
+        timeline => timeline.iter().map(|grid| context! { text => &grid.text, src => Value::from_safe_string(grid.src.clone()) }).collect::<Vec<_>>(),
+        // Digits, commas and Base64: nothing that ends a script.
+        grids => Value::from_safe_string(serde_json::to_string(&timeline)?),
+        thinned => samples.len() > shown,
+        samples => samples.len(),
+        both => picture("real_vs_generated.png")?,
+        real => picture("real.png")?,
+        curves,
+        settings => settings.trim(),
+        environment => environment.trim(),
+        path => run.display().to_string(),
+        version => crate::VERSION,
+    })?)
+}
+
+fn data_uri(path: &Path) -> Result<String> {
+    let bytes =
+        std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    Ok(format!("data:image/png;base64,{}", BASE64_STANDARD.encode(bytes)))
+}
+
+fn duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, _) => format!("{h} h {m} min"),
+    }
+}

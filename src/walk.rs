@@ -1,0 +1,85 @@
+//! Walks through latent space.
+
+/// How one goes from one z to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// Straight: of uniform noise, whose cube it never leaves.
+    Linear,
+    /// Along the sphere: of normal noise, whose length it keeps (T. White, *Sampling Generative Networks*,
+    /// 2016).
+    Spherical,
+}
+
+impl Path {
+    /// The point at `t` in [0, 1] between `from` and `to`.
+    pub fn between(self, from: &[f32], to: &[f32], t: f64) -> Vec<f32> {
+        let (mut a, mut b) = (1.0 - t, t);
+        if self == Self::Spherical {
+            let dot = |x: &[f32], y: &[f32]| -> f64 {
+                x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+            };
+            let lengths = (dot(from, from) * dot(to, to)).sqrt();
+            let angle = (dot(from, to) / lengths).clamp(-1.0, 1.0).acos();
+            // Where both point the same way, or opposite ways, there is no one arc.
+            if angle.is_finite() && angle.sin() > 1e-6 {
+                (a, b) = ((a * angle).sin() / angle.sin(), (b * angle).sin() / angle.sin());
+            }
+        }
+        let mix = |(&x, &y): (&f32, &f32)| (a * f64::from(x) + b * f64::from(y)) as f32;
+        from.iter().zip(to).map(mix).collect()
+    }
+
+    /// The point at `frame`, of `frames`, on the way through `keys` (rows of `z_dim` values), at even
+    /// distances in time; where it is `closed`, the last key leads back to the first.
+    pub fn through(
+        self,
+        keys: &[f32],
+        z_dim: usize,
+        (frame, frames): (usize, usize),
+        closed: bool,
+    ) -> Vec<f32> {
+        let count = keys.len() / z_dim;
+        let key = |i: usize| &keys[i % count * z_dim..][..z_dim];
+        let legs = if closed { count } else { count - 1 };
+        // The last frame of a closed walk is one before the first.
+        let steps = if closed { frames } else { frames.saturating_sub(1).max(1) };
+        let (leg, rest) = (frame * legs / steps, frame * legs % steps);
+        self.between(key(leg), key(leg + 1), rest as f64 / steps as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn walks_pass_through_their_keys_in_even_steps() {
+        let keys = [0.0, 0.0, 4.0, 0.0, 4.0, 8.0];
+        let all = |path: Path, keys: &[f32], frames: usize, closed: bool| -> Vec<f32> {
+            (0..frames).flat_map(|i| path.through(keys, 2, (i, frames), closed)).collect()
+        };
+        let open = all(Path::Linear, &keys, 5, false);
+        assert_eq!(open, [0.0, 0.0, 2.0, 0.0, 4.0, 0.0, 4.0, 4.0, 4.0, 8.0]);
+        let closed = all(Path::Linear, &keys, 6, true);
+        assert_eq!(closed, [0.0, 0.0, 2.0, 0.0, 4.0, 0.0, 4.0, 4.0, 4.0, 8.0, 2.0, 4.0]);
+        assert_eq!(all(Path::Linear, &keys, 1, false), [0.0, 0.0]);
+        // One key stays where it is.
+        assert_eq!(all(Path::Spherical, &[3.0, 1.0], 2, true), [3.0, 1.0, 3.0, 1.0]);
+    }
+
+    #[test]
+    fn a_spherical_walk_keeps_the_length_and_halves_the_angle() {
+        let half = Path::Spherical.between(&[2.0, 0.0], &[0.0, 2.0], 0.5);
+        let side = 2.0_f32.sqrt();
+        assert!(half.iter().all(|x| (x - side).abs() < 1e-6), "{half:?}");
+        let quarter = Path::Spherical.between(&[2.0, 0.0], &[0.0, 2.0], 0.25);
+        assert!((quarter[1].atan2(quarter[0]) - std::f32::consts::PI / 8.0).abs() < 1e-6);
+        // Opposite, equal and zero ends are met without a NaN.
+        for (from, to) in
+            [([1.0, 0.0], [-1.0, 0.0]), ([1.0, 2.0], [1.0, 2.0]), ([0.0; 2], [1.0, 0.0])]
+        {
+            assert_eq!(Path::Spherical.between(&from, &to, 1.0), to);
+            assert!(Path::Spherical.between(&from, &to, 0.3).iter().all(|x| x.is_finite()));
+        }
+    }
+}
