@@ -320,6 +320,11 @@ impl Folder {
         self.0.join(numbered_name(iteration, EXTENSION))
     }
 
+    /// The file of the best state, by whatever metric.
+    pub fn best(&self) -> PathBuf {
+        self.0.join(format!("best.{EXTENSION}"))
+    }
+
     /// The iterations that there are files of, oldest first; none if there is no folder.
     ///
     /// # Errors

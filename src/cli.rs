@@ -52,6 +52,7 @@ impl Cli {
                     | Command::Sample(_)
                     | Command::Interpolate(_)
                     | Command::Nearest(_)
+                    | Command::Eval(_)
                     | Command::Verify(_)
                     | Command::Bench(_)
             )
@@ -79,6 +80,11 @@ pub enum Command {
     Report(ReportArgs),
     /// Show generated images beside the nearest images of a data set: does the model copy?
     Nearest(NearestArgs),
+    /// Measure how good generated images are: Fréchet and kernel distance, precision, recall and more
+    ///
+    /// Each metric is printed with its uncertainty (a standard deviation) and its floor: what it says of real
+    /// images that were held out.
+    Eval(Box<EvalArgs>),
     /// Write a trained network for PyTorch, TensorFlow, libtorch or onnxruntime
     Export(ExportArgs),
     /// Make a checkpoint of exported weights, to go on from
@@ -200,6 +206,20 @@ pub struct TrainArgs {
     #[serde(skip)]
     pub fork: Option<PathBuf>,
 
+    /// Iterations between evaluations, as `dcgan eval` makes them; 0: none. The best checkpoint so far is kept as
+    /// checkpoints/best.safetensors [default: 0]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Evaluation")]
+    eval_every: Option<u64>,
+    /// Images that an evaluation generates [default: 5000]
+    #[arg(long, value_parser = whole, value_name = "N", help_heading = "Evaluation")]
+    eval_count: Option<u64>,
+    /// What they are compared by: digits, pixels or FILE.pt; auto: digits where the data set has classes, else
+    /// pixels [default: auto]
+    #[arg(long, value_name = "FEATURES", help_heading = "Evaluation")]
+    eval_features: Option<String>,
+    /// Which metric decides what is best [default: frechet_distance]
+    #[arg(long, value_name = "METRIC", help_heading = "Evaluation")]
+    eval_metric: Option<String>,
     /// At the end, make a film of the samples: film.gif in the run's folder
     #[arg(long, help_heading = "Reports")]
     #[serde(skip)]
@@ -409,9 +429,9 @@ pub struct NearestArgs {
     /// Which generator, and where it computes.
     #[command(flatten)]
     pub generator: GeneratorArgs,
-    /// The images that the model was trained on; `dcgan data` says more
-    #[arg(long, value_name = "SPEC", default_value = "digits", help_heading = "Data")]
-    pub dataset: String,
+    /// The images that the model was trained on; `dcgan data` says more [default: what the model names]
+    #[arg(long, value_name = "SPEC", help_heading = "Data")]
+    pub dataset: Option<String>,
     /// How they are read.
     #[command(flatten)]
     pub data: DataArgs,
@@ -434,6 +454,65 @@ pub struct NearestArgs {
     #[arg(long)]
     pub force: bool,
     /// Say nothing but errors and warnings
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Arguments of `eval`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Features:
+  digits    the last layer of a classifier that this program trains on the data set's classes, once (a minute or
+            two on two cores; kept in the cache folder)
+  pixels    the pixels themselves
+  FILE.pt   a TorchScript module [N, 3, H, W] -> [N, d]. inception-2015-12-05.pt of StyleGAN's authors takes bytes
+            of any size (the defaults) and gives the 2048 features that published Fréchet distances are of; another
+            one may need --feature-range and --feature-size
+
+Metrics:
+  of features          frechet_distance, kernel_distance, precision, recall, density, coverage
+  of digits only       classifier_score, class_balance
+  of images            sliced_wasserstein, ms_ssim, duplicates, nearest_real, copies
+
+Examples:
+  dcgan eval runs/NAME --dataset mnist
+  dcgan eval --images samples.npz --dataset mnist --json
+  dcgan eval runs/NAME --dataset svhn --features inception-2015-12-05.pt --count 50000")]
+pub struct EvalArgs {
+    /// Which generator, and where it computes.
+    #[command(flatten)]
+    pub generator: GeneratorArgs,
+    /// Images that are there already instead of MODEL: a folder, or any other data set SPEC such as npz:FILE
+    #[arg(long, value_name = "DIR|FILE.npz|SPEC", conflicts_with = "model")]
+    pub images: Option<String>,
+    /// The real images; `dcgan data` says more [default: what the model was trained on; of --images digits]
+    #[arg(long, value_name = "SPEC", help_heading = "Data")]
+    pub dataset: Option<String>,
+    /// How they are read.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// How many generated images
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(6..=1_000_000))]
+    pub count: u32,
+    /// digits, pixels or FILE.pt [default: digits where the data set has classes, else pixels]
+    #[arg(long, value_name = "FEATURES")]
+    pub features: Option<String>,
+    /// How FILE.pt takes pixels: bytes (0 to 255), unit (0 to 1) or symmetric (-1 to 1)
+    #[arg(long, value_parser = ["bytes", "unit", "symmetric"], default_value = "bytes", value_name = "RANGE")]
+    pub feature_range: String,
+    /// Resize images for FILE.pt to this width and height [default: as they are]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(8..=1024))]
+    pub feature_size: Option<u16>,
+    /// Which metrics: all, or names with commas between them
+    #[arg(long, value_name = "METRIC,...", default_value = "all", value_delimiter = ',')]
+    pub metrics: Vec<String>,
+    /// Decides the noise, which real images are held out, and what is resampled
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole)]
+    pub seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Say nothing but the result, errors and warnings
     #[arg(short, long)]
     pub quiet: bool,
 }

@@ -12,6 +12,7 @@ use crate::data::image_file::Fit;
 use crate::data::npy::Range;
 use crate::data::{Options, SIZE};
 use crate::device::DeviceChoice;
+use crate::eval::measure::Metric;
 use crate::model::ModelConfig;
 use crate::rng::Latent;
 use crate::tf::AdamConfig;
@@ -221,6 +222,14 @@ pub struct TrainConfig {
     pub keep: usize,
     /// What to do about a collapse.
     pub on_collapse: OnCollapse,
+    /// Iterations between evaluations; 0: none.
+    pub eval_every: u64,
+    /// Images that an evaluation generates.
+    pub eval_count: usize,
+    /// What they are compared by: `auto`, `digits`, `pixels` or a TorchScript file.
+    pub eval_features: String,
+    /// Which metric decides what `checkpoints/best.safetensors` is.
+    pub eval_metric: String,
 }
 
 impl Default for TrainConfig {
@@ -258,6 +267,10 @@ impl Default for TrainConfig {
             checkpoint_every: 500,
             keep: 3,
             on_collapse: OnCollapse::Warn,
+            eval_every: 0,
+            eval_count: 5000,
+            eval_features: "auto".to_owned(),
+            eval_metric: Metric::FrechetDistance.name().to_owned(),
         }
     }
 }
@@ -275,7 +288,7 @@ pub struct Change {
 
 /// Keys that may change between a run and its continuation: of themselves they don't change what an
 /// iteration computes. For the data set the images count, not the name.
-const FREE_KEYS: [&str; 12] = [
+const FREE_KEYS: [&str; 16] = [
     "dataset",
     "skip-bad",
     "max-bad",
@@ -288,6 +301,10 @@ const FREE_KEYS: [&str; 12] = [
     "checkpoint-every",
     "keep",
     "on-collapse",
+    "eval-every",
+    "eval-count",
+    "eval-features",
+    "eval-metric",
 ];
 
 /// Keys that a configuration file may hold besides those of [`TrainConfig`].
@@ -449,6 +466,8 @@ impl TrainConfig {
             ("sample-every", self.sample_every.into(), 0, 1 << 40),
             ("checkpoint-every", self.checkpoint_every.into(), 0, 1 << 40),
             ("keep", self.keep as i128, 1, 1_000_000),
+            ("eval-every", self.eval_every.into(), 0, 1 << 40),
+            ("eval-count", self.eval_count as i128, 6, 1_000_000),
         ];
         for (flag, value, low, high) in whole {
             if !(low..=high).contains(&value) {
@@ -456,6 +475,7 @@ impl TrainConfig {
                 return Err(Usage(message).into());
             }
         }
+        self.best_metric()?;
         if self.image_size != SIZE {
             let found = self.image_size;
             let message = format!("--image-size: this version has {SIZE} only, found {found}");
@@ -496,6 +516,21 @@ impl TrainConfig {
             }
         }
         Ok(())
+    }
+
+    /// The metric that decides which checkpoint is the best.
+    ///
+    /// # Errors
+    /// [`Usage`], if it is none that is measured during training or that has a better side.
+    pub fn best_metric(&self) -> Result<Metric> {
+        let can_decide = |metric: &Metric| !metric.is_of_images();
+        let mut known = Metric::ALL.into_iter().filter(can_decide);
+        if let Some(metric) = known.clone().find(|metric| metric.name() == self.eval_metric) {
+            return Ok(metric);
+        }
+        let known = known.by_ref().map(Metric::name).collect::<Vec<_>>().join(", ");
+        let message = format!("--eval-metric: expected one of {known}, found {}", self.eval_metric);
+        Err(Usage(message).into())
     }
 
     /// The keys that differ in `other` and change what is computed, each with its value here and there.

@@ -36,6 +36,11 @@ impl Imported {
         let mut files = BTreeMap::new();
         for path in paths {
             let name = path.display().to_string();
+            if path.is_dir() {
+                let message =
+                    "is a folder; expected exported weights, such as a run's generator.safetensors";
+                return Err(Usage(format!("{name}: {message}")).into());
+            }
             if Checkpoint::is_one(path)? {
                 let message =
                     "is a checkpoint already; `dcgan train --resume` takes it with --fork";
@@ -58,7 +63,7 @@ impl Imported {
         }
         let mut all = Vec::new();
         for (path, network) in files.values() {
-            all.push(Weights::read(path, *network)?);
+            all.push(Weights::read(path, *network, |_| {})?);
         }
         let first = all.first().context("no file to import")?;
         let (config, kind) = (first.config.clone(), first.kind());
@@ -79,6 +84,9 @@ impl Imported {
         let mut gan = Gan::new(first.model(Device::Cpu, kind)?, config.step())?;
         all.iter().try_for_each(|weights| weights.load_into(&gan.model))?;
         let mut notes = Vec::new();
+        if let Some(other) = all.iter().find(|other| other.config != config) {
+            notes.push(format!("settings are those of {}; {} has others", first.name, other.name));
+        }
         for network in Network::ALL {
             let what = network.name();
             let Some((path, _)) = files.get(&(network as usize)) else {
@@ -151,7 +159,12 @@ fn restore_adam(
     adam: &mut Adam,
 ) -> Result<bool> {
     let TensorFile { tensors, .. } = TensorFile::read(path)?;
-    if !names.iter().any(|(name, _)| tensors.contains_key(&format!("{name}/adam_m"))) {
+    let prefix = format!("{}/", network.name());
+    let is_of_adam = |name: &String| {
+        let ends = ["/adam_m", "/adam_v", "_power"].iter().any(|end| name.ends_with(end));
+        name.starts_with(&prefix) && ends
+    };
+    if !tensors.keys().any(is_of_adam) {
         return Ok(false);
     }
     let restore = || -> Result<_> {
@@ -163,8 +176,13 @@ fn restore_adam(
         let mut pairs = Vec::new();
         for ((name, layout), slot) in names.iter().zip(adam.slots()) {
             for (moment, live) in [("adam_m", &slot.m), ("adam_v", &slot.v)] {
+                let is_variance = moment == "adam_v";
                 let name = format!("{name}/{moment}");
                 let moment = layout.mirrored_from_tf(get(&name)?).with_context(|| name.clone())?;
+                ensure!(
+                    !is_variance || moment.f_min()?.f_double_value(&[])? >= 0.0,
+                    "tensor {name}: a mean of squares is negative"
+                );
                 let (expected, found) = (live.size(), moment.size());
                 ensure!(
                     expected == found,
@@ -177,7 +195,12 @@ fn restore_adam(
             let name = format!("{}/{name}", network.name());
             let power = get(&name)?;
             ensure!(power.numel() == 1, "tensor {name}: expected one value");
-            Ok(power.f_double_value(&vec![0; power.dim()])? as f32)
+            let power = power.f_double_value(&vec![0; power.dim()])? as f32;
+            ensure!(
+                (0.0..1.0).contains(&power),
+                "tensor {name}: expected 0 or more, below 1, found {power}"
+            );
+            Ok(power)
         };
         Ok((pairs, (power("beta1_power")?, power("beta2_power")?)))
     };

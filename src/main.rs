@@ -37,6 +37,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Some(Command::Plot(args)) => commands::plot(&args),
         Some(Command::Report(args)) => commands::report(&args),
         Some(Command::Nearest(args)) => commands::nearest(&args),
+        Some(Command::Eval(args)) => commands::eval(&args),
         Some(Command::Export(args)) => commands::export(&args),
         Some(Command::Import(args)) => commands::import(&args),
         Some(Command::Data(args)) => commands::data(&args),

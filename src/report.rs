@@ -8,9 +8,11 @@ use base64::prelude::BASE64_STANDARD;
 use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;
 
+use crate::config::ENVIRONMENT_KEY;
+use crate::record::grid::Picture;
 use crate::record::jsonl::{Line, read};
 use crate::record::plot::{Plot, thousands};
-use crate::runs::{State, Summary};
+use crate::runs::{State, Summary, shell_quoted};
 use crate::train::RunDir;
 use crate::usage::Usage;
 
@@ -33,12 +35,12 @@ struct Grid {
 pub fn html(run: &Path) -> Result<String> {
     let summary = Summary::read(run)?;
     let path = run.join("metrics.jsonl");
-    let mut metrics = Vec::new();
-    if path.exists() {
-        for line in read(&path)? {
-            if let Line::Metrics(line) = line {
-                metrics.push(line);
-            }
+    let (mut metrics, mut evaluations) = (Vec::new(), Vec::new());
+    for line in if path.exists() { read(&path)? } else { Vec::new() } {
+        match line {
+            Line::Metrics(line) => metrics.push(line),
+            Line::Evaluation(line) => evaluations.push(line),
+            Line::Rollback(_) => {}
         }
     }
     let Some(last) = metrics.last().copied() else {
@@ -48,7 +50,7 @@ pub fn html(run: &Path) -> Result<String> {
         );
         return Err(Usage(message).into());
     };
-    let samples: Vec<_> = RunDir::samples_of(run).unwrap_or_default().into_iter().collect();
+    let samples: Vec<_> = RunDir::samples_of(run)?.into_iter().collect();
     let shown = samples.len().min(TIMELINE);
     let mut timeline = Vec::new();
     for i in 0..shown {
@@ -68,8 +70,31 @@ pub fn html(run: &Path) -> Result<String> {
             Ok(None)
         }
     };
-    let config = std::fs::read_to_string(run.join("config.toml")).unwrap_or_default();
-    let (settings, environment) = config.split_once("[environment]").unwrap_or((&config, ""));
+    let settings = toml::to_string(&summary.config)?;
+    let config = run.join("config.toml");
+    let environment = if config.exists() {
+        let text = std::fs::read_to_string(&config)
+            .with_context(|| format!("{}: cannot be read", config.display()))?;
+        let table: toml::Table = text.parse().with_context(|| config.display().to_string())?;
+        table.get(ENVIRONMENT_KEY).map(toml::to_string).transpose()?.unwrap_or_default()
+    } else {
+        String::new()
+    };
+    // The metrics of the last evaluation, of every one.
+    let names: Vec<String> = evaluations
+        .last()
+        .map(|last| last.evaluation.keys().cloned().collect())
+        .unwrap_or_default();
+    let rows: Vec<Vec<String>> = evaluations
+        .iter()
+        .map(|line| {
+            let value = |name: &String| {
+                line.evaluation.get(name).map_or("-".to_owned(), |value| format!("{value:.4}"))
+            };
+            std::iter::once(line.iteration.to_string()).chain(names.iter().map(value)).collect()
+        })
+        .collect();
+    let by = evaluations.last().map(|last| format!("{} images, by {}", last.count, last.features));
     let state = match summary.state {
         State::Running { .. } => "running",
         State::Finished => "finished",
@@ -110,6 +135,10 @@ pub fn html(run: &Path) -> Result<String> {
     page.set_auto_escape_callback(|_| AutoEscape::Html);
     page.add_template("report", TEMPLATE)?;
     let name = run.canonicalize().unwrap_or_else(|_| run.to_path_buf());
+    let command = format!(
+        "dcgan train --config {}",
+        shell_quoted(&name.join("config.toml").display().to_string())
+    );
     let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(page.get_template("report")?.render(context! {
         name,
@@ -125,12 +154,18 @@ pub fn html(run: &Path) -> Result<String> {
         curves,
         settings => settings.trim(),
         environment => environment.trim(),
-        path => run.display().to_string(),
+        command,
+        names,
+        rows,
+        by,
         version => crate::VERSION,
     })?)
 }
 
+/// A PNG file as a part of the page.
 fn data_uri(path: &Path) -> Result<String> {
+    // A browser would show nothing, and say nothing.
+    Picture::read(path).with_context(|| format!("{}: remove it", path.display()))?;
     let bytes =
         std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     Ok(format!("data:image/png;base64,{}", BASE64_STANDARD.encode(bytes)))

@@ -22,6 +22,8 @@ pub enum Stream {
     Flip = 5,
     /// Noise of images that are asked for later; the step is the image.
     Image = 6,
+    /// Choices of metrics; the step is what for.
+    Evaluation = 7,
 }
 
 /// The generator of (`seed`, `stream`, `step`), for steps below 2^56.

@@ -18,7 +18,7 @@ use crate::weights::Weights;
 /// # Errors
 /// If `z` is not whole rows; [`crate::watch::Collapse::NotFinite`], if a generated pixel is not finite.
 pub fn sample(model: &Model, z: &[f32]) -> Result<Vec<u8>> {
-    Sampler::new(model)?.images(&model.z(z)?)
+    Sampler::new(model, Latent::default())?.images(&model.z(z)?)
 }
 
 /// Rows of z that go through the network together. Always as many, so that an image's last bits do
@@ -33,21 +33,24 @@ pub struct Sampler {
     channels: usize,
     z_dim: usize,
     latent: Latent,
+    /// What it was trained on, where that is known.
+    dataset: Option<String>,
     device: Device,
     kind: Kind,
 }
 
 impl Sampler {
-    /// The generator of `model` as it is now.
+    /// The generator of `model` as it is now, for noise of this distribution.
     ///
     /// # Errors
     /// If the device cannot hold a copy.
-    pub fn new(model: &Model) -> Result<Self> {
+    pub fn new(model: &Model, latent: Latent) -> Result<Self> {
         Ok(Self {
             generator: model.generator.folded()?,
             channels: usize::try_from(model.config.channels)?,
             z_dim: usize::try_from(model.config.z_dim)?,
-            latent: Latent::default(),
+            latent,
+            dataset: None,
             device: model.device,
             kind: model.kind,
         })
@@ -59,7 +62,7 @@ impl Sampler {
     /// # Errors
     /// As [`Weights::read`] and [`Self::of`].
     pub fn load(path: &Path, device: Device, kind: Kind) -> Result<Self> {
-        Self::of(&Weights::read(path, Network::Generator)?, device, kind)
+        Self::of(&Weights::read(path, Network::Generator, |_| {})?, device, kind)
     }
 
     /// The generator that the program holds, of handwritten digits.
@@ -73,10 +76,10 @@ impl Sampler {
     /// The generator with these weights.
     ///
     /// # Errors
-    /// As [`Weights::model`].
+    /// As [`Weights::generator`].
     pub fn of(weights: &Weights, device: Device, kind: Kind) -> Result<Self> {
-        let model = weights.model(device, kind)?;
-        Ok(Self { latent: weights.config.latent, ..Self::new(&model)? })
+        let sampler = Self::new(&weights.generator(device, kind)?, weights.config.latent)?;
+        Ok(Self { dataset: Some(weights.config.dataset.clone()), ..sampler })
     }
 
     /// The same, but convolutions and dense layers compute in `compute`: a float32 network in bfloat16.
@@ -85,6 +88,16 @@ impl Sampler {
     /// If the device cannot hold its weights.
     pub fn computing_in(self, compute: Kind) -> Result<Self> {
         Ok(Self { generator: self.generator.cast(compute)?, ..self })
+    }
+
+    /// The name of the data set that it was trained on, where that is known.
+    pub fn dataset(&self) -> Option<&str> {
+        self.dataset.as_deref()
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// The distribution of its z.

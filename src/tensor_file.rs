@@ -226,6 +226,24 @@ pub fn write_atomically(
     attempt().with_context(|| format!("{}: cannot be written", path.display()))
 }
 
+/// As [`write_atomically`], for what may fail for reasons of its own.
+///
+/// # Errors
+/// As there, or that of `write`; the message names the file.
+pub fn write_streamed(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let mut failure = None;
+    let written = write_atomically(path, |file| {
+        write(file).map_err(|error| {
+            failure = Some(error);
+            std::io::Error::other("the content cannot be made")
+        })
+    });
+    match failure {
+        Some(error) => Err(error.context(format!("{}: cannot be written", path.display()))),
+        None => written,
+    }
+}
+
 /// Writes `bytes` as a file, whole or not at all.
 ///
 /// # Errors

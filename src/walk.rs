@@ -29,22 +29,21 @@ impl Path {
         from.iter().zip(to).map(mix).collect()
     }
 
-    /// The point at `frame`, of `frames`, on the way through `keys` (rows of `z_dim` values), at even
-    /// distances in time; where it is `closed`, the last key leads back to the first.
+    /// The point at `frame`, of `frames`, on the way through `count` keys, which `key` makes, at even distances in
+    /// time; where it is `closed`, the last key leads back to the first.
     pub fn through(
         self,
-        keys: &[f32],
-        z_dim: usize,
+        key: impl Fn(usize) -> Vec<f32>,
+        count: usize,
         (frame, frames): (usize, usize),
         closed: bool,
     ) -> Vec<f32> {
-        let count = keys.len() / z_dim;
-        let key = |i: usize| &keys[i % count * z_dim..][..z_dim];
+        let key = |i: usize| key(i % count);
         let legs = if closed { count } else { count - 1 };
         // The last frame of a closed walk is one before the first.
         let steps = if closed { frames } else { frames.saturating_sub(1).max(1) };
         let (leg, rest) = (frame * legs / steps, frame * legs % steps);
-        self.between(key(leg), key(leg + 1), rest as f64 / steps as f64)
+        self.between(&key(leg), &key(leg + 1), rest as f64 / steps as f64)
     }
 }
 
@@ -56,7 +55,9 @@ mod tests {
     fn walks_pass_through_their_keys_in_even_steps() {
         let keys = [0.0, 0.0, 4.0, 0.0, 4.0, 8.0];
         let all = |path: Path, keys: &[f32], frames: usize, closed: bool| -> Vec<f32> {
-            (0..frames).flat_map(|i| path.through(keys, 2, (i, frames), closed)).collect()
+            let key = |i: usize| keys[2 * i..][..2].to_vec();
+            let at = |i| path.through(key, keys.len() / 2, (i, frames), closed);
+            (0..frames).flat_map(at).collect()
         };
         let open = all(Path::Linear, &keys, 5, false);
         assert_eq!(open, [0.0, 0.0, 2.0, 0.0, 4.0, 0.0, 4.0, 4.0, 4.0, 8.0]);

@@ -11,7 +11,6 @@ use crate::config::TrainConfig;
 use crate::data::SIZE;
 use crate::model::{Model, ModelConfig, Network};
 use crate::tensor_file::TensorFile;
-use crate::train::RunDir;
 use crate::usage::Usage;
 use crate::watch::ensure_finite;
 
@@ -44,6 +43,9 @@ pub struct Weights {
 
 impl Weights {
     /// The live weights of a model: the tensors are the model's own.
+    ///
+    /// # Errors
+    /// None that depends on input.
     pub fn of_model(
         model: &Model,
         network: Network,
@@ -75,24 +77,22 @@ impl Weights {
     }
 
     /// Those in `path`: a run's folder (its newest checkpoint that can be read), a checkpoint, or a file
-    /// that [`Self::file`] or [`Self::tf_file`] made.
+    /// that [`Self::file`] or [`Self::tf_file`] made. `report` is told of every newer checkpoint of a run that
+    /// cannot be read.
     ///
     /// # Errors
     /// [`Usage`], if there is no such thing; if it cannot be read, is something else, is damaged, or holds
     /// the other network only.
-    pub fn read(path: &Path, network: Network) -> Result<Self> {
+    pub fn read(path: &Path, network: Network, report: impl FnMut(&anyhow::Error)) -> Result<Self> {
         if path.is_dir() {
-            let checkpoint = Folder::of_run(path).latest(u64::MAX, |_| {})?;
+            let checkpoint = Folder::of_run(path).latest(u64::MAX, report)?;
             let checkpoint = checkpoint.with_context(|| {
-                let found =
-                    if RunDir::is_run(path) { "a run without one" } else { "another folder" };
-                Usage(format!(
-                    "{}: expected a run with a checkpoint, found {found}",
-                    path.display()
-                ))
+                let message = "expected a run with a checkpoint, found a folder without";
+                Usage(format!("{}: {message}", path.display()))
             })?;
             return Ok(Self::of_checkpoint(&checkpoint, network));
         }
+        ensure_not_exported_as_program(path)?;
         if Checkpoint::is_one(path)? {
             return Ok(Self::of_checkpoint(&Checkpoint::load(path)?, network));
         }
@@ -144,7 +144,11 @@ impl Weights {
             .filter(|channels| (1..=1024).contains(channels))
             .with_context(|| format!("`channels` is {:?}", get("channels").unwrap_or("missing")))?;
         let iteration = get("iteration").map_or(Some(0), |text| text.parse().ok());
-        let iteration = iteration.context("`iteration` is no number")?;
+        // As a checkpoint's.
+        let iteration = iteration.filter(|&iteration: &u64| iteration < 1 << 48);
+        let iteration = iteration.with_context(|| {
+            format!("`iteration` is {:?}", get("iteration").unwrap_or("missing"))
+        })?;
         let tensors = if is_tf {
             mirrored(&config.model(channels), network, &tensors)?
         } else {
@@ -177,14 +181,34 @@ impl Weights {
         Ok(model)
     }
 
+    /// As [`Self::model`], of a generator.
+    ///
+    /// # Errors
+    /// As there; if these are a discriminator's.
+    pub fn generator(&self, device: Device, kind: Kind) -> Result<Model> {
+        let found = self.network.name();
+        ensure!(
+            self.network == Network::Generator,
+            "{}: expected a generator, found a {found}",
+            self.name
+        );
+        self.model(device, kind)
+    }
+
     /// Gives the network of `model` these weights.
     ///
     /// # Errors
-    /// If a tensor is missing, not known, of another shape or not finite; then nothing has changed.
+    /// If a tensor is missing, not known, of another shape or not finite, or a variance is negative; then nothing
+    /// has changed.
     pub fn load_into(&self, model: &Model) -> Result<()> {
         let load = || {
             for (name, tensor) in &self.tensors {
                 ensure_finite(name, tensor)?;
+                let is_variance = name.ends_with(".running_var") && tensor.numel() > 0;
+                ensure!(
+                    !is_variance || tensor.f_min()?.f_double_value(&[])? >= 0.0,
+                    "tensor {name}: a variance is negative"
+                );
             }
             model.load(self.network, &self.tensors)
         };
@@ -250,6 +274,20 @@ impl Weights {
         about.insert("frame".to_owned(), frame.to_owned());
         Ok(about)
     }
+}
+
+/// Whether `path` may be weights: what `torch.jit.load` and onnxruntime take is no way back.
+///
+/// # Errors
+/// [`Usage`], if its name ends in `.onnx` or `.pt`.
+fn ensure_not_exported_as_program(path: &Path) -> Result<()> {
+    let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    if ["onnx", "pt"].contains(&ending.as_str()) {
+        let message = "expected a run, a checkpoint or weights (.safetensors); a program that was exported holds \
+                       them in a form that is not read back";
+        return Err(Usage(format!("{}: {message}", path.display())).into());
+    }
+    Ok(())
 }
 
 /// The variables of `network` among TensorFlow's `tensors`, in the mirrored frame and by PyTorch's names.

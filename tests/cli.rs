@@ -158,7 +158,7 @@ fn help_of_every_command_names_every_flag() -> Result<()> {
     cli.build();
     let subcommands = cli.get_subcommands().filter(|command| command.get_name() != "help");
     let mut commands: Vec<_> = subcommands.map(|command| (command.get_name(), command)).collect();
-    assert_eq!(commands.len(), 15);
+    assert_eq!(commands.len(), 16);
     commands.push(("", &cli));
     for (name, command) in commands {
         for flag in ["--help", "-h"] {

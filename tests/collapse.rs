@@ -19,7 +19,7 @@ const HOPELESS: &str = "--device cpu --threads 1 --base-width 1 --batch-size 8 -
 fn rollbacks(run: &Path) -> Result<Vec<Rollback>> {
     let rollback = |line| match line {
         Line::Rollback(rollback) => Some(rollback),
-        Line::Metrics(_) => None,
+        Line::Metrics(_) | Line::Evaluation(_) => None,
     };
     Ok(read(&run.join("metrics.jsonl"))?.into_iter().filter_map(rollback).collect())
 }

@@ -133,7 +133,7 @@ fn classes_and_limits_choose_among_the_images() -> Result<()> {
         2,
         &["no class `cow`; it has cat, deep, dog"],
     )?;
-    refused(folder.path(), &["digits", "--classes", "3"], 2, &["no classes"])?;
+    refused(folder.path(), &["digits", "--classes", "x"], 2, &["no class `x`", "0, 1, 2"])?;
     // A file beside the folders belongs to no class, and takes none away.
     png(&folder.path().join("photos/stray.png"), color(7))?;
     assert_eq!(count(&[])?, 6);

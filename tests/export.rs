@@ -133,17 +133,23 @@ fn a_tensorflow_checkpoint_comes_with_sizes_moments_and_powers() -> Result<()> {
         both.tensors.insert(format!("{name}/adam_m"), &kernel * 0.5);
         both.tensors.insert(format!("{name}/adam_v"), kernel.square());
     }
-    for (network, power) in [("generator", 0.25_f32), ("discriminator", 0.5)] {
-        for name in ["beta1_power", "beta2_power"] {
-            both.tensors.insert(format!("{network}/{name}"), Tensor::from_slice(&[power]));
-        }
+    for (name, power) in [
+        ("generator/beta1_power", 0.25_f32),
+        ("generator/beta2_power", 0.75),
+        ("discriminator/beta1_power", 0.5),
+        ("discriminator/beta2_power", 0.875),
+    ] {
+        both.tensors.insert(name.to_owned(), Tensor::from_slice(&[power]));
     }
     both.write(&path("tf.safetensors"))?;
     let ran = run(folder.path(), "import tf.safetensors --out imported.safetensors");
     assert_eq!(ran.stderr.matches("Adam's moments too").count(), 2, "{}", ran.stderr);
     let state = TensorFile::read(&path("imported.safetensors"))?.tensors;
-    for (network, power) in [("generator", 0.25), ("discriminator", 0.5)] {
-        assert_eq!(state[&format!("{network}.beta1_power")].double_value(&[]), power);
+    for (network, beta1_power, beta2_power) in
+        [("generator", 0.25, 0.75), ("discriminator", 0.5, 0.875)]
+    {
+        assert_eq!(state[&format!("{network}.beta1_power")].double_value(&[]), beta1_power);
+        assert_eq!(state[&format!("{network}.beta2_power")].double_value(&[]), beta2_power);
         // Moments lie in the mirrored frame, as their weights do.
         let weight = &state[&format!("{network}.dense.weight")];
         assert_eq!(state[&format!("{network}.dense.weight.adam_m")], weight * 0.5);
@@ -189,6 +195,20 @@ fn what_cannot_be_exported_or_imported_is_refused_and_nothing_is_written() -> Re
         let nan = bias * f64::NAN;
         file.tensors.insert("generator/dense/bias".to_owned(), nan);
     })?;
+    change("variance.safetensors", &|file| {
+        let name = "generator/batch_normalization/moving_variance";
+        let negative = &file.tensors[name] - 5.0;
+        file.tensors.insert(name.to_owned(), negative);
+    })?;
+    // Finite in float64, in which it is stored, not in float32, which is exported.
+    change("large.safetensors", &|file| {
+        for tensor in file.tensors.values_mut() {
+            *tensor = tensor.to_kind(Kind::Double);
+        }
+        let name = "generator/conv2d_transpose_2/bias";
+        let large = &file.tensors[name] + 1e300;
+        file.tensors.insert(name.to_owned(), large);
+    })?;
     let whole = std::fs::read(place.join("tf.safetensors"))?;
     std::fs::write(place.join("cut.safetensors"), &whole[..whole.len() - 7])?;
     let before = files(place)?;
@@ -209,12 +229,26 @@ fn what_cannot_be_exported_or_imported_is_refused_and_nothing_is_written() -> Re
         ("export nan.safetensors --format onnx", 1, &["nan.safetensors", "dense.bias"]),
         ("export d.safetensors --format onnx", 1, &["expected a generator", "discriminator"]),
         ("import --out a.safetensors", 2, &["<FILE>"]),
-        ("import tf.safetensors --out taken.onnx", 2, &["taken.onnx: is there already"]),
-        ("import tf.safetensors tf.safetensors --out a", 2, &["holds a generator, and so does"]),
-        ("import tf.safetensors d.safetensors --out a", 1, &["do not fit", "base_width 1 and 2"]),
-        ("import nan.safetensors --out a", 1, &["nan.safetensors"]),
-        ("import run/checkpoints/iteration-000004.safetensors --out a", 2, &["--fork"]),
-        ("import nowhere --out a", 1, &["nowhere"]),
+        ("import tf.safetensors --out d.safetensors", 2, &["d.safetensors: is there already"]),
+        ("import tf.safetensors --out tf.safetensors --force", 2, &["is what is imported"]),
+        ("import run --out a.safetensors", 2, &["run: is a folder", "generator.safetensors"]),
+        ("export taken.onnx --out a.pt", 2, &["taken.onnx: expected a run, a checkpoint"]),
+        ("export run --format onnx --out a.pt", 2, &["--out a.pt", ".onnx"]),
+        ("export variance.safetensors --format onnx", 1, &["running_var: a variance is negative"]),
+        ("export large.safetensors --format onnx", 1, &["not finite"]),
+        (
+            "import tf.safetensors tf.safetensors --out a.safetensors",
+            2,
+            &["holds a generator, and so does"],
+        ),
+        (
+            "import tf.safetensors d.safetensors --out a.safetensors",
+            1,
+            &["do not fit", "base_width 1 and 2"],
+        ),
+        ("import nan.safetensors --out a.safetensors", 1, &["nan.safetensors"]),
+        ("import run/checkpoints/iteration-000004.safetensors --out a.safetensors", 2, &["--fork"]),
+        ("import nowhere --out a.safetensors", 1, &["nowhere"]),
     ] {
         let ran = dcgan(place, arguments);
         assert_eq!(ran.code, Some(code), "{arguments}: {}", ran.stderr);

@@ -149,6 +149,7 @@ fn a_run_whose_loss_is_not_finite_ends_with_that_error_and_without_weights() -> 
         from: None,
         progress: &Progress::new(Verbosity::Quiet, 20),
         interrupt: &Interrupt::default(),
+        evaluator: None,
     });
     let error = error.err().context("the run went through")?;
     let expected = NonFinite { iteration: 1, step: 1, in_loss: Some(true) };

@@ -129,6 +129,10 @@ fn what_cannot_be_is_refused_before_a_file_is_written() -> Result<()> {
     std::fs::write(place.join("full/a"), "")?;
     normal(1, &[3, 7]).write_npy(place.join("wide.npy"))?;
     (normal(1, &[1, 100]) / 0.).write_npy(place.join("inf.npy"))?;
+    std::fs::create_dir(place.join("folder.npy"))?;
+    normal(1, &[3, 100]).write_npy(place.join("whole.npy"))?;
+    let whole = std::fs::read(place.join("whole.npy"))?;
+    std::fs::write(place.join("cut.npy"), &whole[..whole.len() / 2])?;
     let before = files(place)?;
     let reference =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/f32_gray_w6_1it.safetensors");
@@ -142,14 +146,16 @@ fn what_cannot_be_is_refused_before_a_file_is_written() -> Result<()> {
         ("--out empty", 2, &["--out empty"]),
         ("--out-dir full", 2, &["full: is there and not empty", "--force"]),
         ("--out-dir text.safetensors", 2, &["is a file, expected a folder"]),
-        ("--npz empty", 2, &["empty: is a folder"]),
+        ("--npz empty", 2, &["--npz empty", ".npz"]),
+        ("--npy folder.npy", 2, &["folder.npy: is a folder"]),
         ("--count 0", 2, &["--count", "0"]),
         ("--count 5 --grid 2x2", 2, &["--grid 2x2 has no room for --count 5"]),
         ("--count 10001", 2, &["--out-dir or --npz"]),
         ("--grid 2by2", 2, &["--grid", "such as 8x8"]),
         ("--z nowhere.npy", 1, &["--z nowhere.npy"]),
         ("--z wide.npy", 2, &["--z wide.npy", "[N, 100]", "[3, 7]"]),
-        ("--z inf.npy", 2, &["--z inf.npy", "row 0, column 0"]),
+        ("--z inf.npy", 1, &["--z inf.npy", "row 0, column 0"]),
+        ("--z cut.npy", 1, &["--z cut.npy", "promises", "found"]),
         ("--z wide.npy --seed 3", 2, &["--z", "--seed"]),
         ("--npz a.npz --npy a.npy", 2, &["--npz", "--npy"]),
         ("--precision f16", 2, &["--precision", "bf16"]),

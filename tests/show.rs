@@ -108,13 +108,13 @@ fn plots_and_reports_show_a_run_without_any_other_file() -> Result<()> {
     let coloured = |pixel: &&image::Rgb<u8>| pixel.0[0].abs_diff(pixel.0[2]) > 100;
     assert!(picture.pixels().filter(coloured).count() > 2000);
     let svg = std::fs::read_to_string(place.join("both.svg"))?;
-    for text in ["loss: discriminator", "generated images", "one", "two"] {
+    for text in ["loss: discriminator", "generated images", ">\none\n<", ">\ntwo\n<"] {
         assert!(svg.contains(text), "{text}");
     }
     let page = std::fs::read_to_string(place.join("report.html"))?;
     // Every grid in the timeline and in its script, and the two pictures.
     assert!(page.matches("data:image/png;base64,").count() > 5);
-    for text in ["<svg", "dcgan train --config one/config.toml", "base-width = 1", "libtorch"] {
+    for text in ["<svg", "one&#x2f;config.toml", "base-width = 1", "libtorch"] {
         assert!(page.contains(text), "{text}");
     }
     let without_names = page.replace("http://www.w3.org/2000/svg", "");
@@ -171,21 +171,26 @@ fn what_cannot_be_shown_is_refused_and_nothing_is_written() -> Result<()> {
     for (arguments, code, parts) in [
         ("film nowhere", 2, &["nowhere", "no such run"][..]),
         ("film new", 2, &["new: the run has no samples yet", "--sample-every"]),
-        ("film cut", 1, &["cut/samples/iteration-000001.png"]),
+        ("film cut", 1, &["cut/samples/iteration-000001.png", "remove it"]),
+        ("report cut", 2, &["nothing has been logged"]),
         ("film run --out a.avi", 2, &["--out a.avi", ".gif or .mp4"]),
         ("film run --out taken.gif", 2, &["taken.gif: is there already", "--force"]),
         ("film run --fps 0", 2, &["--fps", "0.1 to 100"]),
-        ("interpolate --out a.jpg", 2, &["--out a.jpg", ".gif, .png or .mp4"]),
+        ("interpolate --out a.jpg", 2, &["--out a.jpg", ".gif or .png or .mp4"]),
         ("interpolate --linear --slerp", 2, &["--linear", "--slerp"]),
         ("interpolate --keyframes 1", 2, &["--keyframes", "2..=10000"]),
-        ("interpolate --out a.png --frames 100000 --walks 400", 2, &["--frames", "too large"]),
+        ("interpolate --out a.png --frames 100000 --walks 400", 2, &["too large"]),
         ("plot", 2, &["<RUN>"]),
         ("plot new", 2, &["new: nothing has been logged yet"]),
         ("plot run --out a.pdf", 2, &["--out a.pdf", ".png or .svg"]),
         ("report new", 2, &["new: nothing has been logged yet"]),
         ("report run --out nowhere/a.html", 2, &["no folder nowhere"]),
         ("nearest --dataset nope", 2, &["--dataset nope", "no such data set"]),
-        ("nearest --dataset digits --channels 3", 2, &["3 channel(s)", "--channels 1"]),
+        ("nearest --dataset digits --channels 3", 2, &["3 channel(s)", "trained on"]),
+        ("nearest --count 1000 --neighbours 100 --scale 16", 2, &["too large for one picture"]),
+        ("interpolate --fps 60", 2, &["--fps 60", ".mp4"]),
+        ("report run --out a.pdf", 2, &["--out a.pdf", ".html"]),
+        ("plot run run run run run run run run", 2, &["8 runs", "7 apart"]),
         ("nearest --limit 5 --neighbours 5", 2, &["--neighbours 5", "5 images"]),
     ] {
         let ran = dcgan(place, arguments);

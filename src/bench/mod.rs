@@ -237,7 +237,7 @@ fn floor(passes: &[(Pass, i64)], device: Device, kind: Kind) -> Result<f64> {
 
 fn sampled_per_s(model: &Model, samples: usize, batch_size: usize) -> Result<f64> {
     let _no_grad = tch::no_grad_guard();
-    let sampler = Sampler::new(model)?;
+    let sampler = Sampler::new(model, crate::rng::Latent::default())?;
     let z_dim = model.config.z_dim as usize;
     let mut noise = rng(0, Stream::SampleZ, 1);
     // One batch is not counted.

@@ -1,6 +1,6 @@
 //! `dcgan export` and `dcgan import`: trained networks to other ecosystems, and back.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -34,7 +34,7 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode> {
                 "--network discriminator: the program holds a generator only; name a MODEL";
             return Err(Usage(message.to_owned()).into());
         }
-        Some(model) => Weights::read(&find(model)?, network)?,
+        Some(model) => Weights::read(&find(model)?, network, super::warn_of_damage)?,
     };
     // Whatever is wrong with the weights shows before anything is written.
     weights.model(tch::Device::Cpu, weights.kind())?;
@@ -49,22 +49,33 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode> {
 }
 
 fn format_and_file(args: &ExportArgs, network: Network) -> Result<(ExportFormat, PathBuf)> {
-    let ending = args.out.as_deref().and_then(Path::extension).unwrap_or_default();
-    let by_name = match ending.to_str() {
+    let by_name = match args.out.as_deref().map(super::ending).as_deref() {
         Some("safetensors") => Some(ExportFormat::Safetensors),
         Some("pt") => Some(ExportFormat::Torchscript),
         Some("onnx") => Some(ExportFormat::Onnx),
         _ => None,
     };
     let Some(format) = args.format.or(by_name) else {
-        let message = "--format: expected safetensors, tf, torchscript or onnx (or an --out that ends in \
-                       .safetensors, .pt or .onnx)";
-        return Err(Usage(message.to_owned()).into());
+        let found =
+            args.out.as_ref().map_or(String::new(), |out| format!(", found {}", out.display()));
+        let message = format!(
+            "--format is missing: expected safetensors, tf, torchscript or onnx, or an --out that ends in .safetensors, \
+             .pt or .onnx{found}"
+        );
+        return Err(Usage(message).into());
     };
     let is_program = matches!(format, ExportFormat::Torchscript | ExportFormat::Onnx);
     if is_program && network == Network::Discriminator {
         let message = "--network discriminator: is exported as safetensors or tf";
         return Err(Usage(message.to_owned()).into());
+    }
+    if let Some(out) = &args.out {
+        let expected = match format {
+            ExportFormat::Safetensors | ExportFormat::Tf => "safetensors",
+            ExportFormat::Torchscript => "pt",
+            ExportFormat::Onnx => "onnx",
+        };
+        super::ensure_ending("--out", out, &[expected])?;
     }
     let ending = match format {
         ExportFormat::Safetensors => ".safetensors",
@@ -81,6 +92,11 @@ fn format_and_file(args: &ExportArgs, network: Network) -> Result<(ExportFormat,
 /// # Errors
 /// As [`Imported::read`]; if a file is there already or cannot be written.
 pub fn import(args: &ImportArgs) -> Result<ExitCode> {
+    super::ensure_ending("--out", &args.out, &["safetensors"])?;
+    if let Some(input) = args.files.iter().find(|file| **file == args.out) {
+        let message = format!("--out {}: is what is imported; name another file", input.display());
+        return Err(Usage(message).into());
+    }
     super::ensure_free(&args.out, false, args.force)?;
     device::configure(device::default_threads());
     let imported = Imported::read(&args.files)?;
@@ -88,7 +104,8 @@ pub fn import(args: &ImportArgs) -> Result<ExitCode> {
     imported.notes.iter().for_each(|note| say(note));
     let (out, iteration) = (args.out.display(), imported.iteration());
     say(&format!(
-        "{out}: iteration {iteration}; go on with: dcgan train --resume {out} --fork NEWRUN --dataset SPEC"
+        "{out}: iteration {iteration}; go on with: dcgan train --resume {out} --fork NEWRUN --iterations N (more than \
+         {iteration}, and --dataset SPEC where it is another)"
     ));
     Ok(ExitCode::SUCCESS)
 }

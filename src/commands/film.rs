@@ -3,31 +3,27 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::sample::read_z;
 use crate::cli::{FilmArgs, InterpolateArgs};
 use crate::data::SIZE;
 use crate::record::grid::Picture;
-use crate::record::movie::Movie;
+use crate::record::movie::{GIF_FPS, Movie, is_mp4};
 use crate::record::plot::{label, thousands};
 use crate::record::progress::{Verbosity, Work, say};
 use crate::rng::Latent;
 use crate::runs::find;
 use crate::tensor_file::write_bytes;
-use crate::train::RunDir;
 use crate::train::resume::ensure_run;
+use crate::train::{FILM, RunDir};
 use crate::usage::Usage;
 use crate::walk;
 
-/// Pixels of images in a strip at most: it is held in memory.
-const STRIP_LIMIT: usize = 100_000_000;
 /// A film is enlarged up to so many pixels in width: twice the usual grid.
 const LARGE: usize = 410;
 /// How long a film's last frame stays.
 const REST_S: f64 = 2.0;
-/// The file that `train --film` writes into the run's folder.
-const FILM: &str = "film.gif";
 
 /// `dcgan interpolate`.
 ///
@@ -35,11 +31,11 @@ const FILM: &str = "film.gif";
 /// [`Usage`], if the flags ask for what cannot be or a file is there already; if the generator cannot be
 /// read or the file cannot be written.
 pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
-    let is_strip = match ending(&args.out).as_str() {
-        "png" => true,
-        "gif" | "mp4" => false,
-        _ => return Err(wrong_ending(&args.out, ".gif, .png or .mp4")),
-    };
+    super::ensure_ending("--out", &args.out, &["gif", "png", "mp4"])?;
+    let is_strip = super::ending(&args.out) == "png";
+    if !is_strip {
+        ensure_rate(args.fps, &args.out)?;
+    }
     super::ensure_free(&args.out, false, args.force)?;
     let sampler = super::sampler(&args.generator)?;
     let z_dim = sampler.z_dim();
@@ -53,29 +49,27 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
         _ if sampler.latent() == Latent::Normal => walk::Path::Spherical,
         _ => walk::Path::Linear,
     };
-    // Each walk's keys, one after the other.
-    let keys: Vec<Vec<f32>> = match &args.z {
-        Some(file) => vec![read_z(file, z_dim)?],
-        None => {
-            let walk = |walk| sampler.noise(args.seed, (walk * keys) as u64, keys);
-            (0..walks).map(walk).collect()
-        }
+    let own = args.z.as_deref().map(|file| read_z(file, z_dim)).transpose()?;
+    let (walks, keys) = match &own {
+        Some(own) => (1, own.len() / z_dim),
+        None => (walks, keys),
     };
-    let walks = keys.len();
-    let z_at = |keys: &[f32], frame: usize| path.through(keys, z_dim, (frame, frames), !is_strip);
+    let key = |walk: usize, i: usize| match &own {
+        Some(own) => own[i * z_dim..][..z_dim].to_vec(),
+        None => sampler.noise(args.seed, (walk * keys + i) as u64, 1),
+    };
+    let z_at = |walk: usize, frame: usize| {
+        path.through(|i| key(walk, i), keys, (frame, frames), !is_strip)
+    };
     let scale = args.scale as usize;
     let mut work = Work::new(if args.quiet { Verbosity::Quiet } else { Verbosity::Normal });
+    let images = if is_strip { walks * frames } else { walks };
+    super::ensure_picture(images, sampler.channels(), scale)?;
     if is_strip {
-        let pixels = walks * frames * SIZE * SIZE * scale * scale;
-        if pixels > STRIP_LIMIT {
-            let message =
-                format!("--frames {frames}: a strip of so many images is too large for a picture");
-            return Err(Usage(message).into());
-        }
         work.images(walks * frames);
         let mut images = Vec::new();
-        for keys in &keys {
-            let z: Vec<f32> = (0..frames).flat_map(|frame| z_at(keys, frame)).collect();
+        for walk in 0..walks {
+            let z: Vec<f32> = (0..frames).flat_map(|frame| z_at(walk, frame)).collect();
             sampler.each(&z, &mut |block| {
                 images.extend_from_slice(block);
                 work.advance(block.len() / sampler.image_len());
@@ -86,9 +80,9 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
         write_bytes(&args.out, &picture.png()?)?;
     } else {
         work.images(frames);
-        let columns = columns_for(walks);
+        let columns = super::columns_for(walks);
         let frame = |i: usize| -> Result<Picture> {
-            let z: Vec<f32> = keys.iter().flat_map(|keys| z_at(keys, i)).collect();
+            let z: Vec<f32> = (0..walks).flat_map(|walk| z_at(walk, i)).collect();
             let mut images = Vec::new();
             sampler.each(&z, &mut |block| {
                 images.extend_from_slice(block);
@@ -108,9 +102,15 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Columns of a picture that is as square as its images allow.
-fn columns_for(count: usize) -> usize {
-    count.isqrt() + usize::from(count.isqrt().pow(2) < count)
+/// Whether a film of this name may have so many frames a second.
+fn ensure_rate(fps: f64, out: &Path) -> Result<()> {
+    if fps > GIF_FPS && !is_mp4(out) {
+        let message = format!(
+            "--fps {fps}: a GIF has up to {GIF_FPS} frames a second, browsers slow down more; an .mp4 may have more"
+        );
+        return Err(Usage(message).into());
+    }
+    Ok(())
 }
 
 /// `dcgan film`.
@@ -119,13 +119,13 @@ fn columns_for(count: usize) -> usize {
 /// [`Usage`], if there is no such run, it has no samples, or a file is there already; if a sample cannot be
 /// read or the film cannot be written.
 pub fn film(args: &FilmArgs) -> Result<ExitCode> {
-    if !["gif", "mp4"].contains(&ending(&args.out).as_str()) {
-        return Err(wrong_ending(&args.out, ".gif or .mp4"));
-    }
+    super::ensure_ending("--out", &args.out, &["gif", "mp4"])?;
+    ensure_rate(args.fps, &args.out)?;
     super::ensure_free(&args.out, false, args.force)?;
     let run = find(&args.run)?;
     ensure_run(&run)?;
-    let frames = shoot(&run, &args.out, args.fps, args.scale.map(usize::from), Verbosity::Normal)?;
+    let verbosity = if args.quiet { Verbosity::Quiet } else { Verbosity::Normal };
+    let frames = shoot(&run, &args.out, args.fps, args.scale.map(usize::from), verbosity)?;
     if !args.quiet {
         say(&format!("{frames} frames: {}", args.out.display()));
     }
@@ -151,6 +151,7 @@ fn shoot(
     verbosity: Verbosity,
 ) -> Result<usize> {
     let samples: Vec<_> = RunDir::samples_of(run)?.into_iter().collect();
+    let broken = |path: &Path| format!("{}: is none of the run's grids; remove it", path.display());
     let Some((_, first)) = samples.first() else {
         let message = format!(
             "{}: the run has no samples yet; it writes one every --sample-every iterations",
@@ -158,12 +159,16 @@ fn shoot(
         );
         return Err(Usage(message).into());
     };
-    let first = Picture::read(first)?;
+    let first = Picture::read(first).with_context(|| broken(first))?;
     let scale = scale.unwrap_or_else(|| (LARGE / first.width.max(1)).max(1));
     let height = 18.max(first.height * scale / 20);
     let frame = |i: usize| -> Result<Picture> {
         let (iteration, path) = &samples[i];
-        let picture = Picture::read(path)?.scaled(scale);
+        let picture = Picture::read(path).with_context(|| broken(path))?;
+        let is_alike = (picture.width, picture.height, picture.channels)
+            == (first.width, first.height, first.channels);
+        ensure!(is_alike, "{}, or the others: they differ in size or colour", broken(path));
+        let picture = picture.scaled(scale);
         let text = format!("iteration {}", thousands(i64::try_from(*iteration)?));
         let caption = label(&text, picture.width, height, picture.channels)?;
         Picture::stacked(&[picture, caption])
@@ -173,13 +178,4 @@ fn shoot(
     let movie = Movie { count: samples.len(), fps, rest_s: REST_S, frame: &frame };
     movie.write(out, &mut || work.advance(1)).context("the film cannot be made")?;
     Ok(samples.len())
-}
-
-/// What a file's name ends in, in small letters.
-pub(super) fn ending(path: &Path) -> String {
-    path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
-}
-
-pub(super) fn wrong_ending(path: &Path, expected: &str) -> anyhow::Error {
-    Usage(format!("--out {}: expected a name that ends in {expected}", path.display())).into()
 }

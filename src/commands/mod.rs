@@ -1,6 +1,7 @@
 //! What each command does, from its arguments to its output.
 
 mod data;
+mod eval;
 mod export;
 mod film;
 mod runs;
@@ -18,6 +19,7 @@ use tch::{Device, Kind};
 
 use crate::bench::{BenchConfig, BenchResult};
 pub use data::data;
+pub use eval::eval;
 pub use export::{export, import};
 pub use film::{film, interpolate};
 pub use runs::runs;
@@ -26,6 +28,7 @@ pub use show::{nearest, plot, report};
 pub use train::train;
 
 use crate::cli::{BenchArgs, GeneratorArgs, VerifyArgs};
+use crate::data::SIZE;
 use crate::device::{self, DeviceChoice, default_threads};
 use crate::model::{ModelConfig, Network};
 use crate::record::progress::say;
@@ -78,13 +81,67 @@ fn resolve_aloud(choice: DeviceChoice, kind: Kind) -> Result<Device> {
 /// # Errors
 /// As [`Weights::read`] and [`device::resolve`].
 fn sampler(args: &GeneratorArgs) -> Result<Sampler> {
-    device::configure(args.threads.map_or_else(default_threads, usize::from));
-    let device = resolve_aloud(args.device, args.precision.kind())?;
+    let device = device_of(args)?;
     let weights = match &args.model {
         None => Weights::built_in()?,
-        Some(model) => Weights::read(&find(model)?, Network::Generator)?,
+        Some(model) => Weights::read(&find(model)?, Network::Generator, warn_of_damage)?,
     };
     Sampler::of(&weights, device, args.precision.kind())?.computing_in(args.precision.compute())
+}
+
+/// Says that a checkpoint was passed over.
+fn warn_of_damage(error: &anyhow::Error) {
+    say(&format!("warning: {error:#}"));
+}
+
+/// What a file's name ends in, in small letters.
+fn ending(path: &Path) -> String {
+    path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
+}
+
+/// Whether the name after `flag` ends in one of `expected`.
+///
+/// # Errors
+/// [`Usage`], if not.
+fn ensure_ending(flag: &str, path: &Path, expected: &[&str]) -> Result<()> {
+    if expected.contains(&ending(path).as_str()) {
+        return Ok(());
+    }
+    let expected = expected.join(" or .");
+    Err(Usage(format!("{flag} {}: expected a name that ends in .{expected}", path.display()))
+        .into())
+}
+
+/// Bytes of a picture at most: it is held in memory.
+const PICTURE_LIMIT: usize = 1 << 30;
+
+/// Whether a picture has room for so many images, each pixel a square of `scale`.
+///
+/// # Errors
+/// [`Usage`], if not.
+fn ensure_picture(images: usize, channels: usize, scale: usize) -> Result<()> {
+    let side = (SIZE + 2) * scale;
+    if images.saturating_mul(side * side * channels) > PICTURE_LIMIT {
+        let message = format!(
+            "{images} images of {side}×{side} pixels are too large for one picture; ask for fewer or smaller ones"
+        );
+        return Err(Usage(message).into());
+    }
+    Ok(())
+}
+
+/// Columns of a picture that is as square as its images allow.
+fn columns_for(count: usize) -> usize {
+    count.isqrt() + usize::from(count.isqrt().pow(2) < count)
+}
+
+/// The device that the flags name; threads are set.
+///
+/// # Errors
+/// As [`device::resolve`].
+fn device_of(args: &GeneratorArgs) -> Result<Device> {
+    device::configure(args.threads.map_or_else(default_threads, usize::from));
+    resolve_aloud(args.device, args.precision.kind())
 }
 
 /// Whether a file, or a folder, may be written to `path`: nothing is there, or it may be replaced.

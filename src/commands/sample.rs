@@ -12,10 +12,11 @@ use zip::write::SimpleFileOptions;
 
 use crate::cli::{GridSize, SampleArgs};
 use crate::data::SIZE;
+use crate::data::npy::read_rows;
 use crate::record::grid::Picture;
 use crate::record::progress::{Verbosity, Work, say};
 use crate::sample::{Sampler, bytes};
-use crate::tensor_file::{write_atomically, write_bytes};
+use crate::tensor_file::{remove, write_bytes, write_streamed};
 use crate::usage::Usage;
 
 /// Images in one picture at most: it is held in memory.
@@ -51,7 +52,8 @@ pub fn sample(args: &SampleArgs) -> Result<ExitCode> {
         (Source::Seed(_), None, Some(grid)) => grid.columns * grid.rows,
         (Source::Seed(_), count, _) => count.map_or(64, |count| count as usize),
     };
-    let mut job = Job { sampler, source, count, work: Work::new(Verbosity::Normal) };
+    let verbosity = if args.quiet { Verbosity::Quiet } else { Verbosity::Normal };
+    let mut job = Job { sampler, source, count, work: Work::new(verbosity) };
     job.work.images(count);
     match &target {
         Target::Grid(path) => job.grid(path, args.grid)?,
@@ -80,17 +82,17 @@ impl Target {
     fn of(args: &SampleArgs) -> Result<Self> {
         let target = match (&args.out_dir, &args.npz, &args.npy) {
             (Some(folder), ..) => Self::Folder(folder.clone()),
-            (_, Some(file), _) => Self::Npz(file.clone()),
-            (.., Some(file)) => Self::Npy(file.clone()),
+            (_, Some(file), _) => {
+                super::ensure_ending("--npz", file, &["npz"])?;
+                Self::Npz(file.clone())
+            }
+            (.., Some(file)) => {
+                super::ensure_ending("--npy", file, &["npy"])?;
+                Self::Npy(file.clone())
+            }
             _ => {
                 let file = args.out.clone().unwrap_or_else(|| "samples.png".into());
-                let is_png =
-                    file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
-                if !is_png {
-                    let message =
-                        format!("--out {}: expected a name that ends in .png", file.display());
-                    return Err(Usage(message).into());
-                }
+                super::ensure_ending("--out", &file, &["png"])?;
                 Self::Grid(file)
             }
         };
@@ -161,10 +163,7 @@ impl Job {
             );
             return Err(Usage(message).into());
         }
-        let columns = grid.map_or_else(
-            || count.isqrt() + usize::from(count.isqrt().pow(2) < count),
-            |grid| grid.columns,
-        );
+        let columns = grid.map_or_else(|| super::columns_for(count), |grid| grid.columns);
         ensure!(
             grid.is_none_or(|grid| grid.columns * grid.rows >= count),
             Usage(format!("--grid has no room for {count} images"))
@@ -200,6 +199,15 @@ impl Job {
             Ok(())
         })?;
         if path.is_dir() {
+            // Those of another call would be taken for this one's.
+            for entry in fs::read_dir(path).with_context(cannot)? {
+                let old = entry.with_context(cannot)?.path();
+                let stem = old.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                let is_ours = stem.len() >= 6 && stem.chars().all(|c| c.is_ascii_digit());
+                if is_ours && super::ending(&old) == "png" {
+                    remove(&old)?;
+                }
+            }
             for name in names {
                 fs::rename(beside.path().join(&name), path.join(&name)).with_context(cannot)?;
             }
@@ -214,7 +222,7 @@ impl Job {
     /// One array `[N, 32, 32, C]` of bytes, as metric tools read it.
     fn npz(&mut self, path: &Path) -> Result<()> {
         let shape = [self.count, SIZE, SIZE, self.sampler.channels()];
-        self.stream(path, |job, file| {
+        write_streamed(path, |file| {
             let mut archive = ZipWriter::new(BufWriter::new(file));
             // Arrays of images hardly shrink, and readers may map what is stored.
             let options = SimpleFileOptions::default()
@@ -222,7 +230,7 @@ impl Job {
                 .large_file(true);
             archive.start_file("arr_0.npy", options)?;
             archive.write_all(&npy_header("|u1", &shape))?;
-            job.each(&mut |images| Ok(archive.write_all(images)?))?;
+            self.each(&mut |images| Ok(archive.write_all(images)?))?;
             Ok(archive.finish()?.flush()?)
         })
     }
@@ -230,10 +238,10 @@ impl Job {
     /// One array `[N, C, 32, 32]` of float32.
     fn npy(&mut self, path: &Path) -> Result<()> {
         let shape = [self.count, self.sampler.channels(), SIZE, SIZE];
-        self.stream(path, |job, file| {
+        write_streamed(path, |file| {
             let mut file = BufWriter::new(file);
             file.write_all(&npy_header("<f4", &shape))?;
-            job.each_tensor(&mut |images| {
+            self.each_tensor(&mut |images| {
                 let values = images.f_to_kind(Kind::Float)?.f_contiguous()?.f_flatten(0, -1)?;
                 for value in Vec::<f32>::try_from(values)? {
                     file.write_all(&value.to_le_bytes())?;
@@ -242,25 +250,6 @@ impl Job {
             })?;
             Ok(file.flush()?)
         })
-    }
-
-    /// Writes a file, whole or not at all, while the images are made.
-    fn stream(
-        &mut self,
-        path: &Path,
-        write: impl FnOnce(&mut Self, &mut File) -> Result<()>,
-    ) -> Result<()> {
-        let mut failure = None;
-        let written = write_atomically(path, |file| {
-            write(self, file).map_err(|error| {
-                failure = Some(error);
-                std::io::Error::other("the images cannot be made")
-            })
-        });
-        match failure {
-            Some(error) => Err(error.context(format!("{}: cannot be written", path.display()))),
-            None => written,
-        }
     }
 }
 
@@ -283,24 +272,10 @@ fn npy_header(descr: &str, shape: &[usize; 4]) -> Vec<u8> {
 /// The latents in a `.npy` file, row by row.
 pub(super) fn read_z(path: &Path, z_dim: usize) -> Result<Vec<f32>> {
     let name = || format!("--z {}", path.display());
-    let z = Tensor::read_npy(path).with_context(|| {
-        format!("{}: expected a .npy file of floats in C order that can be read", name())
-    })?;
-    let shape = z.size();
-    if !matches!(shape[..], [rows, columns] if rows > 0 && columns == z_dim as i64)
-        || !matches!(z.kind(), Kind::Float | Kind::Double | Kind::Half)
-    {
-        let message = format!(
-            "{}: expected floats of shape [N, {z_dim}], found {:?} of shape {shape:?}",
-            name(),
-            z.kind()
-        );
-        return Err(Usage(message).into());
-    }
-    let values = Vec::<f32>::try_from(z.f_to_kind(Kind::Float)?.f_flatten(0, -1)?)?;
-    if let Some(i) = values.iter().position(|value| !value.is_finite()) {
-        let (row, column) = (i / z_dim, i % z_dim);
-        let message = format!("{}: row {row}, column {column} is {}", name(), values[i]);
+    let file = File::open(path).with_context(|| format!("{}: cannot be read", name()))?;
+    let ([rows, columns], values) = read_rows(file).with_context(name)?;
+    if columns != z_dim {
+        let message = format!("{}: expected shape [N, {z_dim}], found [{rows}, {columns}]", name());
         return Err(Usage(message).into());
     }
     Ok(values)

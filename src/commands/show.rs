@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::data::load_aloud;
-use super::film::{ending, wrong_ending};
 use super::print;
 use crate::cli::{NearestArgs, PlotArgs, ReportArgs};
+use crate::data::builtin::DIGITS;
 use crate::data::{ImageSet, SIZE};
 use crate::eval::neighbours::{Neighbour, nearest as nearest_in};
 use crate::record::grid::Picture;
 use crate::record::jsonl::read_metrics;
-use crate::record::plot::Plot;
+use crate::record::plot::{CURVES, Plot};
 use crate::record::progress::{Verbosity, Work, say};
 use crate::rng::{Stream, permutation, rng};
 use crate::runs::find;
@@ -27,9 +27,10 @@ use crate::usage::Usage;
 /// [`Usage`], if there is no such run, nothing is logged, or a file is there already; if it cannot be read or
 /// written.
 pub fn plot(args: &PlotArgs) -> Result<ExitCode> {
-    let ending = ending(&args.out);
-    if !["png", "svg"].contains(&ending.as_str()) {
-        return Err(wrong_ending(&args.out, ".png or .svg"));
+    super::ensure_ending("--out", &args.out, &["png", "svg"])?;
+    if args.runs.len() > CURVES {
+        let message = format!("{} runs: a plot tells {CURVES} apart at most", args.runs.len());
+        return Err(Usage(message).into());
     }
     super::ensure_free(&args.out, false, args.force)?;
     let mut runs = Vec::new();
@@ -41,10 +42,17 @@ pub fn plot(args: &PlotArgs) -> Result<ExitCode> {
         if metrics.is_empty() {
             return Err(Usage(format!("{}: nothing has been logged yet", path.display())).into());
         }
-        runs.push((folder_name(&path), metrics));
+        let name = folder_name(&path);
+        // Of two of one name the paths tell which is which.
+        let is_taken = runs.iter().any(|(other, _)| *other == name);
+        runs.push((if is_taken { path.display().to_string() } else { name }, metrics));
     }
     let plot = Plot::of_runs(&runs);
-    let bytes = if ending == "svg" { plot.svg()?.into_bytes() } else { plot.picture()?.png()? };
+    let bytes = if super::ending(&args.out) == "svg" {
+        plot.svg()?.into_bytes()
+    } else {
+        plot.picture()?.png()?
+    };
     write_bytes(&args.out, &bytes)?;
     say(&format!("{} run(s): {}", runs.len(), args.out.display()));
     Ok(ExitCode::SUCCESS)
@@ -60,6 +68,7 @@ fn folder_name(path: &Path) -> String {
 /// # Errors
 /// [`Usage`], if there is no such run or a file is there already; as [`crate::report::html`].
 pub fn report(args: &ReportArgs) -> Result<ExitCode> {
+    super::ensure_ending("--out", &args.out, &["html"])?;
     super::ensure_free(&args.out, false, args.force)?;
     let run = find(&args.run)?;
     ensure_run(&run)?;
@@ -74,25 +83,23 @@ pub fn report(args: &ReportArgs) -> Result<ExitCode> {
 /// [`Usage`], if the flags ask for what cannot be or a file is there already; if the generator or the data
 /// set cannot be read, or the picture not be written.
 pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
-    if ending(&args.out) != "png" {
-        return Err(wrong_ending(&args.out, ".png"));
-    }
+    super::ensure_ending("--out", &args.out, &["png"])?;
+    let (count, k) = (args.count as usize, args.neighbours as usize);
+    super::ensure_picture(count * (k + 1), 3, args.scale as usize)?;
     super::ensure_free(&args.out, false, args.force)?;
     let sampler = super::sampler(&args.generator)?;
     let verbosity = if args.quiet { Verbosity::Quiet } else { Verbosity::Normal };
-    let options = args.data.resolve(&args.dataset, None)?.data();
-    let set = load_aloud(&args.dataset, &options, verbosity)?;
+    let dataset = args.dataset.as_deref().or(sampler.dataset()).unwrap_or(DIGITS);
+    let options = args.data.resolve(dataset, None)?.data();
+    let set = load_aloud(dataset, &options, verbosity)?;
     if set.channels() != sampler.channels() {
         let message = format!(
-            "--dataset {}: its images have {} channel(s), the generator's {}; --channels {} reads it so",
-            args.dataset,
+            "--dataset {dataset}: its images have {} channel(s), the generator's {}; name the set that it was trained on",
             set.channels(),
-            sampler.channels(),
             sampler.channels()
         );
         return Err(Usage(message).into());
     }
-    let (count, k) = (args.count as usize, args.neighbours as usize);
     if set.count() <= k {
         let message = format!("--neighbours {k}: the data set has {} images", set.count());
         return Err(Usage(message).into());
@@ -122,7 +129,7 @@ pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
     let median = |all: &[f64]| all[all.len() / 2];
     // The nearest hundredth of real pairs.
     let suspicious = theirs[theirs.len() / 100];
-    let copies = ours.iter().filter(|&&distance| distance < suspicious).count();
+    let copies = ours.iter().filter(|&&distance| distance == 0.0 || distance < suspicious).count();
     let text = format!(
         "nearest image of `{}` by pixels, root mean square in levels of 255:\n  \
          {count} generated images: median {:.1}, least {:.1}\n  \
@@ -134,7 +141,11 @@ pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
         theirs.len(),
         median(&theirs),
         theirs[0],
-        if copies * 20 > count { ": look at the picture, the model may copy" } else { "" }
+        if copies * 20 > count && theirs.len() >= FLOOR {
+            ": look at the picture, the model may copy"
+        } else {
+            ""
+        }
     );
     print(text.as_bytes())?;
     if !args.quiet {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use tch::Device;
 
 use super::data::load_aloud;
-use super::{print, print_error};
+use super::{print, print_error, warn_of_damage};
 use crate::checkpoint::{Checkpoint, Origin};
 use crate::cli::TrainArgs;
 use crate::config::{OnCollapse, Switch, TrainConfig};
@@ -17,7 +17,7 @@ use crate::device::{self, default_threads};
 use crate::interrupt::Interrupt;
 use crate::model::{Network, layer_table};
 use crate::record::progress::{Progress, Verbosity, say};
-use crate::runs::find;
+use crate::runs::{find, shell_quoted};
 use crate::train::resume::{Saved, ensure_run, ensure_same_networks};
 use crate::train::{End, Job, NonFinite, Outcome, RunDir};
 use crate::usage::Usage;
@@ -81,6 +81,9 @@ fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
                 path.display()
             ));
         }
+        if args.film {
+            make_film(&path, prepared.verbosity);
+        }
         return Ok(ExitCode::SUCCESS);
     }
     prepared.warn_of_other_bits(&saved);
@@ -123,10 +126,6 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
 
 fn going_on(iteration: u64, total: u64) -> String {
     format!("going on after iteration {iteration} of {total}")
-}
-
-fn warn_of_damage(error: &anyhow::Error) {
-    say(&format!("warning: {error:#}"));
 }
 
 /// What is known before the first file is written.
@@ -211,6 +210,7 @@ impl Prepared {
     fn train(self, run: &RunDir, from: Option<Checkpoint>) -> Result<ExitCode> {
         let total = self.total();
         let Self { config, device, note, set, verbosity, film } = self;
+        let evaluator = super::eval::evaluator(&config, &set, device, verbosity)?;
         let progress = Progress::new(verbosity, total);
         if verbosity == Verbosity::Verbose {
             progress.note(&plan(&config, &set)?);
@@ -239,6 +239,7 @@ impl Prepared {
             from,
             progress: &progress,
             interrupt: &interrupt,
+            evaluator,
         };
         let outcome = crate::train::train(job);
         // The bar must not come between the last lines.
@@ -247,10 +248,7 @@ impl Prepared {
             Ok(outcome) => {
                 let code = report(&outcome, total, &path, verbosity);
                 if film && matches!(outcome.end, End::Finished) {
-                    let film = super::film::of_finished_run(run.path(), verbosity)?;
-                    if verbosity > Verbosity::Quiet {
-                        say(&format!("the film: {}", film.display()));
-                    }
+                    make_film(run.path(), verbosity);
                 }
                 Ok(code)
             }
@@ -267,6 +265,15 @@ impl Prepared {
                 Ok(ExitCode::FAILURE)
             }
         }
+    }
+}
+
+/// The film of a run that is finished, whatever becomes of it.
+fn make_film(run: &Path, verbosity: Verbosity) {
+    match super::film::of_finished_run(run, verbosity) {
+        Ok(film) if verbosity > Verbosity::Quiet => say(&format!("the film: {}", film.display())),
+        Ok(_) => {}
+        Err(error) => say(&format!("warning: {error:#}")),
     }
 }
 
@@ -315,11 +322,7 @@ fn remedy(error: &anyhow::Error, config: &TrainConfig, path: &str) -> String {
 
 /// The command that goes on with the run in `path`.
 fn how_to_resume(path: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
-    if path.chars().all(is_plain) {
-        return format!("dcgan train --resume {path}");
-    }
-    format!("dcgan train --resume '{}'", path.replace('\'', "'\\''"))
+    format!("dcgan train --resume {}", shell_quoted(path))
 }
 
 /// The resolved configuration and the layers, as `--dry-run` prints them.

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use flate2::read::GzDecoder;
 
 use super::image_file::{Fit, fit};
@@ -13,6 +13,8 @@ pub const DIGITS: &str = "digits";
 
 /// MNIST's test images; origin and licence are in `assets/README.md`.
 const T10K_IMAGES: &[u8] = include_bytes!("../../assets/t10k-images-idx3-ubyte.gz");
+/// Their labels.
+const T10K_LABELS: &[u8] = include_bytes!("../../assets/t10k-labels-idx1-ubyte.gz");
 
 /// 10,000 real handwritten digits, padded with zeros from 28×28 to 32×32.
 ///
@@ -24,7 +26,21 @@ pub fn digits() -> Result<ImageSet> {
     let padded =
         pixels.chunks_exact(width * height).map(|image| fit(image.to_vec(), size, 1, Fit::Pad));
     let padded: Vec<Vec<u8>> = padded.collect::<Result<_>>()?;
-    ImageSet::new(DIGITS, 1, padded.concat())
+    let labels = labels()?.into_iter().map(u32::from).collect();
+    let classes = (0..10).map(|digit: u32| digit.to_string()).collect();
+    Ok(ImageSet::new(DIGITS, 1, padded.concat())?.labelled(labels, classes))
+}
+
+/// Which digit each image is.
+///
+/// # Errors
+/// If the program file is damaged.
+pub(super) fn labels() -> Result<Vec<u16>> {
+    let mut bytes = Vec::new();
+    GzDecoder::new(T10K_LABELS).read_to_end(&mut bytes).context("the built-in digits")?;
+    let labels = idx::parse_labels(&bytes).context("the built-in digits")?;
+    ensure!(labels.iter().all(|&label| label < 10), "the built-in digits: a label above 9");
+    Ok(labels)
 }
 
 /// The digits as the file has them.
@@ -55,6 +71,12 @@ mod tests {
                 assert_eq!(pixel, 0, "image {}, row {y}, column {x}", i / SIZE / SIZE);
             }
         }
+        // MNIST's test set has 980 zeros, 1135 ones, …, and begins with 7, 2, 1, 0, 4.
+        let labels = set.labels().context("no labels")?;
+        assert_eq!(labels.of_images[..5], [7, 2, 1, 0, 4]);
+        let count = |digit: u32| labels.of_images.iter().filter(|&&label| label == digit).count();
+        assert_eq!((0..10).map(count).collect::<Vec<_>>()[..3], [980, 1135, 1032]);
+        assert_eq!(labels.classes.concat(), "0123456789");
         // The mean of MNIST's test pixels is 0.1325 of 255, as everybody normalizes them.
         let mean = inside as f64 / (10_000.0 * 28.0 * 28.0) / 255.0;
         assert!((mean - 0.1325).abs() < 5e-4, "{mean}");

@@ -82,8 +82,9 @@ pub fn load(spec: &str, options: &Options, tell: &mut dyn FnMut(Event)) -> Resul
         Spec::Digits
             if options.channels != Some(3) && options.fit.is_none_or(|fit| fit == Fit::Pad) =>
         {
-            let set = builtin::digits()?;
-            ensure_no_classes(options).map_err(|message| usage(&message))?;
+            let mut set = builtin::digits()?;
+            let chosen = by_class(&set.labels, &set.classes, &options.classes);
+            set.chosen = chosen.map_err(|message| usage(&message))?;
             return Ok(set.limited(options.limit, options.seed));
         }
         parsed => decoded(&parsed, options, tell).with_context(|| format!("data set {spec}"))?,
@@ -91,13 +92,10 @@ pub fn load(spec: &str, options: &Options, tell: &mut dyn FnMut(Event)) -> Resul
     let total = description.identity.images;
     check_bad(&description.findings, total, options).with_context(|| format!("data set {spec}"))?;
     ensure!(total > 0, "data set {spec}: no images{}", what_else(&description.findings));
-    let chosen = by_class(&description, &options.classes).map_err(|message| usage(&message))?;
+    let chosen = by_class(&description.labels, &description.classes, &options.classes);
+    let chosen = chosen.map_err(|message| usage(&message))?;
     let set = ImageSet::stored(spec, pixels, description, chosen);
     Ok(set.limited(options.limit, options.seed))
-}
-
-fn ensure_no_classes(options: &Options) -> Result<(), String> {
-    if options.classes.is_empty() { Ok(()) } else { Err("it has no classes".to_owned()) }
 }
 
 fn what_else(findings: &Findings) -> String {
@@ -109,26 +107,29 @@ fn what_else(findings: &Findings) -> String {
 }
 
 /// The images of the classes asked for; `None` for all.
-fn by_class(description: &Description, classes: &[String]) -> Result<Option<Vec<u32>>, String> {
-    if classes.is_empty() {
+fn by_class(
+    labels: &[u32],
+    classes: &[String],
+    asked: &[String],
+) -> Result<Option<Vec<u32>>, String> {
+    if asked.is_empty() {
         return Ok(None);
     }
     // Files that are in no folder have the class of no name.
-    let mut known: Vec<_> =
-        description.classes.iter().filter(|class| !class.is_empty()).cloned().collect();
+    let mut known: Vec<_> = classes.iter().filter(|class| !class.is_empty()).cloned().collect();
     known.sort();
     if known.is_empty() {
         return Err("it has no classes".to_owned());
     }
     let mut wanted = Vec::new();
-    for class in classes.iter().map(|class| class.trim()) {
-        let index = description.classes.iter().position(|known| known == class);
+    for class in asked.iter().map(|class| class.trim()) {
+        let index = classes.iter().position(|known| known == class);
         let index = index
             .filter(|_| !class.is_empty())
             .ok_or_else(|| format!("no class `{class}`; it has {}", known.join(", ")))?;
         wanted.push(index as u32);
     }
-    let labels = description.labels.iter().zip(0_u32..);
+    let labels = labels.iter().zip(0_u32..);
     Ok(Some(labels.filter(|(label, _)| wanted.contains(label)).map(|(_, i)| i).collect()))
 }
 
@@ -324,7 +325,10 @@ impl Source {
         let read = |path: &Path| read_maybe_gzipped(path, MAX_EXPANDED);
         let named = |path: &Path| path.display().to_string();
         match self {
-            Self::Digits => stack(builtin::stack()?, None, Path::new("the built-in digits")),
+            Self::Digits => {
+                let name = Path::new("the built-in digits");
+                stack(builtin::stack()?, Some(builtin::labels()?), name)
+            }
             Self::Idx(path) => {
                 let images = idx::parse_images(&read(&path)?).with_context(|| named(&path))?;
                 stack(images, None, &path)

@@ -49,6 +49,18 @@ pub struct ImageSet {
     stored_sha256: Option<String>,
     identity: OnceLock<SetIdentity>,
     findings: Findings,
+    /// The class of each stored image, as an index into `classes`; none where there are no classes.
+    labels: Vec<u32>,
+    classes: Vec<String>,
+}
+
+/// The classes of a set's images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labels {
+    /// Their names, in order.
+    pub classes: Vec<String>,
+    /// Of each image, an index into `classes`.
+    pub of_images: Vec<u32>,
 }
 
 impl ImageSet {
@@ -79,6 +91,34 @@ impl ImageSet {
             stored_sha256: None,
             identity: OnceLock::new(),
             findings: Findings::default(),
+            labels: Vec::new(),
+            classes: Vec::new(),
+        })
+    }
+
+    /// The same images, each of one of `classes`.
+    fn labelled(self, labels: Vec<u32>, classes: Vec<String>) -> Self {
+        Self { labels, classes, ..self }
+    }
+
+    /// Their classes, where they have any: two or more.
+    pub fn labels(&self) -> Option<Labels> {
+        let stored = |i: usize| self.chosen.as_ref().map_or(i, |chosen| chosen[i] as usize);
+        let of_images: Vec<u32> =
+            (0..self.count()).filter_map(|i| self.labels.get(stored(i)).copied()).collect();
+        // The order of names, whatever came first in the files.
+        let mut present = of_images.clone();
+        present.sort_unstable();
+        present.dedup();
+        present.sort_by_key(|&label| &self.classes[label as usize]);
+        if present.len() < 2 || of_images.len() < self.count() {
+            return None;
+        }
+        let rank =
+            |label: u32| present.iter().position(|&other| other == label).unwrap_or(0) as u32;
+        Some(Labels {
+            classes: present.iter().map(|&label| self.classes[label as usize].clone()).collect(),
+            of_images: of_images.into_iter().map(rank).collect(),
         })
     }
 
@@ -99,6 +139,8 @@ impl ImageSet {
             stored_sha256: Some(sha256),
             identity: OnceLock::new(),
             findings: description.findings,
+            labels: description.labels,
+            classes: description.classes,
         }
     }
 

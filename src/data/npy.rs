@@ -35,6 +35,50 @@ pub fn parse_images(bytes: &[u8], range: Option<Range>) -> Result<Stack> {
     all.context("NPY: no images")
 }
 
+/// Reads a `.npy` file of floats `[N, D]`: its shape, and the values row by row.
+///
+/// # Errors
+/// If the file is of another format, rank, type or order, or truncated or longer than its header says; if a value
+/// is not finite in float32. The message names what was expected and what was found.
+pub fn read_rows(mut source: impl Read) -> Result<([usize; 2], Vec<f32>)> {
+    let mut head = Vec::new();
+    source.by_ref().take(HEAD as u64).read_to_end(&mut head).context("NPY header")?;
+    let (Header { descr, is_fortran, shape }, rest) = Header::parse(&head).context("NPY header")?;
+    ensure!(
+        !is_fortran,
+        "NPY: expected C order, found Fortran's; save a copy with numpy.ascontiguousarray"
+    );
+    let size = match descr.as_str() {
+        "<f4" => 4,
+        "<f8" => 8,
+        other => bail!(
+            "NPY: expected little-endian float32 or float64, found {other:?}; save such a copy with \
+             x.astype('<f4')"
+        ),
+    };
+    let [n, d] = shape[..] else { bail!("NPY: expected [N, D], found {shape:?}") };
+    ensure!(n > 0 && d > 0, "NPY shape {shape:?}: one is 0");
+    let promised = (n as u64).checked_mul(d as u64).and_then(|values| values.checked_mul(size));
+    let promised = promised.with_context(|| format!("NPY shape {shape:?} promises too much"))?;
+    // What is promised is read as it comes, so that a lie costs no memory; one byte more shows.
+    let mut bytes = Vec::new();
+    let source = rest.chain(source);
+    source.take(promised.saturating_add(1)).read_to_end(&mut bytes).context("NPY")?;
+    ensure!(
+        bytes.len() as u64 == promised,
+        "NPY: shape {shape:?} promises {promised} bytes, found {}",
+        if bytes.len() as u64 > promised { "more".to_owned() } else { bytes.len().to_string() }
+    );
+    let wide: Vec<f64> = match size {
+        4 => bytes.as_chunks::<4>().0.iter().map(|&x| f32::from_le_bytes(x).into()).collect(),
+        _ => bytes.as_chunks::<8>().0.iter().map(|&x| f64::from_le_bytes(x)).collect(),
+    };
+    if let Some(i) = wide.iter().position(|&value| !(value as f32).is_finite()) {
+        bail!("NPY: row {}, column {} is {}, no finite float32", i / d, i % d, wide[i]);
+    }
+    Ok(([n, d], wide.into_iter().map(|value| value as f32).collect()))
+}
+
 /// What the beginning of a file must hold of its header.
 const HEAD: usize = 64 << 10;
 /// Bytes that are read at a time.

@@ -34,10 +34,12 @@ pub fn nearest(
     let length = set.image_len();
     ensure!(images.len().is_multiple_of(length), "{} bytes are no whole images", images.len());
     let others = set.count() - usize::from(own.is_some());
+    ensure!(k >= 1, "at least one neighbour is looked for");
+    let count = images.len() / length;
+    ensure!(own.is_none_or(|own| own.len() == count), "a number for each of {count} images");
     ensure!(k <= others, "the data set has {others} images to compare with, fewer than {k}");
     let queries = rows(images, length)?;
     let squares = queries.f_square()?.f_sum_dim_intlist([1i64].as_slice(), true, Kind::Double)?; // [n, 1]
-    let count = images.len() / length;
     let mut found: Vec<Vec<Neighbour>> = vec![Vec::new(); count];
     for start in (0..set.count()).step_by(BLOCK) {
         let end = set.count().min(start + BLOCK);
@@ -56,6 +58,9 @@ pub fn nearest(
                     .f_fill_(f64::INFINITY)?;
             }
         }
+        // Whole numbers leave room for which comes first, where distances are equal.
+        let places = Tensor::f_arange((end - start) as i64, (Kind::Double, queries.device()))?;
+        let distances = distances.f_mul_scalar(BLOCK as f64)?.f_add(&places)?;
         let k_here = k.min(end - start);
         let (values, indices) = distances.f_topk(k_here as i64, 1, false, true)?;
         let values = Vec::<f64>::try_from(values.f_flatten(0, -1)?)?;
@@ -65,7 +70,7 @@ pub fn nearest(
             let finite = pairs.iter().filter(|(value, _)| value.is_finite());
             nearest.extend(finite.map(|&(value, index)| Neighbour {
                 index: start + index as usize,
-                distance: (value / length as f64).sqrt(),
+                distance: ((value / BLOCK as f64).floor() / length as f64).sqrt(),
             }));
             nearest.sort_by(|a, b| a.distance.total_cmp(&b.distance).then(a.index.cmp(&b.index)));
             nearest.truncate(k);

@@ -3,13 +3,14 @@
 //! Asymmetric padding crops what TensorFlow's "same" crops, so that kernels stand upright and no operator
 //! turns images. The messages are those fields of `onnx.proto` (ONNX 1.17) that such a file has.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use prost::Message;
 use tch::{Device, Kind, Tensor};
 
 use super::DESCRIPTION;
 use crate::data::SIZE;
 use crate::tf::frame::{GRID, STRIDE};
+use crate::watch::ensure_finite;
 use crate::weights::Weights;
 
 /// Of the operators. Everything used here is the same from 14 on, and 17 is read by runtimes since 2022.
@@ -22,11 +23,11 @@ const PADS: [i64; 4] = [1, 1, 2, 2];
 /// The file's bytes. Input `z` `[batch, z_dim]`, output `images` `[batch, C, 32, 32]`, both float32.
 ///
 /// # Errors
-/// If the weights are no generator's, or memory has no room.
+/// If the weights are no generator's or not finite in float32, or the file is larger than the format allows.
 pub fn onnx(weights: &Weights) -> Result<Vec<u8>> {
     let _no_grad = tch::no_grad_guard();
     // Folded in float64, so that nothing is lost before the last rounding.
-    let model = weights.model(Device::Cpu, Kind::Double)?;
+    let model = weights.generator(Device::Cpu, Kind::Double)?;
     let mut graph = Graph {
         name: "generator".to_owned(),
         doc_string: DESCRIPTION.to_owned(),
@@ -65,6 +66,12 @@ pub fn onnx(weights: &Weights) -> Result<Vec<u8>> {
         opset_import: vec![OperatorSet { domain: String::new(), version: OPSET }],
         metadata_props: about.map(|(key, value)| Entry { key, value }).collect(),
     };
+    // Where protobuf ends.
+    ensure!(
+        i32::try_from(file.encoded_len()).is_ok(),
+        "an ONNX file holds up to 2 GB, this generator takes {} bytes; export it as torchscript",
+        file.encoded_len()
+    );
     Ok(file.encode_to_vec())
 }
 
@@ -103,6 +110,7 @@ fn channels_first(x: &Tensor) -> Result<Tensor> {
 
 fn tensor(name: &str, values: &Tensor) -> Result<TensorProto> {
     let flat = values.f_to_kind(Kind::Float)?.f_contiguous()?.f_flatten(0, -1)?;
+    ensure_finite(name, &flat)?;
     Ok(TensorProto {
         dims: values.size(),
         data_type: FLOAT,
@@ -284,7 +292,7 @@ struct Dimension {
 mod tests {
     use std::collections::BTreeMap;
 
-    use anyhow::{bail, ensure};
+    use anyhow::bail;
 
     use super::*;
     use crate::sample::Sampler;

@@ -11,21 +11,24 @@ use zip::write::SimpleFileOptions;
 
 use super::DESCRIPTION;
 use crate::tf::frame::{GRID, OUTPUT_PADDING, PADDING, STRIDE, rotate_images};
+use crate::watch::ensure_finite;
 use crate::weights::Weights;
 
 /// The archive's bytes. Its `forward` takes z `[N, z_dim]` float32 and gives images `[N, C, 32, 32]`; the
 /// weights are constants in it. `extra/dcgan.json` says what it is.
 ///
 /// # Errors
-/// If the weights are no generator's, or memory or the folder for temporary files has no room.
+/// If the weights are no generator's or not finite in float32, or memory or the folder for temporary files has no room.
 pub fn torchscript(weights: &Weights) -> Result<Vec<u8>> {
     let _no_grad = tch::no_grad_guard();
     // Folded in float64, so that nothing is lost before the last rounding.
-    let model = weights.model(Device::Cpu, Kind::Double)?;
+    let model = weights.generator(Device::Cpu, Kind::Double)?;
     let variables = model.generator.folded()?.variables();
     let mut parameters = Vec::new();
     for variable in variables {
-        parameters.push(variable.tensor.f_to_kind(Kind::Float)?.f_contiguous()?);
+        let parameter = variable.tensor.f_to_kind(Kind::Float)?.f_contiguous()?;
+        ensure_finite(&variable.tf_name, &parameter)?;
+        parameters.push(parameter);
     }
     let parameters: [Tensor; 8] =
         parameters.try_into().map_err(|_| anyhow!("a generator has four layers"))?;

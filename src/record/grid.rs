@@ -4,7 +4,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use image::{ExtendedColorType, ImageEncoder, ImageFormat, codecs::png::PngEncoder};
 
 /// Pixels between the images of a grid.
 const GAP: usize = 2;
@@ -114,7 +114,8 @@ impl Picture {
     pub fn read(path: &Path) -> Result<Self> {
         let cannot = || format!("{}: cannot be read", path.display());
         let bytes = std::fs::read(path).with_context(cannot)?;
-        let image = image::load_from_memory(&bytes).with_context(cannot)?;
+        let image =
+            image::load_from_memory_with_format(&bytes, ImageFormat::Png).with_context(cannot)?;
         let (width, height) = (image.width() as usize, image.height() as usize);
         let is_gray = !image.color().has_color();
         let pixels =

@@ -1,5 +1,6 @@
 //! `metrics.jsonl`: one JSON object a line.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -43,14 +44,43 @@ pub struct Rollback {
     pub because: String,
 }
 
+/// How good generated images were at an iteration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Counted from 1.
+    pub iteration: u64,
+    /// What images were compared by.
+    pub features: String,
+    /// How many were generated.
+    pub count: usize,
+    /// By the metrics' names.
+    pub evaluation: BTreeMap<String, f64>,
+    /// How long it took.
+    pub eval_s: f64,
+}
+
 /// A line of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Line {
     /// A logged iteration.
     Metrics(Metrics),
+    /// After one, or on its own.
+    Evaluation(Evaluation),
     /// Between two of them.
     Rollback(Rollback),
+}
+
+impl Line {
+    /// When it was written; `None` of a rollback, which goes back.
+    fn iteration(&self) -> Option<u64> {
+        match self {
+            Self::Metrics(metrics) => Some(metrics.iteration),
+            Self::Evaluation(evaluation) => Some(evaluation.iteration),
+            Self::Rollback(_) => None,
+        }
+    }
 }
 
 /// Appends lines to a file; each is there, whole, when `write` returns.
@@ -129,44 +159,44 @@ pub fn read(path: &Path) -> Result<Vec<Line>> {
 pub fn read_metrics(path: &Path) -> Result<Vec<Metrics>> {
     let metrics = |line| match line {
         Line::Metrics(metrics) => Some(metrics),
-        Line::Rollback(_) => None,
+        Line::Evaluation(_) | Line::Rollback(_) => None,
     };
     Ok(read(path)?.into_iter().filter_map(metrics).collect())
 }
 
-/// Rewrites the file at `path` as it is when training goes on after `iteration`: the [`Metrics`] up to
-/// there, and `rollbacks`, each where it happened. The metrics that are left.
+/// Rewrites the file at `path` as it is when training goes on after `iteration`: metrics and evaluations up
+/// to there, and `rollbacks`, each where it happened. What is left but for rollbacks.
 ///
 /// # Errors
 /// As [`read`], or if the file cannot be written.
-pub fn rewind(path: &Path, iteration: u64, rollbacks: &[Rollback]) -> Result<Vec<Metrics>> {
+pub fn rewind(path: &Path, iteration: u64, rollbacks: &[Rollback]) -> Result<Vec<Line>> {
     let lines = if path.exists() { parse_lines(path)? } else { Vec::new() };
     let (mut kept, mut damage) = (Vec::new(), None);
     for line in lines {
         match line {
-            Ok(Line::Metrics(metrics)) if metrics.iteration <= iteration => {
+            Ok(line) if line.iteration().is_some_and(|written| written <= iteration) => {
                 // What is on the disk when a checkpoint is written is whole; what came after need not
                 // be, and goes.
                 if let Some(error) = damage.take() {
                     return Err(error);
                 }
-                kept.push(metrics);
+                kept.push(line);
             }
             Ok(_) => {}
             Err(error) => damage = damage.or(Some(error)),
         }
     }
     let mut lines = Vec::new();
-    let mut rest = kept.iter().copied().peekable();
+    let mut rest = kept.iter().cloned().peekable();
     for (i, rollback) in rollbacks.iter().enumerate() {
         // A later one that went further back has taken what was between away.
         let place = rollbacks[i..].iter().map(|later| later.iteration).min().unwrap_or_default();
-        while let Some(metrics) = rest.next_if(|metrics| metrics.iteration <= place) {
-            lines.push(Line::Metrics(metrics));
+        while let Some(line) = rest.next_if(|line| line.iteration().is_some_and(|i| i <= place)) {
+            lines.push(line);
         }
         lines.push(Line::Rollback(rollback.clone()));
     }
-    lines.extend(rest.map(Line::Metrics));
+    lines.extend(rest);
     let text = lines.iter().map(text).collect::<Result<String>>()?;
     write_bytes(path, text.as_bytes())?;
     Ok(kept)

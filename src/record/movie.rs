@@ -1,6 +1,7 @@
 //! Pictures in motion: GIF by itself, MP4 through ffmpeg.
 
-use std::io::{ErrorKind, Write};
+use std::fs::File;
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use color_quant::NeuQuant;
 
 use super::grid::Picture;
-use crate::tensor_file::{UNFINISHED, write_bytes};
+use crate::tensor_file::{UNFINISHED, write_streamed};
 
 /// Colours of a GIF's one palette.
 const COLOURS: usize = 256;
@@ -16,8 +17,14 @@ const COLOURS: usize = 256;
 const GRAYS: usize = 64;
 /// Frames that the palette is made from.
 const LOOKED_AT: usize = 16;
+/// Pixels of each of them, at most.
+const LOOKED_AT_PIXELS: usize = 1 << 18;
 /// NeuQuant's share of looked-at pixels: one in so many.
 const SAMPLE_FACTOR: i32 = 10;
+
+/// Frames a second of a GIF, at most: where a frame stays for less than two hundredths of a second, browsers show
+/// it for ten.
+pub const GIF_FPS: f64 = 50.0;
 
 /// Frames of one size and one kind, made when they are asked for.
 pub struct Movie<'a> {
@@ -40,9 +47,10 @@ impl Movie<'_> {
     /// written.
     pub fn write(&self, path: &Path, shown: &mut dyn FnMut()) -> Result<()> {
         ensure!(self.count > 0, "a film has at least one frame");
-        let is_mp4 =
-            path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("mp4"));
-        if is_mp4 { self.mp4(path, shown) } else { write_bytes(path, &self.gif(shown)?) }
+        if is_mp4(path) {
+            return self.mp4(path, shown);
+        }
+        write_streamed(path, |file| self.gif(&mut BufWriter::new(file), shown))
     }
 
     /// Frame `i`, which must be of the first one's size.
@@ -62,15 +70,14 @@ impl Movie<'_> {
         Ok(frame)
     }
 
-    fn gif(&self, shown: &mut dyn FnMut()) -> Result<Vec<u8>> {
+    fn gif(&self, file: &mut dyn Write, shown: &mut dyn FnMut()) -> Result<()> {
         let first = (self.frame)(0)?;
         let (width, height) = (u16::try_from(first.width), u16::try_from(first.height));
         let (Ok(width), Ok(height)) = (width, height) else {
             bail!("a GIF has up to 65535 pixels a side, found {}×{}", first.width, first.height);
         };
         let palette = Palette::of(self, &first)?;
-        let mut bytes = Vec::new();
-        let mut encoder = gif::Encoder::new(&mut bytes, width, height, &palette.colours())?;
+        let mut encoder = gif::Encoder::new(&mut *file, width, height, &palette.colours())?;
         encoder.set_repeat(gif::Repeat::Infinite)?;
         for i in 0..self.count {
             let frame = self.frame(i, &first)?;
@@ -90,18 +97,18 @@ impl Movie<'_> {
             shown();
         }
         drop(encoder);
-        Ok(bytes)
+        Ok(file.flush()?)
     }
 
     fn mp4(&self, path: &Path, shown: &mut dyn FnMut()) -> Result<()> {
         let first = (self.frame)(0)?;
+        let cannot = || format!("{}: cannot be written", path.display());
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let beside = tempfile::Builder::new()
-            .prefix(UNFINISHED)
-            .suffix(".mp4")
-            .tempfile_in(folder.unwrap_or(Path::new(".")))
-            .with_context(|| format!("{}: cannot be written", path.display()))?
-            .into_temp_path();
+        let folder = folder.unwrap_or(Path::new("."));
+        // ffmpeg wants a file by name; where it has written it, it is moved as any other.
+        let scratch =
+            tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(folder).with_context(cannot)?;
+        let (made, said) = (scratch.path().join("film.mp4"), scratch.path().join("said"));
         let size = format!("{}x{}", first.width, first.height);
         let pixels = if first.channels == 1 { "gray" } else { "rgb24" };
         let mut command = Command::new("ffmpeg");
@@ -111,10 +118,11 @@ impl Movie<'_> {
             // Players want yuv420p, which has even sides.
             .args(["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-crf", "18"])
             .args(["-pix_fmt", "yuv420p", "-movflags", "+faststart"])
-            .arg(&beside)
+            .arg(&made)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+            // A pipe that nobody reads would stop it.
+            .stderr(File::create(&said).with_context(cannot)?);
         let mut ffmpeg = match command.spawn() {
             Err(e) if e.kind() == ErrorKind::NotFound => bail!(
                 "{}: MP4 is written by ffmpeg, which is not in PATH; install it (Debian: apt install \
@@ -136,17 +144,20 @@ impl Movie<'_> {
         };
         let fed = feed();
         drop(input);
-        let output = ffmpeg.wait_with_output().context("ffmpeg cannot be waited for")?;
+        let status = ffmpeg.wait().context("ffmpeg cannot be waited for")?;
         fed?;
-        let said = String::from_utf8_lossy(&output.stderr);
+        let said = std::fs::read(&said).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
         let last = said.trim().lines().last().unwrap_or("nothing").to_owned();
-        ensure!(output.status.success(), "{}: ffmpeg failed; it said: {last}", path.display());
-        let cannot = || format!("{}: cannot be written", path.display());
-        #[cfg(unix)]
-        std::fs::set_permissions(&beside, std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .with_context(cannot)?;
-        beside.persist(path).with_context(cannot)
+        ensure!(status.success(), "{}: ffmpeg failed; it said: {last}", path.display());
+        let mut made = File::open(&made).context("ffmpeg has written no file")?;
+        write_streamed(path, |file| Ok(std::io::copy(&mut made, file).map(drop)?))
     }
+}
+
+/// Whether a film of this name is ffmpeg's.
+pub fn is_mp4(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("mp4"))
 }
 
 /// The colours of all frames.
@@ -166,7 +177,9 @@ impl Palette {
         let looked_at = movie.count.min(LOOKED_AT);
         for i in 0..looked_at {
             let frame = movie.frame((i + 1) * movie.count / looked_at - 1, first)?;
-            rgba.extend(frame.pixels.chunks_exact(3).flat_map(|rgb| [rgb[0], rgb[1], rgb[2], 255]));
+            let step = (frame.width * frame.height).div_ceil(LOOKED_AT_PIXELS);
+            let some = frame.pixels.chunks_exact(3).step_by(step);
+            rgba.extend(some.flat_map(|rgb| [rgb[0], rgb[1], rgb[2], 255]));
         }
         Ok(Self::Colour(Box::new(NeuQuant::new(SAMPLE_FACTOR, COLOURS, &rgba))))
     }

@@ -14,6 +14,8 @@ use super::jsonl::Metrics;
 const FONT: &[u8] = include_bytes!("../../assets/DejaVuSans-subset.ttf");
 /// What SVG calls the font, so that a reader's own serves where there is no such one.
 const FAMILY: &str = "sans-serif";
+/// How many curves a panel tells apart.
+pub const CURVES: usize = COLOURS.len();
 /// Of curves: told apart by the colour-blind, readable on white and on black (after Okabe and Ito).
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 189),
@@ -120,7 +122,7 @@ impl Plot {
     /// An SVG file without a background.
     ///
     /// # Errors
-    /// If there is nothing to draw.
+    /// If it cannot be drawn.
     pub fn svg(&self) -> Result<String> {
         register();
         let mut svg = String::new();
@@ -133,7 +135,7 @@ impl Plot {
     /// A picture on white, of twice as many pixels a side as the SVG.
     ///
     /// # Errors
-    /// If there is nothing to draw.
+    /// If it cannot be drawn.
     pub fn picture(&self) -> Result<Picture> {
         // Drawn twice as large and averaged: lines come out even.
         const SCALE: u32 = 4;
@@ -194,7 +196,8 @@ impl Plot {
             let colour = COLOURS[i % COLOURS.len()];
             // A curve may leave the panel for a moment; the line stays within it.
             let within = |points: Vec<(f64, f64)>| {
-                points.into_iter().map(move |(x, y)| (x, y.clamp(low, high)))
+                let shown = points.into_iter().filter(|(_, y)| !y.is_nan());
+                shown.map(move |(x, y)| (x, y.clamp(low, high)))
             };
             let line =
                 |points: Vec<(f64, f64)>, style: ShapeStyle| LineSeries::new(within(points), style);
@@ -204,6 +207,11 @@ impl Plot {
                 chart.draw_series(line(curve.points.clone(), faint)).map_err(failed)?;
             }
             let strong = ShapeStyle::from(colour).stroke_width(2 * scale);
+            if let [(x, y)] = curve.points[..] {
+                // A point alone is no line.
+                let dot = Circle::new((x, y.clamp(low, high)), 4 * scale, colour.filled());
+                chart.draw_series([dot]).map_err(failed)?;
+            }
             let drawn = chart.draw_series(line(smooth, strong)).map_err(failed)?;
             let s = scale as i32;
             drawn.label(&curve.name).legend(move |(x, y)| {
@@ -258,7 +266,8 @@ fn smoothed(points: &[(f64, f64)], half_window: usize) -> Vec<(f64, f64)> {
 
 /// From what to what most values go: the outermost hundredth on either side may lie outside.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
+    // What no loss is would leave no room for the others.
+    let mut values: Vec<f64> = values.filter(|value| value.abs() < 1e9).collect();
     values.sort_by(f64::total_cmp);
     let (Some(&least), Some(&greatest)) = (values.first(), values.last()) else {
         return (0.0, 1.0);

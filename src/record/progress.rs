@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::jsonl::Metrics;
+use super::jsonl::{Evaluation, Metrics};
 
 /// How much to say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +65,24 @@ impl Work {
             "filming",
             Some(count as u64),
             "{msg} {bar:24.cyan/blue} {pos}/{len} · {eta} left",
+        );
+    }
+
+    /// So many steps of a classifier's training.
+    pub fn steps(&mut self, count: usize) {
+        self.show(
+            "training a classifier",
+            Some(count as u64),
+            "{msg} {bar:24.cyan/blue} {pos}/{len} · {eta} left",
+        );
+    }
+
+    /// Features of so many images are to be computed.
+    pub fn features(&mut self, count: usize) {
+        self.show(
+            "features",
+            Some(count as u64),
+            "{msg} {bar:24.cyan/blue} {pos}/{len} · {per_sec} · {eta} left",
         );
     }
 
@@ -203,6 +221,14 @@ impl Progress {
                 ));
             }
         }
+    }
+
+    /// After an evaluation.
+    pub fn evaluation(&self, evaluation: &Evaluation) {
+        let Evaluation { iteration, evaluation, eval_s, .. } = evaluation;
+        let values = evaluation.iter().map(|(name, value)| format!("{name} {value:.4}"));
+        let values = values.collect::<Vec<_>>().join(" · ");
+        self.note(&format!("iteration {iteration}: {values} · evaluated in {eval_s:.1} s"));
     }
 
     fn print(&self, text: &str) {

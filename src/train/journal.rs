@@ -9,7 +9,7 @@ use crate::data::{ImageSet, SIZE, SetIdentity};
 use crate::device::{self, DeviceChoice};
 use crate::model::{Model, Network};
 use crate::record::grid::Picture;
-use crate::record::jsonl::{JsonLines, Line, Metrics, Rollback, rewind};
+use crate::record::jsonl::{Evaluation, JsonLines, Line, Metrics, Rollback, rewind};
 use crate::record::progress::Progress;
 use crate::record::tensorboard::TensorBoard;
 use crate::tensor_file::write_bytes;
@@ -25,6 +25,8 @@ pub(super) struct Journal<'a> {
     metrics: JsonLines,
     /// The last line of metrics.
     pub(super) last: Option<Metrics>,
+    /// Every evaluation.
+    pub(super) evaluations: Vec<Evaluation>,
     board: Option<TensorBoard>,
     channels: usize,
     real: Picture,
@@ -50,7 +52,7 @@ impl<'a> Journal<'a> {
         let real = Picture::grid(&set.first(GRID * GRID)?, SIZE, set.channels(), GRID)?;
         let png = real.png()?;
         write_bytes(&run.file("real.png"), &png)?;
-        let (metrics, last) = rewound(run, iteration, rollbacks)?;
+        let Rewound { metrics, last, evaluations } = Rewound::to(run, iteration, rollbacks)?;
         let reached = last.map_or(0, |last| last.iteration);
         if lines_every.is_some_and(|every| reached + every <= iteration) {
             progress.warn(&format!(
@@ -72,6 +74,7 @@ impl<'a> Journal<'a> {
             progress,
             metrics,
             last,
+            evaluations,
             board,
             channels: set.channels(),
             real: real.clone(),
@@ -92,7 +95,8 @@ impl<'a> Journal<'a> {
 
     /// Goes back to `iteration`.
     pub(super) fn rewind(&mut self, iteration: u64, rollbacks: &[Rollback]) -> Result<()> {
-        (self.metrics, self.last) = rewound(self.run, iteration, rollbacks)?;
+        let Rewound { metrics, last, evaluations } = Rewound::to(self.run, iteration, rollbacks)?;
+        (self.metrics, self.last, self.evaluations) = (metrics, last, evaluations);
         self.events(|board| {
             board.restart(iteration + 1)?;
             board.flush()
@@ -135,6 +139,25 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
+    pub(super) fn evaluation(&mut self, evaluation: Evaluation) -> Result<()> {
+        self.run.ensure_there()?;
+        self.metrics.write(&Line::Evaluation(evaluation.clone()))?;
+        self.progress.evaluation(&evaluation);
+        self.events(|board| {
+            let scalars: Vec<_> = evaluation
+                .evaluation
+                .iter()
+                .map(|(name, &value)| (format!("eval/{name}"), value))
+                .collect();
+            let scalars: Vec<_> =
+                scalars.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+            board.scalars(evaluation.iteration, &scalars)?;
+            board.flush()
+        });
+        self.evaluations.push(evaluation);
+        Ok(())
+    }
+
     pub(super) fn samples(&mut self, iteration: u64, images: &[u8]) -> Result<()> {
         let picture = self.picture(images)?;
         let png = picture.png()?;
@@ -173,16 +196,28 @@ impl<'a> Journal<'a> {
     }
 }
 
-/// Takes the run's metrics and samples back to `iteration`.
-fn rewound(
-    run: &RunDir,
-    iteration: u64,
-    rollbacks: &[Rollback],
-) -> Result<(JsonLines, Option<Metrics>)> {
-    let path = run.file("metrics.jsonl");
-    let kept = rewind(&path, iteration, rollbacks)?;
-    run.remove_samples_after(iteration)?;
-    Ok((JsonLines::append(path)?, kept.last().copied()))
+/// What is left of the run's lines.
+struct Rewound {
+    metrics: JsonLines,
+    last: Option<Metrics>,
+    evaluations: Vec<Evaluation>,
+}
+
+impl Rewound {
+    /// Takes the run's metrics and samples back to `iteration`.
+    fn to(run: &RunDir, iteration: u64, rollbacks: &[Rollback]) -> Result<Self> {
+        let path = run.file("metrics.jsonl");
+        let (mut last, mut evaluations) = (None, Vec::new());
+        for line in rewind(&path, iteration, rollbacks)? {
+            match line {
+                Line::Metrics(metrics) => last = Some(metrics),
+                Line::Evaluation(evaluation) => evaluations.push(evaluation),
+                Line::Rollback(_) => {}
+            }
+        }
+        run.remove_samples_after(iteration)?;
+        Ok(Self { metrics: JsonLines::append(path)?, last, evaluations })
+    }
 }
 
 /// The resolved configuration, enough to repeat the run, and where it ran.

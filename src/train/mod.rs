@@ -10,5 +10,5 @@ mod trainer;
 
 pub use finite::NonFinite;
 pub(crate) use run_dir::run_number;
-pub use run_dir::{RUNS, RunDir};
+pub use run_dir::{FILM, RUNS, RunDir};
 pub use trainer::{End, Job, MAX_ROLLBACKS, Outcome, train};

@@ -16,6 +16,8 @@ use crate::usage::Usage;
 pub const RUNS: &str = "runs";
 /// The last file that a run writes.
 pub(super) const FINISHED: &str = "real_vs_generated.png";
+/// The film of a finished run's grids, where one was asked for.
+pub const FILM: &str = "film.gif";
 /// The folder of grids within a run's.
 const SAMPLES: &str = "samples";
 
@@ -152,8 +154,10 @@ impl RunDir {
     /// If the folder cannot be read.
     pub fn samples_of(path: &Path) -> Result<BTreeMap<u64, PathBuf>> {
         let folder = path.join(SAMPLES);
-        let entries = fs::read_dir(&folder)
-            .with_context(|| format!("{}: cannot be read", folder.display()))?;
+        let entries = match fs::read_dir(&folder) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            entries => entries.with_context(|| format!("{}: cannot be read", folder.display()))?,
+        };
         let numbered = |entry: fs::DirEntry| {
             Some((number_of(entry.file_name().to_str()?, "png")?, entry.path()))
         };
@@ -176,6 +180,8 @@ impl RunDir {
     /// # Errors
     /// If the sign of that cannot be removed.
     pub fn reopen(&self) -> Result<()> {
+        // What is made of a finished run is not of the longer one.
+        remove_if_there(&self.file(FILM))?;
         remove_if_there(&self.file(FINISHED))
     }
 

@@ -12,12 +12,14 @@ use super::step::{Gan, StepStats, StepValues, spread};
 use crate::checkpoint::{Checkpoint, Header, Origin, save};
 use crate::config::{OnCollapse, TrainConfig};
 use crate::data::{Batches, ImageSet, Prefetch};
+use crate::eval::evaluator::Evaluator;
+use crate::eval::measure::Better;
 use crate::interrupt::{Interrupt, Signal};
 use crate::model::Model;
-use crate::record::jsonl::{Metrics, Rollback};
+use crate::record::jsonl::{Evaluation, Metrics, Rollback};
 use crate::record::progress::Progress;
 use crate::rng::{Stream, noise, rng};
-use crate::sample::sample;
+use crate::sample::{Sampler, sample};
 use crate::tensor_file::remove;
 use crate::watch::{Alarm, Collapse, READ_EVERY, Reading, Watch};
 
@@ -43,6 +45,8 @@ pub struct Job<'a> {
     pub progress: &'a Progress,
     /// Who may ask the run to end.
     pub interrupt: &'a Interrupt,
+    /// Measures samples, where the settings ask for that.
+    pub evaluator: Option<Evaluator>,
 }
 
 /// How a run ended.
@@ -111,6 +115,8 @@ struct Trainer<'a> {
     gan: Gan,
     batches: Prefetch,
     journal: Journal<'a>,
+    /// Measures samples, where that is asked for.
+    evaluator: Option<Evaluator>,
     /// Of all sample grids.
     fixed_z: Vec<f32>,
     /// All but the tensors of what a checkpoint would hold now.
@@ -128,7 +134,7 @@ struct Trainer<'a> {
 
 impl<'a> Trainer<'a> {
     fn begin(job: Job<'a>) -> Result<Self> {
-        let Job { config, device, set, run, from, progress, interrupt } = job;
+        let Job { config, device, set, run, from, progress, interrupt, evaluator } = job;
         // The networks come first: where they do not fit, nothing has been written.
         let kind = config.precision.kind();
         let model = Model::new(&config.model(set.channels()), config.seed, device, kind)?
@@ -179,6 +185,7 @@ impl<'a> Trainer<'a> {
             gan,
             total: config.total_iterations(batches.per_epoch()),
             batches,
+            evaluator,
             fixed_z,
             saved: Some(state.iteration),
             start: Instant::now(),
@@ -238,6 +245,11 @@ impl<'a> Trainer<'a> {
             self.journal.samples(iteration, &sample(&self.gan.model, &self.fixed_z)?)?;
         }
 
+        // Evaluate.
+        if is_due(self.state.config.eval_every) || is_last {
+            self.evaluate()?;
+        }
+
         // Save.
         let per_epoch = self.batches.per_epoch();
         let every = self.state.config.checkpoint_every;
@@ -262,6 +274,47 @@ impl<'a> Trainer<'a> {
             elapsed_s: self.elapsed_before_s + self.start.elapsed().as_secs_f64(),
         })?;
         (self.images, self.training_s) = (0, 0.0);
+        Ok(())
+    }
+
+    /// Measures samples of the same z every time, and keeps the state if it is the best so far.
+    fn evaluate(&mut self) -> Result<()> {
+        let Some(evaluator) = &self.evaluator else { return Ok(()) };
+        let config = &self.state.config;
+        self.gan.synchronize()?;
+        let start = Instant::now();
+        let images =
+            Sampler::new(&self.gan.model, config.latent)?.sample(config.seed, config.eval_count)?;
+        let images = ImageSet::new("generated", self.state.set.channels, images)?;
+        let measured = evaluator.measure(&images, &mut |_| {})?;
+        let evaluation = Evaluation {
+            iteration: self.state.iteration,
+            features: evaluator.extractor().name(),
+            count: config.eval_count,
+            evaluation: measured
+                .into_iter()
+                .map(|measured| (measured.metric.name().to_owned(), measured.value))
+                .collect(),
+            eval_s: start.elapsed().as_secs_f64(),
+        };
+        let metric = config.best_metric()?;
+        // Of other features or counts, numbers cannot be compared.
+        let comparable = self.journal.evaluations.iter().filter(|other| {
+            (&other.features, other.count) == (&evaluation.features, evaluation.count)
+        });
+        let value = |of: &Evaluation| of.evaluation.get(metric.name()).copied();
+        let is_better = |ours: f64, theirs: f64| match metric.better() {
+            Better::Higher => ours > theirs,
+            Better::Lower | Better::LikeReal => ours < theirs,
+        };
+        let is_best = value(&evaluation)
+            .is_some_and(|ours| comparable.filter_map(value).all(|theirs| is_better(ours, theirs)));
+        self.journal.evaluation(evaluation)?;
+        if is_best {
+            self.journal.sync()?;
+            let path = self.run.checkpoints().best();
+            save(&path, &self.state, &self.gan.model, [&self.gan.g_adam, &self.gan.d_adam])?;
+        }
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, ensure};
 use dcgan::checkpoint::Folder;
 use dcgan::model::{Model, ModelConfig, Network};
-use dcgan::record::jsonl::{Line, Metrics, read};
+use dcgan::record::jsonl::{Evaluation, Line, Metrics, read};
 use dcgan::rng::{Latent, Stream, rng};
 use dcgan::tensor_file::TensorFile;
 use dcgan::tf::{Role, Variable};
@@ -105,6 +105,7 @@ pub fn trace(run: &Path) -> Result<Trace> {
 pub fn without_times(line: Line) -> Line {
     match line {
         Line::Metrics(line) => Line::Metrics(Metrics { images_per_s: 0.0, elapsed_s: 0.0, ..line }),
+        Line::Evaluation(line) => Line::Evaluation(Evaluation { eval_s: 0.0, ..line }),
         rollback => rollback,
     }
 }

@@ -1,0 +1,240 @@
+//! A small classifier that the program trains itself, once a data set, to have features to compare by.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use rand_chacha::rand_core::Rng;
+use tch::nn::OptimizerConfig;
+use tch::{Device, Kind, Tensor, nn};
+
+use super::features::to_unit;
+use crate::data::{ImageSet, Labels, fetch};
+use crate::rng::{Latent, Stream, permutation, rng};
+use crate::tensor_file::TensorFile;
+
+/// Of the features.
+pub const DIMENSIONS: i64 = 128;
+/// Channels of the two convolutions.
+const WIDTHS: [i64; 2] = [32, 64];
+const BATCH: usize = 128;
+/// Passes over the images, within the bounds of [`STEPS`].
+const EPOCHS: usize = 4;
+const STEPS: (usize, usize) = (600, 3000);
+const LEARNING_RATE: f64 = 2e-3;
+/// One image in so many is held out.
+const HELD_OUT: usize = 7;
+/// Pixels that images are moved by while it is trained, at most.
+const SHIFT: u32 = 2;
+/// Of the file, and of what makes it: with another one, it is trained anew.
+const VERSION: &str = "1";
+const FORMAT: &str = "dcgan-classifier";
+
+/// Two convolutions and two dense layers, trained.
+#[derive(Debug)]
+pub struct Classifier {
+    /// Weight and bias of each layer.
+    layers: Vec<Tensor>,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// The share of images that it was not trained on and classifies rightly.
+    pub accuracy: f64,
+    /// How many those are.
+    pub held_out: usize,
+    /// What tells it from others: the SHA-256 of its images.
+    pub sha256: String,
+}
+
+impl Classifier {
+    /// The classifier of `set`: from the user's cache, or trained now. `tell` is told of steps done and in all.
+    ///
+    /// # Errors
+    /// If the set has no classes, or fewer than 14 images; if it cannot be read.
+    pub fn of(set: &ImageSet, device: Device, tell: &mut dyn FnMut(usize, usize)) -> Result<Self> {
+        let labels = set.labels().with_context(|| {
+            format!(
+                "data set {}: its images have no classes, which this classifier learns",
+                set.name()
+            )
+        })?;
+        // Not all images of a class are of another set with the same images.
+        let sha256 = format!("{}-{}", set.identity()?.sha256, labels.classes.len());
+        let path = file(&sha256);
+        if let Some(found) = path.as_ref().and_then(|path| Self::read(path, &sha256, device).ok()) {
+            return Ok(found);
+        }
+        let trained = Self::train(set, labels, sha256, device, tell)?;
+        if let Some(path) = path {
+            // A cache that cannot be written costs time, not results.
+            let _ = trained.write(&path);
+        }
+        Ok(trained)
+    }
+
+    /// Trains on six sevenths of the images and measures on the rest.
+    fn train(
+        set: &ImageSet,
+        labels: Labels,
+        sha256: String,
+        device: Device,
+        tell: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self> {
+        let count = set.count();
+        ensure!(count >= 2 * HELD_OUT, "a classifier takes at least 14 images, found {count}");
+        let order = permutation(&mut rng(0, Stream::Subset, 3), u32::try_from(count)?);
+        let (held_out, training) = order.split_at(count / HELD_OUT);
+        let store = nn::VarStore::new(device);
+        let channels = set.channels() as i64;
+        let shapes: [&[i64]; 4] = [
+            &[WIDTHS[0], channels, 3, 3],
+            &[WIDTHS[1], WIDTHS[0], 3, 3],
+            &[DIMENSIONS, WIDTHS[1] * 64],
+            &[labels.classes.len() as i64, DIMENSIONS],
+        ];
+        let mut layers = Vec::new();
+        for (i, shape) in shapes.into_iter().enumerate() {
+            // He's: the variance is 2 over the inputs.
+            let inputs: i64 = shape[1..].iter().product();
+            let values = shape.iter().product::<i64>() as usize;
+            let noise = Latent::Normal.sample(&mut rng(i as u64, Stream::Init, 1 << 40), values, 1);
+            let initial = Tensor::f_from_slice(&noise)?.f_view(shape)?;
+            let initial = initial.f_mul_scalar((2.0 / inputs as f64).sqrt())?;
+            let root = store.root();
+            layers.push(root.var_copy(&format!("weight{i}"), &initial));
+            layers.push(root.zeros(&format!("bias{i}"), &[shape[0]]));
+        }
+        let classes = labels.classes.clone();
+        let mut classifier =
+            Self { layers, classes, accuracy: 0.0, held_out: held_out.len(), sha256 };
+        let per_epoch = training.len().div_ceil(BATCH);
+        let steps = (EPOCHS * per_epoch).clamp(STEPS.0, STEPS.1);
+        let mut optimizer = nn::Adam::default().build(&store, LEARNING_RATE)?;
+        let mut order = Vec::new();
+        for step in 0..steps {
+            let position = step % per_epoch;
+            if position == 0 {
+                let epoch = (step / per_epoch) as u64;
+                let mut shuffle = rng(1, Stream::Shuffle, epoch);
+                order = permutation(&mut shuffle, u32::try_from(training.len())?);
+            }
+            let chosen = &order[position * BATCH..order.len().min((position + 1) * BATCH)];
+            let rows: Vec<u32> = chosen.iter().map(|&i| training[i as usize]).collect();
+            let (images, targets) = batch(set, &labels, &rows, device)?;
+            let mut shifts = rng(1, Stream::Flip, step as u64);
+            let mut shift = || i64::from(shifts.next_u32() % (2 * SHIFT + 1)) - i64::from(SHIFT);
+            let images = images.f_roll([shift(), shift()], [2i64, 3])?;
+            // Down to nothing along a cosine.
+            let done = step as f64 / steps as f64;
+            optimizer.set_lr(LEARNING_RATE * 0.5 * (1.0 + (std::f64::consts::PI * done).cos()));
+            let (_, logits) = classifier.forward(&images)?;
+            let loss = logits.f_cross_entropy_loss::<Tensor>(
+                &targets,
+                None,
+                tch::Reduction::Mean,
+                -100,
+                0.0,
+            )?;
+            optimizer.zero_grad();
+            loss.f_backward()?;
+            optimizer.step();
+            tell(step + 1, steps);
+        }
+        let _no_grad = tch::no_grad_guard();
+        let mut right = 0.0;
+        for rows in held_out.chunks(4 * BATCH) {
+            let (images, targets) = batch(set, &labels, rows, device)?;
+            let (_, logits) = classifier.forward(&images)?;
+            right += logits
+                .f_argmax(1, false)?
+                .f_eq_tensor(&targets)?
+                .f_sum(Kind::Double)?
+                .f_double_value(&[])?;
+        }
+        classifier.accuracy = right / held_out.len() as f64;
+        for layer in &mut classifier.layers {
+            *layer = layer.f_detach()?;
+        }
+        Ok(classifier)
+    }
+
+    /// Images `[n, C, 32, 32]` in [−1, 1] → features `[n, 128]` and logits `[n, classes]`.
+    ///
+    /// # Errors
+    /// If the images have other channels.
+    pub fn forward(&self, images: &Tensor) -> Result<(Tensor, Tensor)> {
+        let [w1, b1, w2, b2, w3, b3, w4, b4] = &self.layers[..] else {
+            unreachable!("four layers, as they were made or read")
+        };
+        let layer = |x: &Tensor, w: &Tensor, b: &Tensor| -> Result<Tensor> {
+            let x = x.f_conv2d(w, Some(b), [1, 1], [1, 1], [1, 1], 1)?.f_relu()?;
+            Ok(x.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?)
+        };
+        let x = layer(images, w1, b1)?; // [n, 32, 16, 16]
+        let x = layer(&x, w2, b2)?.f_flatten(1, -1)?; // [n, 64·8·8]
+        let features = x.f_linear(w3, Some(b3))?.f_relu()?;
+        let logits = features.f_linear(w4, Some(b4))?;
+        Ok((features, logits))
+    }
+
+    fn write(&self, path: &std::path::Path) -> Result<()> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let metadata = [
+            ("format", FORMAT.to_owned()),
+            ("version", VERSION.to_owned()),
+            ("sha256_of_images", self.sha256.clone()),
+            ("classes", serde_json::to_string(&self.classes)?),
+            ("accuracy", self.accuracy.to_string()),
+            ("held_out", self.held_out.to_string()),
+        ];
+        let tensors = self.layers.iter().enumerate();
+        TensorFile {
+            metadata: metadata.map(|(key, value)| (key.to_owned(), value)).into(),
+            tensors: tensors
+                .map(|(i, layer)| (format!("layer{i}"), layer.shallow_clone()))
+                .collect(),
+        }
+        .write_sealed(path)
+    }
+
+    fn read(path: &std::path::Path, sha256: &str, device: Device) -> Result<Self> {
+        let TensorFile { metadata, mut tensors } = TensorFile::read_sealed(path)?;
+        let get = |key: &str| metadata.get(key).map(String::as_str).context("another file");
+        ensure!(get("format")? == FORMAT && get("version")? == VERSION, "another version");
+        ensure!(get("sha256_of_images")? == sha256, "of other images");
+        let mut layers = Vec::new();
+        for i in 0..8 {
+            let layer = tensors.remove(&format!("layer{i}")).context("a layer is missing")?;
+            layers.push(layer.f_to_device(device)?);
+        }
+        Ok(Self {
+            layers,
+            classes: serde_json::from_str(get("classes")?)?,
+            accuracy: get("accuracy")?.parse()?,
+            held_out: get("held_out")?.parse()?,
+            sha256: sha256.to_owned(),
+        })
+    }
+}
+
+/// Where the classifier of these images is kept; `None` where there is no cache.
+fn file(sha256: &str) -> Option<PathBuf> {
+    let home = fetch::cache_home().ok()?;
+    Some(home.join("eval").join(format!("classifier-{sha256}-v{VERSION}.safetensors")))
+}
+
+/// Images in [−1, 1] and their classes.
+fn batch(
+    set: &ImageSet,
+    labels: &Labels,
+    rows: &[u32],
+    device: Device,
+) -> Result<(Tensor, Tensor)> {
+    let mut bytes = Vec::with_capacity(rows.len() * set.image_len());
+    for &row in rows {
+        bytes.extend(set.images(row as usize..row as usize + 1)?);
+    }
+    let targets: Vec<i64> = rows.iter().map(|&row| labels.of_images[row as usize].into()).collect();
+    let targets = Tensor::f_from_slice(&targets)?.f_to_device(device)?;
+    Ok((to_unit(&bytes, set.channels(), device)?, targets))
+}

@@ -1,0 +1,147 @@
+//! One data set and one kind of features, ready to measure generated images by.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
+use tch::Device;
+
+use super::features::{Extractor, Features};
+use super::measure::{Measured, Metric, NEIGHBOURS, RealSide, split};
+use crate::data::{ImageSet, fetch};
+use crate::tensor_file::TensorFile;
+
+/// Of the file of features: with another one, they are computed anew.
+const FORMAT: &str = "dcgan-features-1";
+
+/// What generated images are measured by.
+#[derive(Debug)]
+pub struct Evaluator {
+    extractor: Extractor,
+    device: Device,
+    real: RealSide,
+    metrics: Vec<Metric>,
+    /// Real images that are compared with.
+    pub real_rows: Vec<usize>,
+    /// Real images that are measured as if they were generated: the floor.
+    pub held_rows: Vec<usize>,
+    /// Of features.
+    pub dimensions: i64,
+    /// What the metrics of features say of real images.
+    pub floor: Vec<Measured>,
+}
+
+impl Evaluator {
+    /// Of `set`, for `count` generated images. `begin` is told how many features there are to compute, `done` of
+    /// each that is. They are kept in the user's cache, but for pixels.
+    ///
+    /// # Errors
+    /// If the set has fewer than 12 images, an image cannot be read or a feature is not finite.
+    pub fn new(
+        set: &ImageSet,
+        extractor: Extractor,
+        metrics: &[Metric],
+        (count, seed): (usize, u64),
+        device: Device,
+        begin: &mut dyn FnMut(usize),
+        done: &mut dyn FnMut(usize),
+    ) -> Result<Self> {
+        let least = 2 * (NEIGHBOURS as usize + 1);
+        ensure!(
+            set.count() >= least,
+            "data set {}: metrics take at least {least} real images, found {}",
+            set.name(),
+            set.count()
+        );
+        let (real_rows, held_rows) = split(set, count, seed)?;
+        let path = cache_file(set, &extractor, held_rows.len(), seed)?;
+        let cached = path.as_ref().and_then(|path| read(path).ok());
+        let fits = |[real, held]: &[Features; 2]| {
+            real.values.size()[0] == real_rows.len() as i64
+                && held.values.size()[0] == held_rows.len() as i64
+        };
+        let [real, held] = match cached.filter(fits) {
+            Some(cached) => cached,
+            None => {
+                begin(real_rows.len() + held_rows.len());
+                let both = [
+                    extractor.features(set, &real_rows, device, done)?,
+                    extractor.features(set, &held_rows, device, done)?,
+                ];
+                if let Some(path) = path {
+                    // A cache that cannot be written costs time, not results.
+                    let _ = write(&path, &both);
+                }
+                both
+            }
+        };
+        let side = RealSide::new(&real, seed)?;
+        let has_classes = real.logits.is_some();
+        let mut metrics = metrics.to_vec();
+        metrics.retain(|metric| !metric.is_of_images() && (has_classes || !metric.is_of_classes()));
+        let floor = side.measure(&held, &metrics)?;
+        let dimensions = real.values.size2()?.1;
+        Ok(Self { extractor, device, real: side, metrics, real_rows, held_rows, dimensions, floor })
+    }
+
+    /// The features.
+    pub fn extractor(&self) -> &Extractor {
+        &self.extractor
+    }
+
+    /// The metrics of features of the generated images `fake`. `done` is told of each image.
+    ///
+    /// # Errors
+    /// If there are too few images, or a feature is not finite.
+    pub fn measure(&self, fake: &ImageSet, done: &mut dyn FnMut(usize)) -> Result<Vec<Measured>> {
+        let least = NEIGHBOURS as usize + 1;
+        ensure!(
+            fake.count() >= least,
+            "metrics take at least {least} generated images, found {}",
+            fake.count()
+        );
+        let rows: Vec<usize> = (0..fake.count()).collect();
+        let features = self.extractor.features(fake, &rows, self.device, done)?;
+        self.real.measure(&features, &self.metrics)
+    }
+}
+
+/// Where the features of a set are kept; `None` for pixels and where there is no cache.
+fn cache_file(
+    set: &ImageSet,
+    extractor: &Extractor,
+    held: usize,
+    seed: u64,
+) -> Result<Option<PathBuf>> {
+    let Some(id) = extractor.id()? else { return Ok(None) };
+    let Ok(home) = fetch::cache_home() else { return Ok(None) };
+    let key = format!("{FORMAT} {} {id} {held} {seed}", set.identity()?.sha256);
+    let name = hex::encode(Sha256::digest(key));
+    Ok(Some(home.join("eval").join(format!("features-{}.safetensors", &name[..32]))))
+}
+
+fn write(path: &std::path::Path, both: &[Features; 2]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut file = TensorFile::default();
+    file.metadata.insert("format".to_owned(), FORMAT.to_owned());
+    for (name, features) in ["real", "held"].into_iter().zip(both) {
+        file.tensors.insert(name.to_owned(), features.values.shallow_clone());
+        if let Some(logits) = &features.logits {
+            file.tensors.insert(format!("{name}_logits"), logits.shallow_clone());
+        }
+    }
+    file.write_sealed(path)
+}
+
+fn read(path: &std::path::Path) -> Result<[Features; 2]> {
+    let TensorFile { metadata, mut tensors } = TensorFile::read_sealed(path)?;
+    ensure!(metadata.get("format").is_some_and(|format| format == FORMAT), "another version");
+    let mut side = |name: &str| -> Result<Features> {
+        let values = tensors.remove(name).context("features are missing")?;
+        values.size2()?;
+        Ok(Features { values, logits: tensors.remove(&format!("{name}_logits")) })
+    };
+    Ok([side("real")?, side("held")?])
+}

@@ -1,0 +1,476 @@
+//! All metrics of one set of generated images, against one set of real ones.
+
+use std::collections::HashMap;
+
+use anyhow::{Result, ensure};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng;
+use rand_distr::{Distribution, StandardNormal};
+use serde::Serialize;
+use tch::{Kind, Tensor};
+
+use super::coverage::overlap;
+use super::features::Features;
+use super::frechet::{Moments, Reference};
+use super::kernel::{kernel_distance, mean_and_std, subsets};
+use super::neighbours::{Neighbour, nearest};
+use super::pixels::{Similarity, patches, pyramid, sliced_wasserstein};
+use super::score::{class_balance, class_shares, classifier_score};
+use crate::data::{ImageSet, SIZE};
+use crate::rng::{Stream, permutation, rng};
+
+/// The k of neighbourhoods.
+pub const NEIGHBOURS: i64 = 5;
+/// Rows of either side in neighbourhoods at most: their distances are n².
+const OVERLAP_ROWS: i64 = 10_000;
+/// Subsets of the kernel distance, and rows of each.
+const SUBSETS: usize = 100;
+const SUBSET_ROWS: usize = 1000;
+/// Parts of the classifier score.
+const SPLITS: i64 = 10;
+/// Bootstrap samples: of cheap metrics, and of the Fréchet distance.
+const RESAMPLED: usize = 200;
+const RESAMPLED_FRECHET: usize = 20;
+/// Dimensions from which on fewer Fréchet distances are resampled.
+const MANY_DIMENSIONS: i64 = 1024;
+/// Images of either side whose patches are compared, patches of each, and directions, four times.
+const PATCH_IMAGES: usize = 2048;
+const PATCHES: usize = 32;
+const DIRECTIONS: usize = 128;
+const REPEATS: usize = 4;
+/// Pairs of generated images whose similarity is looked at.
+const PAIRS: usize = 1000;
+/// Generated images whose nearest real ones are looked for.
+const SEARCHED: usize = 1000;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// [`super::frechet`].
+    FrechetDistance,
+    /// [`super::kernel`].
+    KernelDistance,
+    /// [`super::coverage`].
+    Precision,
+    /// [`super::coverage`].
+    Recall,
+    /// [`super::coverage`].
+    Density,
+    /// [`super::coverage`].
+    Coverage,
+    /// [`super::score::classifier_score`].
+    ClassifierScore,
+    /// [`super::score::class_balance`].
+    ClassBalance,
+    /// [`super::pixels::sliced_wasserstein`], of the images and of their half-size versions.
+    SlicedWasserstein,
+    /// [`super::pixels::Similarity`] of pairs of generated images.
+    MsSsim,
+    /// The share of generated images that equal another one in every pixel.
+    Duplicates,
+    /// The median distance to the nearest real image ([`super::neighbours`]).
+    NearestReal,
+    /// The share of generated images that are nearer to a real one than the nearest hundredth of real ones.
+    Copies,
+}
+
+/// Which way is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Better {
+    /// Less of it.
+    Lower,
+    /// More of it.
+    Higher,
+    /// As much as real images have.
+    LikeReal,
+}
+
+impl Metric {
+    /// All of them, in the order of reports.
+    pub const ALL: [Self; 13] = [
+        Self::FrechetDistance,
+        Self::KernelDistance,
+        Self::Precision,
+        Self::Recall,
+        Self::Density,
+        Self::Coverage,
+        Self::ClassifierScore,
+        Self::ClassBalance,
+        Self::SlicedWasserstein,
+        Self::MsSsim,
+        Self::Duplicates,
+        Self::NearestReal,
+        Self::Copies,
+    ];
+
+    /// As `--metrics`, JSON and TensorBoard have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FrechetDistance => "frechet_distance",
+            Self::KernelDistance => "kernel_distance",
+            Self::Precision => "precision",
+            Self::Recall => "recall",
+            Self::Density => "density",
+            Self::Coverage => "coverage",
+            Self::ClassifierScore => "classifier_score",
+            Self::ClassBalance => "class_balance",
+            Self::SlicedWasserstein => "sliced_wasserstein",
+            Self::MsSsim => "ms_ssim",
+            Self::Duplicates => "duplicates",
+            Self::NearestReal => "nearest_real",
+            Self::Copies => "copies",
+        }
+    }
+
+    /// Which way is better.
+    pub fn better(self) -> Better {
+        match self {
+            Self::FrechetDistance
+            | Self::KernelDistance
+            | Self::ClassBalance
+            | Self::SlicedWasserstein
+            | Self::Duplicates
+            | Self::Copies => Better::Lower,
+            Self::Precision
+            | Self::Recall
+            | Self::Density
+            | Self::Coverage
+            | Self::ClassifierScore => Better::Higher,
+            Self::MsSsim | Self::NearestReal => Better::LikeReal,
+        }
+    }
+
+    /// Whether it needs images, not features.
+    pub fn is_of_images(self) -> bool {
+        matches!(
+            self,
+            Self::SlicedWasserstein
+                | Self::MsSsim
+                | Self::Duplicates
+                | Self::NearestReal
+                | Self::Copies
+        )
+    }
+
+    /// Whether it needs a classifier.
+    pub fn is_of_classes(self) -> bool {
+        matches!(self, Self::ClassifierScore | Self::ClassBalance)
+    }
+}
+
+/// A value and its uncertainty, a standard deviation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Measured {
+    /// What.
+    pub metric: Metric,
+    /// How much.
+    pub value: f64,
+    /// Of the value: by resampling, by counting or over subsets (see the README).
+    pub uncertainty: f64,
+}
+
+/// The real side of all metrics of features.
+#[derive(Debug)]
+pub struct RealSide {
+    reference: Reference,
+    /// The first rows, for neighbourhoods and subsets.
+    rows: Tensor,
+    /// Of classes, where there is a classifier.
+    shares: Option<Vec<f64>>,
+    seed: u64,
+}
+
+impl RealSide {
+    /// Of the features of real images.
+    ///
+    /// # Errors
+    /// If there are fewer than two.
+    pub fn new(features: &Features, seed: u64) -> Result<Self> {
+        let rows = features.values.size2()?.0.min(OVERLAP_ROWS);
+        Ok(Self {
+            reference: Reference::new(Moments::of(&features.values)?),
+            rows: features.values.f_narrow(0, 0, rows)?,
+            shares: features.logits.as_ref().map(class_shares).transpose()?,
+            seed,
+        })
+    }
+
+    /// Those of `metrics` that are of features.
+    ///
+    /// # Errors
+    /// If there are too few images for a metric; the message says how many it takes.
+    pub fn measure(&self, fake: &Features, metrics: &[Metric]) -> Result<Vec<Measured>> {
+        let mut all = Vec::new();
+        let mut add =
+            |metric, (value, uncertainty)| all.push(Measured { metric, value, uncertainty });
+        let wants = |metric| metrics.contains(&metric);
+        let count = fake.values.size2()?.0;
+        if wants(Metric::FrechetDistance) {
+            let value = self.reference.distance(&Moments::of(&fake.values)?)?;
+            let deviation = self.frechet_deviation(&fake.values)?;
+            add(Metric::FrechetDistance, (value, deviation));
+        }
+        if wants(Metric::KernelDistance) {
+            let sizes = (self.rows.size2()?.0 as usize, count as usize);
+            let size = SUBSET_ROWS.min(sizes.0).min(sizes.1);
+            let mut draw = self.draw(0);
+            let subsets = subsets(&mut draw, sizes, SUBSETS, size);
+            add(Metric::KernelDistance, kernel_distance(&self.rows, &fake.values, &subsets)?);
+        }
+        let neighbourly = [Metric::Precision, Metric::Recall, Metric::Density, Metric::Coverage];
+        if neighbourly.into_iter().any(wants) {
+            // As many of either: of other counts, coverage and recall are other numbers.
+            let equal = count.min(self.rows.size2()?.0);
+            let (real, rows) =
+                (self.rows.f_narrow(0, 0, equal)?, fake.values.f_narrow(0, 0, equal)?);
+            let found = overlap(&real, &rows, NEIGHBOURS)?;
+            let (n, m) = (equal as f64, equal as f64);
+            // Of a share of so many images.
+            let of_share = |share: f64, count: f64| (share, (share * (1.0 - share) / count).sqrt());
+            for (metric, value) in neighbourly.into_iter().zip([
+                of_share(found.precision, m),
+                of_share(found.recall, n),
+                (found.density, found.density_deviation),
+                of_share(found.coverage, n),
+            ]) {
+                if wants(metric) {
+                    add(metric, value);
+                }
+            }
+        }
+        if let (Some(logits), Some(real)) = (&fake.logits, &self.shares) {
+            if wants(Metric::ClassifierScore) {
+                add(Metric::ClassifierScore, classifier_score(logits, SPLITS.min(count))?);
+            }
+            if wants(Metric::ClassBalance) {
+                let shares = class_shares(logits)?;
+                let value = class_balance(&shares, real)?;
+                add(Metric::ClassBalance, (value, self.balance_deviation(&shares, count, real)?));
+            }
+        }
+        Ok(all)
+    }
+
+    fn draw(&self, what: u64) -> ChaCha8Rng {
+        rng(self.seed, Stream::Evaluation, what)
+    }
+
+    /// Of the Fréchet distance, by resampling the generated images.
+    fn frechet_deviation(&self, fake: &Tensor) -> Result<f64> {
+        let (count, dimensions) = fake.size2()?;
+        let resampled = match dimensions {
+            d if d > MANY_DIMENSIONS => RESAMPLED_FRECHET / 5,
+            _ => RESAMPLED_FRECHET,
+        };
+        let mut draw = self.draw(1);
+        let mut distances = Vec::new();
+        for _ in 0..resampled {
+            let rows: Vec<i64> =
+                (0..count).map(|_| below(&mut draw, count as usize) as i64).collect();
+            let rows = fake.f_index_select(0, &Tensor::f_from_slice(&rows)?)?;
+            distances.push(self.reference.distance(&Moments::of(&rows)?)?);
+        }
+        Ok(mean_and_std(&distances).1)
+    }
+
+    /// Of the divergence of classes, by drawing as many images from the shares.
+    fn balance_deviation(&self, shares: &[f64], count: i64, real: &[f64]) -> Result<f64> {
+        let mut draw = self.draw(2);
+        let mut cumulated = Vec::new();
+        let mut sum = 0.0;
+        for share in shares {
+            sum += share;
+            cumulated.push(sum);
+        }
+        let mut divergences = Vec::new();
+        for _ in 0..RESAMPLED {
+            let mut counts = vec![0.0; shares.len()];
+            for _ in 0..count {
+                let at = sum * (draw.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+                let class = cumulated.partition_point(|&end| end <= at).min(shares.len() - 1);
+                counts[class] += 1.0 / count as f64;
+            }
+            divergences.push(class_balance(&counts, real)?);
+        }
+        Ok(mean_and_std(&divergences).1)
+    }
+}
+
+/// Generated or held-out images, as metrics of images take them.
+#[derive(Debug, Clone, Copy)]
+pub struct Images<'a> {
+    /// Where they are.
+    pub set: &'a ImageSet,
+    /// Which of them.
+    pub rows: &'a [usize],
+    /// Whether the set is the real one itself, so that none is its own nearest image.
+    pub is_real: bool,
+}
+
+impl Images<'_> {
+    fn read(&self, count: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(count * self.set.image_len());
+        for &row in &self.rows[..count] {
+            bytes.extend(self.set.images(row..row + 1)?);
+        }
+        Ok(bytes)
+    }
+
+    /// `[count, C, 32, 32]`, 0 to 255, float64.
+    fn tensor(&self, count: usize) -> Result<Tensor> {
+        let shape = [count as i64, SIZE as i64, SIZE as i64, self.set.channels() as i64];
+        let images = Tensor::f_from_slice(&self.read(count)?)?.f_view(shape)?;
+        Ok(images.f_permute([0, 3, 1, 2])?.f_to_kind(Kind::Double)?)
+    }
+}
+
+/// Those of `metrics` that are of images: of `images`, against the real ones in `real` (rows of `real_rows`).
+/// `suspicious` is what [`Metric::Copies`] counts below; [`suspicious_distance`] tells it. `done` is told of each
+/// image of `real` that was compared with.
+///
+/// # Errors
+/// If there are too few images for a metric, or one cannot be read.
+pub fn measure_images(
+    images: &Images,
+    (real, real_rows): (&ImageSet, &[usize]),
+    metrics: &[Metric],
+    suspicious: f64,
+    seed: u64,
+    done: &mut dyn FnMut(usize),
+) -> Result<Vec<Measured>> {
+    let mut all = Vec::new();
+    let mut add = |metric, (value, uncertainty)| all.push(Measured { metric, value, uncertainty });
+    let wants = |metric| metrics.contains(&metric);
+    let count = images.rows.len();
+    if wants(Metric::SlicedWasserstein) {
+        let of = PATCH_IMAGES.min(count).min(real_rows.len());
+        let theirs = Images { set: real, rows: real_rows, is_real: true }.tensor(of)?;
+        add(Metric::SlicedWasserstein, wasserstein(&theirs, &images.tensor(of)?, seed)?);
+    }
+    if wants(Metric::MsSsim) && count >= 2 {
+        let pairs = PAIRS.min(count / 2);
+        let tensor = images.tensor(2 * pairs)?;
+        let (x, y) =
+            (tensor.f_narrow(0, 0, pairs as i64)?, tensor.f_narrow(0, pairs as i64, pairs as i64)?);
+        let (mean, deviation) = mean_and_std(&Similarity::multi_scale().of_pairs(&x, &y)?);
+        add(Metric::MsSsim, (mean, deviation / (pairs as f64).sqrt()));
+    }
+    if wants(Metric::Duplicates) {
+        let bytes = images.read(count)?;
+        let mut seen: HashMap<&[u8], usize> = HashMap::new();
+        for image in bytes.chunks_exact(images.set.image_len()) {
+            *seen.entry(image).or_default() += 1;
+        }
+        let twins: usize = seen.values().filter(|&&times| times > 1).sum();
+        let share = twins as f64 / count as f64;
+        add(Metric::Duplicates, (share, (share * (1.0 - share) / count as f64).sqrt()));
+    }
+    if wants(Metric::NearestReal) || wants(Metric::Copies) {
+        let distances = nearest_distances(images, real, done)?;
+        if wants(Metric::NearestReal) {
+            let mut draw = rng(seed, Stream::Evaluation, 3);
+            let medians: Vec<f64> = (0..RESAMPLED)
+                .map(|_| {
+                    let draws =
+                        (0..distances.len()).map(|_| distances[below(&mut draw, distances.len())]);
+                    median(draws.collect())
+                })
+                .collect();
+            add(Metric::NearestReal, (median(distances.clone()), mean_and_std(&medians).1));
+        }
+        if wants(Metric::Copies) {
+            let n = distances.len() as f64;
+            // An equal image is a copy whatever is usual.
+            let is_copy = |&&distance: &&f64| distance == 0.0 || distance < suspicious;
+            let share = distances.iter().filter(is_copy).count() as f64 / n;
+            add(Metric::Copies, (share, (share * (1.0 - share) / n).sqrt()));
+        }
+    }
+    Ok(all)
+}
+
+/// The distance that a hundredth of real images is nearer to another one than.
+///
+/// # Errors
+/// If an image cannot be read.
+pub fn suspicious_distance(
+    held: &Images,
+    real: &ImageSet,
+    done: &mut dyn FnMut(usize),
+) -> Result<f64> {
+    let mut distances = nearest_distances(held, real, done)?;
+    distances.sort_by(f64::total_cmp);
+    Ok(distances[distances.len() / 100])
+}
+
+/// Of the first images, the distance of each to the nearest real one.
+fn nearest_distances(
+    images: &Images,
+    real: &ImageSet,
+    done: &mut dyn FnMut(usize),
+) -> Result<Vec<f64>> {
+    let count = SEARCHED.min(images.rows.len());
+    let own = images.is_real.then(|| &images.rows[..count]);
+    let found = nearest(&images.read(count)?, real, 1, own, done)?;
+    let distance =
+        |found: Vec<Neighbour>| found.first().map_or(f64::INFINITY, |first| first.distance);
+    Ok(found.into_iter().map(distance).collect())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len().is_multiple_of(2) {
+        (values[middle - 1] + values[middle]) / 2.0
+    } else {
+        values[middle]
+    }
+}
+
+/// Mean of both levels over repetitions with other directions, and their standard deviation.
+fn wasserstein(real: &Tensor, fake: &Tensor, seed: u64) -> Result<(f64, f64)> {
+    let (count, channels, ..) = real.size4()?;
+    ensure!(count >= 1, "a sliced Wasserstein distance takes at least one image");
+    let mut draw = rng(seed, Stream::Evaluation, 4);
+    let (real, fake) = (pyramid(real)?, pyramid(fake)?);
+    let mut distances = vec![0.0; REPEATS];
+    for (real, fake) in real.iter().zip(&fake) {
+        let size = real.size()[2] as usize;
+        let mut places = || -> Vec<(i64, i64)> {
+            let mut place = || 3 + below(&mut draw, size - 6) as i64;
+            (0..count as usize * PATCHES).map(|_| (place(), place())).collect()
+        };
+        let (real, fake) = (patches(real, &places())?, patches(fake, &places())?);
+        for distance in &mut distances {
+            let values = (49 * channels) as usize * DIRECTIONS;
+            let normal: Vec<f64> = (0..values).map(|_| StandardNormal.sample(&mut draw)).collect();
+            let directions =
+                Tensor::f_from_slice(&normal)?.f_view([49 * channels, DIRECTIONS as i64])?;
+            let lengths =
+                directions.f_square()?.f_sum_dim_intlist([0i64].as_slice(), true, Kind::Double)?;
+            let directions = directions.f_div(&lengths.f_sqrt()?)?;
+            *distance += sliced_wasserstein(&real, &fake, &directions)? / 2.0;
+        }
+    }
+    Ok(mean_and_std(&distances))
+}
+
+/// A number below `count`.
+fn below(draw: &mut ChaCha8Rng, count: usize) -> usize {
+    // As `rng::permutation` draws.
+    ((u128::from(draw.next_u64()) * count as u128) >> 64) as usize
+}
+
+/// Real images in two parts, by `seed`: those that are compared with, and those that are compared as if they
+/// were generated, `count` of them or half of all.
+pub fn split(set: &ImageSet, count: usize, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
+    let order = permutation(&mut rng(seed, Stream::Subset, 2), u32::try_from(set.count())?);
+    let order: Vec<usize> = order.into_iter().map(|row| row as usize).collect();
+    let (held, rest) = order.split_at(count.min(order.len() / 2));
+    Ok((rest[..rest.len().min(MAX_REAL)].to_vec(), held.to_vec()))
+}
+
+/// Real images that are compared with, at most: their features are held in memory.
+pub const MAX_REAL: usize = 50_000;
