@@ -21,7 +21,7 @@ example:
 Exit code: 0 the file is written, 1 it is not, 2 wrong usage.
 """
 NETWORKS = ("generator", "discriminator")
-BETA2 = 0.999
+BETA2 = 0.999000012874603271484375  # TensorFlow has it in float32
 
 
 class Failure(Exception):
@@ -66,13 +66,14 @@ def convert(np, variables):
                 moment = "adam_v" if slot == "/Adam_1" else "adam_m"
                 tensors[f"{owner[start:]}/{moment}"] = value
                 continue
-        if network in NETWORKS and not rest.endswith("_power"):
+        is_power = "beta1_power" in rest or "beta2_power" in rest
+        if network in NETWORKS and not is_power:
             tensors[name] = value
             continue
         left.append(name)
-    for network in NETWORKS:
-        if not any(name.startswith(f"{network}/") for name in tensors):
-            raise Failure(f"the checkpoint has no variables under {network}/; it has {sorted(variables)[:10]}")
+    if not tensors:
+        known = ", ".join(sorted(variables)[:10])
+        raise Failure(f"the checkpoint has no variables under generator/ or discriminator/; it has {known}")
 
     # The generator is stepped twice as often: of the optimizers' powers, the lower ones are its.
     powers = {p: sorted((float(variables[n]), n) for n in left if n.split("/")[-1].startswith(p))
@@ -96,6 +97,8 @@ def convert(np, variables):
 def main():
     args = parse_arguments()
     try:
+        if not args.out.absolute().parent.is_dir():
+            raise Failure(f"{args.out}: there is no folder {args.out.parent}")
         if args.out.exists() and not args.force:
             raise Failure(f"{args.out}: is there already; --force replaces it")
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -491,9 +491,9 @@ pub struct EvalArgs {
     /// How they are read.
     #[command(flatten)]
     pub data: DataArgs,
-    /// How many generated images
-    #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(6..=1_000_000))]
-    pub count: u32,
+    /// How many generated images [default: 10000, or half of the real ones if they are fewer]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(6..=1_000_000))]
+    pub count: Option<u32>,
     /// digits, pixels or FILE.pt [default: digits where the data set has classes, else pixels]
     #[arg(long, value_name = "FEATURES")]
     pub features: Option<String>,

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::config::ENVIRONMENT_KEY;
 use crate::record::grid::Picture;
 use crate::record::jsonl::{Line, read};
-use crate::record::plot::{Plot, thousands};
+use crate::record::plot::{Plot, digits, thousands};
 use crate::runs::{State, Summary, shell_quoted};
 use crate::train::RunDir;
 use crate::usage::Usage;
@@ -89,12 +89,12 @@ pub fn html(run: &Path) -> Result<String> {
         .iter()
         .map(|line| {
             let value = |name: &String| {
-                line.evaluation.get(name).map_or("-".to_owned(), |value| format!("{value:.4}"))
+                line.evaluation.get(name).map_or("-".to_owned(), |value| digits(*value))
             };
-            std::iter::once(line.iteration.to_string()).chain(names.iter().map(value)).collect()
+            let by = [line.iteration.to_string(), line.count.to_string(), line.features.clone()];
+            by.into_iter().chain(names.iter().map(value)).collect()
         })
         .collect();
-    let by = evaluations.last().map(|last| format!("{} images, by {}", last.count, last.features));
     let state = match summary.state {
         State::Running { .. } => "running",
         State::Finished => "finished",
@@ -157,7 +157,6 @@ pub fn html(run: &Path) -> Result<String> {
         command,
         names,
         rows,
-        by,
         version => crate::VERSION,
     })?)
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use dcgan::sample::Sampler;
 use dcgan::tensor_file::TensorFile;
+use protobuf::Message;
 use tch::{CModule, Device, Kind, Tensor};
 
 use super::common::{Ran, SMALL, dcgan, files, one_thread, train};
@@ -59,6 +60,72 @@ fn torchscript_gives_upright_images_of_any_number_of_z_and_says_what_it_is() -> 
     assert_eq!(stated["about"]["dataset"], "digits");
     assert_eq!(stated["about"]["base_width"], "16");
     assert!(stated["about"]["config"].as_str().context("no config")?.contains("epochs = 50"));
+    Ok(())
+}
+
+/// The fields of a message by their numbers, read by another library than the one that wrote them.
+fn fields(message: &[u8]) -> Result<protobuf::UnknownFields> {
+    let mut empty = protobuf::well_known_types::Empty::new();
+    empty.merge_from_bytes(message)?;
+    Ok(empty.get_unknown_fields().clone())
+}
+
+#[test]
+fn onnx_files_have_the_fields_that_onnx_proto_numbers_so() -> Result<()> {
+    one_thread();
+    let folder = tempfile::tempdir()?;
+    run(folder.path(), "export --out generator.onnx");
+    let file = fields(&std::fs::read(folder.path().join("generator.onnx"))?)?;
+    let texts = |of: &protobuf::UnknownFields, number: u32| -> Vec<String> {
+        let values = of.get(number).map(|values| values.length_delimited.clone());
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        values.unwrap_or_default().into_iter().map(text).collect()
+    };
+    let messages = |of: &protobuf::UnknownFields, number: u32| -> Result<Vec<_>> {
+        let values = of.get(number).context("no such field")?;
+        values.length_delimited.iter().map(|bytes| fields(bytes)).collect()
+    };
+    let number = |of: &protobuf::UnknownFields, field: u32| -> Vec<u64> {
+        of.get(field).map(|values| values.varint.clone()).unwrap_or_default()
+    };
+    // ModelProto: ir_version 1, producer_name 2, graph 7, opset_import 8, metadata_props 14.
+    assert_eq!((number(&file, 1), texts(&file, 2)), (vec![8], vec!["dcgan".to_owned()]));
+    assert_eq!(number(&messages(&file, 8)?[0], 2), [17]);
+    let about = messages(&file, 14)?;
+    let latent = about.iter().find(|entry| texts(entry, 1) == ["latent"]).context("no latent")?;
+    assert_eq!(texts(latent, 2), ["uniform"]);
+    // GraphProto: node 1, name 2, initializer 5, input 11, output 12. NodeProto: input 1, output 2, op_type 4.
+    let graph = &messages(&file, 7)?[0];
+    let operators: Vec<_> = messages(graph, 1)?.iter().flat_map(|node| texts(node, 4)).collect();
+    assert_eq!(
+        operators.join(" "),
+        "Gemm Reshape Relu ConvTranspose Relu ConvTranspose Relu ConvTranspose Tanh"
+    );
+    // AttributeProto: name 1, ints 8, type 20 (7: INTS).
+    let convolution = &messages(graph, 1)?[3];
+    let pads = &messages(convolution, 5)?[1];
+    assert_eq!((texts(pads, 1), number(pads, 8)), (vec!["pads".to_owned()], vec![1, 1, 2, 2]));
+    assert_eq!(number(pads, 20), [7]);
+    // TensorProto: dims 1, data_type 2 (1: FLOAT, 7: INT64), name 8, raw_data 9.
+    let tensors = messages(graph, 5)?;
+    assert_eq!(tensors.len(), 9);
+    for tensor in &tensors {
+        let dims = number(tensor, 1);
+        let size = if number(tensor, 2) == [7] { 8 } else { 4 };
+        let raw = &tensor.get(9).context("no data")?.length_delimited[0];
+        assert_eq!(raw.len() as u64, size * dims.iter().product::<u64>(), "{:?}", texts(tensor, 8));
+    }
+    // ValueInfoProto: name 1, type 2; TypeProto: tensor_type 1; its shape 2; dim 1; dim_value 1, dim_param 2.
+    for (field, name, expected) in [(11, "z", vec![100]), (12, "images", vec![1, 32, 32])] {
+        let value = &messages(graph, field)?[0];
+        assert_eq!(texts(value, 1), [name]);
+        let tensor = &messages(&messages(value, 2)?[0], 1)?[0];
+        assert_eq!(number(tensor, 1), [1]);
+        let dims = messages(&messages(tensor, 2)?[0], 1)?;
+        assert_eq!(texts(&dims[0], 2), ["batch"]);
+        let sizes: Vec<u64> = dims[1..].iter().flat_map(|dim| number(dim, 1)).collect();
+        assert_eq!(sizes, expected);
+    }
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use crate::eval::classifier::Classifier;
 use crate::eval::evaluator::Evaluator;
 use crate::eval::features::{Extractor, InputRange, Module};
 use crate::eval::measure::{Better, Images, Measured, Metric, measure_images, suspicious_distance};
-use crate::record::plot::thousands;
+use crate::record::plot::{digits, thousands};
 use crate::record::progress::{Verbosity, Work, say};
 use crate::sample::Sampler;
 use crate::usage::Usage;
@@ -54,12 +54,14 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
     if found != channels {
         let message = format!(
             "--dataset {dataset}: its images have {channels} channel(s), the generator's {found}; name the set that it \
-             was trained on"
+             was trained on, or read it so with --channels {found}"
         );
         return Err(Usage(message).into());
     }
     let mut work = Work::new(verbosity);
-    let count = args.count as usize;
+    // As many as can be held out, so that value and floor are of equal counts.
+    let half = (set.count() / 2).max(6);
+    let count = args.count.map_or(DEFAULT_COUNT.min(half), |count| count as usize);
     let (name, fake) = match (&args.images, sampler) {
         (None, Some(sampler)) => {
             work.images(count);
@@ -87,8 +89,18 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
         _ => InputRange::Bytes,
     };
     let size = args.feature_size.map(usize::from);
-    let extractor =
-        extractor(args.features.as_deref(), (range, size), &set, device, verbosity, "--features")?;
+    let wants_features = metrics.iter().any(|metric| !metric.is_of_images());
+    let features = if wants_features { args.features.as_deref() } else { Some("pixels") };
+    let extractor = extractor(features, (range, size), &set, device, verbosity, "--features")?;
+    if let Some(name) = args.metrics.iter().find(|name| {
+        let named = metrics.iter().find(|metric| metric.name() == name.trim());
+        named.is_some_and(|metric| metric.is_of_classes())
+            && !matches!(extractor, Extractor::Classifier(_))
+    }) {
+        let message =
+            format!("--metrics {name}: takes --features digits, found {}", extractor.name());
+        return Err(Usage(message).into());
+    }
     // Two closures draw on one bar.
     let bar = RefCell::new(Work::new(verbosity));
     let evaluator = Evaluator::new(
@@ -101,11 +113,11 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
         &mut |n| bar.borrow_mut().advance(n),
     )?;
     bar.borrow_mut().features(fake.count());
-    let mut measured = evaluator.measure(&fake, &mut |n| bar.borrow_mut().advance(n))?;
-    let mut floor = evaluator.floor.clone();
+    let mut measured = evaluator.measure(&fake, true, &mut |n| bar.borrow_mut().advance(n))?;
+    let mut floor = evaluator.floor()?;
     if metrics.iter().any(|metric| metric.is_of_images()) {
         let held = Images { set: &set, rows: &evaluator.held_rows, is_real: true };
-        let rows: Vec<usize> = (0..fake.count()).collect();
+        let rows = evaluator.shuffled(&fake)?;
         let ours = Images { set: &fake, rows: &rows, is_real: false };
         let real = (&set, &evaluator.real_rows[..]);
         let searches = metrics.contains(&Metric::NearestReal) || metrics.contains(&Metric::Copies);
@@ -114,7 +126,10 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
         let suspicious = if searches { suspicious_distance(&held, &set, &mut done)? } else { 0.0 };
         let seed = args.seed;
         measured.extend(measure_images(&ours, real, &metrics, suspicious, seed, &mut done)?);
-        floor.extend(measure_images(&held, real, &metrics, suspicious, seed, &mut done)?);
+        // Of the share of copies it is a hundredth by definition.
+        let others: Vec<_> =
+            metrics.iter().copied().filter(|metric| *metric != Metric::Copies).collect();
+        floor.extend(measure_images(&held, real, &others, suspicious, seed, &mut done)?);
     }
     drop(bar);
 
@@ -148,6 +163,8 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
     print(table(&report, &evaluator.extractor().describe())?.as_bytes())
 }
 
+/// Images that are generated, unless the user says otherwise or half of the data set is less.
+const DEFAULT_COUNT: usize = 10_000;
 /// Images that are generated at a time.
 const GENERATED: usize = 1024;
 
@@ -224,22 +241,54 @@ pub(super) fn extractor(
     let has_classes = set.labels().is_some();
     match features.unwrap_or(if has_classes { "digits" } else { "pixels" }) {
         "pixels" => Ok(Extractor::Pixels),
-        "digits" if !has_classes => {
-            let message = format!(
-                "{flag} digits: the images of {} have no classes to train a classifier on; expected pixels or FILE.pt",
-                set.name()
-            );
-            Err(Usage(message).into())
-        }
+        "digits" if !has_classes => Err(no_classes(flag, set)),
         "digits" => Ok(Extractor::Classifier(classifier(set, device, verbosity)?)),
-        file if !Path::new(file).is_file() => {
-            let message = format!(
-                "{flag} {file}: expected digits, pixels or a TorchScript file; there is none"
-            );
-            Err(Usage(message).into())
-        }
+        file if !Path::new(file).is_file() => Err(no_features(flag, file)),
         file => Ok(Extractor::Module(Module::load(Path::new(file), range, size, device)?)),
     }
+}
+
+/// Whether what `config` asks for can be measured on `set`, as far as that is seen without computing.
+///
+/// # Errors
+/// [`Usage`], if not.
+pub(super) fn ensure_possible(config: &TrainConfig, set: &ImageSet) -> Result<()> {
+    if config.eval_every == 0 {
+        return Ok(());
+    }
+    let has_classes = set.labels().is_some();
+    let flag = "--eval-features";
+    match config.eval_features.as_str() {
+        "pixels" | "auto" => {}
+        "digits" if has_classes => {}
+        "digits" => return Err(no_classes(flag, set)),
+        file if Path::new(file).is_file() => {}
+        file => return Err(no_features(flag, file)),
+    }
+    let by_classifier = match config.eval_features.as_str() {
+        "digits" => true,
+        "auto" => has_classes,
+        _ => false,
+    };
+    if config.best_metric()?.is_of_classes() && !by_classifier {
+        let message = format!("--eval-metric {}: takes --eval-features digits", config.eval_metric);
+        return Err(Usage(message).into());
+    }
+    Ok(())
+}
+
+fn no_classes(flag: &str, set: &ImageSet) -> anyhow::Error {
+    let message = format!(
+        "{flag} digits: the images of {} have no classes to train a classifier on; expected pixels or FILE.pt",
+        set.name()
+    );
+    Usage(message).into()
+}
+
+fn no_features(flag: &str, file: &str) -> anyhow::Error {
+    let message =
+        format!("{flag} {file}: expected digits, pixels or a TorchScript file; there is none");
+    Usage(message).into()
 }
 
 /// What `train --eval-every` measures by; `None` where it is not asked for.
@@ -255,10 +304,6 @@ pub(super) fn evaluator(
     let features = Some(config.eval_features.as_str()).filter(|&features| features != "auto");
     let input = (InputRange::Bytes, None);
     let extractor = extractor(features, input, set, device, verbosity, "--eval-features")?;
-    if config.best_metric()?.is_of_classes() && !matches!(extractor, Extractor::Classifier(_)) {
-        let message = format!("--eval-metric {}: takes --eval-features digits", config.eval_metric);
-        return Err(Usage(message).into());
-    }
     let bar = RefCell::new(Work::new(verbosity));
     let evaluator = Evaluator::new(
         set,
@@ -302,7 +347,7 @@ fn notes(evaluator: &Evaluator, fake: &ImageSet) -> Vec<String> {
     let mut notes = Vec::new();
     let (count, dimensions) = (fake.count(), evaluator.dimensions);
     let (real, held) = (evaluator.real_rows.len(), evaluator.held_rows.len());
-    if (count.min(real) as i64) <= dimensions {
+    if dimensions > 0 && (count.min(real) as i64) <= dimensions {
         notes.push(format!(
             "{} images for {} dimensions: the covariance is singular, and the Fréchet distance too large by \
              an amount that depends on the counts; compare it with equal counts only",
@@ -316,6 +361,14 @@ fn notes(evaluator: &Evaluator, fake: &ImageSet) -> Vec<String> {
              it is a little too large",
             thousands(held as i64),
             thousands(count as i64)
+        ));
+    }
+    if let Extractor::Classifier(classifier) = evaluator.extractor()
+        && classifier.accuracy < 0.8
+    {
+        notes.push(format!(
+            "the classifier is right on {:.0} % only: its features and classes say little of these images",
+            100.0 * classifier.accuracy
         ));
     }
     if fake.range().is_ok_and(|(least, greatest)| least == greatest) {
@@ -365,15 +418,4 @@ fn table(report: &Report, features: &str) -> Result<String> {
     }
     writeln!(text, "\n{:.1} s", report.elapsed_s)?;
     Ok(text)
-}
-
-/// Five digits, without an exponent where that is short.
-fn digits(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        a if a < 1e-3 => format!("{value:.2e}"),
-        a if a < 10.0 => format!("{value:.4}"),
-        a if a < 1000.0 => format!("{value:.2}"),
-        _ => format!("{value:.0}"),
-    }
 }

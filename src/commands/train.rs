@@ -156,6 +156,7 @@ impl Prepared {
         config.device = device.into();
         config.threads = Some(threads);
         let set = load_aloud(&config.dataset, &config.data(), args.verbosity())?;
+        super::eval::ensure_possible(&config, &set)?;
         if config.batch_size > set.count() {
             say(&format!(
                 "warning: --batch-size {}: there are {} images, so each batch is the whole set",

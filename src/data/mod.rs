@@ -104,8 +104,10 @@ impl ImageSet {
     /// Their classes, where they have any: two or more.
     pub fn labels(&self) -> Option<Labels> {
         let stored = |i: usize| self.chosen.as_ref().map_or(i, |chosen| chosen[i] as usize);
-        let of_images: Vec<u32> =
-            (0..self.count()).filter_map(|i| self.labels.get(stored(i)).copied()).collect();
+        // Files that are in no folder have the class of no name.
+        let is_one = |label: &u32| !self.classes[*label as usize].is_empty();
+        let label = |i: usize| self.labels.get(stored(i)).copied().filter(is_one);
+        let of_images: Vec<u32> = (0..self.count()).filter_map(label).collect();
         // The order of names, whatever came first in the files.
         let mut present = of_images.clone();
         present.sort_unstable();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use rand_chacha::rand_core::Rng;
+use sha2::{Digest, Sha256};
 use tch::nn::OptimizerConfig;
 use tch::{Device, Kind, Tensor, nn};
 
@@ -11,6 +12,7 @@ use super::features::to_unit;
 use crate::data::{ImageSet, Labels, fetch};
 use crate::rng::{Latent, Stream, permutation, rng};
 use crate::tensor_file::TensorFile;
+use crate::watch::ensure_finite;
 
 /// Of the features.
 pub const DIMENSIONS: i64 = 128;
@@ -40,8 +42,10 @@ pub struct Classifier {
     pub accuracy: f64,
     /// How many those are.
     pub held_out: usize,
-    /// What tells it from others: the SHA-256 of its images.
-    pub sha256: String,
+    /// What it was trained on: images and classes.
+    key: String,
+    /// What tells it from others: the SHA-256 of its weights.
+    pub digest: String,
 }
 
 impl Classifier {
@@ -56,13 +60,16 @@ impl Classifier {
                 set.name()
             )
         })?;
-        // Not all images of a class are of another set with the same images.
-        let sha256 = format!("{}-{}", set.identity()?.sha256, labels.classes.len());
-        let path = file(&sha256);
-        if let Some(found) = path.as_ref().and_then(|path| Self::read(path, &sha256, device).ok()) {
+        let mut key = Sha256::new();
+        key.update(&set.identity()?.sha256);
+        key.update(serde_json::to_vec(&labels.classes)?);
+        labels.of_images.iter().for_each(|label| key.update(label.to_le_bytes()));
+        let key = hex::encode(key.finalize());
+        let path = file(&key);
+        if let Some(found) = path.as_ref().and_then(|path| Self::read(path, &key, device).ok()) {
             return Ok(found);
         }
-        let trained = Self::train(set, labels, sha256, device, tell)?;
+        let trained = Self::train(set, labels, key, device, tell)?;
         if let Some(path) = path {
             // A cache that cannot be written costs time, not results.
             let _ = trained.write(&path);
@@ -74,7 +81,7 @@ impl Classifier {
     fn train(
         set: &ImageSet,
         labels: Labels,
-        sha256: String,
+        key: String,
         device: Device,
         tell: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
@@ -103,8 +110,9 @@ impl Classifier {
             layers.push(root.zeros(&format!("bias{i}"), &[shape[0]]));
         }
         let classes = labels.classes.clone();
+        let held = held_out.len();
         let mut classifier =
-            Self { layers, classes, accuracy: 0.0, held_out: held_out.len(), sha256 };
+            Self { layers, classes, accuracy: 0.0, held_out: held, key, digest: String::new() };
         let per_epoch = training.len().div_ceil(BATCH);
         let steps = (EPOCHS * per_epoch).clamp(STEPS.0, STEPS.1);
         let mut optimizer = nn::Adam::default().build(&store, LEARNING_RATE)?;
@@ -133,6 +141,7 @@ impl Classifier {
                 -100,
                 0.0,
             )?;
+            ensure_finite("the classifier's loss", &loss)?;
             optimizer.zero_grad();
             loss.f_backward()?;
             optimizer.step();
@@ -153,6 +162,7 @@ impl Classifier {
         for layer in &mut classifier.layers {
             *layer = layer.f_detach()?;
         }
+        classifier.digest = digest(&classifier.layers)?;
         Ok(classifier)
     }
 
@@ -182,7 +192,7 @@ impl Classifier {
         let metadata = [
             ("format", FORMAT.to_owned()),
             ("version", VERSION.to_owned()),
-            ("sha256_of_images", self.sha256.clone()),
+            ("trained_on", self.key.clone()),
             ("classes", serde_json::to_string(&self.classes)?),
             ("accuracy", self.accuracy.to_string()),
             ("held_out", self.held_out.to_string()),
@@ -197,30 +207,42 @@ impl Classifier {
         .write_sealed(path)
     }
 
-    fn read(path: &std::path::Path, sha256: &str, device: Device) -> Result<Self> {
+    fn read(path: &std::path::Path, key: &str, device: Device) -> Result<Self> {
         let TensorFile { metadata, mut tensors } = TensorFile::read_sealed(path)?;
         let get = |key: &str| metadata.get(key).map(String::as_str).context("another file");
         ensure!(get("format")? == FORMAT && get("version")? == VERSION, "another version");
-        ensure!(get("sha256_of_images")? == sha256, "of other images");
+        ensure!(get("trained_on")? == key, "of other images");
         let mut layers = Vec::new();
         for i in 0..8 {
             let layer = tensors.remove(&format!("layer{i}")).context("a layer is missing")?;
+            ensure_finite("a layer", &layer)?;
             layers.push(layer.f_to_device(device)?);
         }
         Ok(Self {
+            digest: digest(&layers)?,
             layers,
             classes: serde_json::from_str(get("classes")?)?,
             accuracy: get("accuracy")?.parse()?,
             held_out: get("held_out")?.parse()?,
-            sha256: sha256.to_owned(),
+            key: key.to_owned(),
         })
     }
 }
 
+/// The SHA-256 of weights.
+fn digest(layers: &[Tensor]) -> Result<String> {
+    let mut digest = Sha256::new();
+    for layer in layers {
+        let values = layer.f_to_device(Device::Cpu)?.f_contiguous()?.f_flatten(0, -1)?;
+        Vec::<f32>::try_from(values)?.iter().for_each(|value| digest.update(value.to_le_bytes()));
+    }
+    Ok(hex::encode(digest.finalize()))
+}
+
 /// Where the classifier of these images is kept; `None` where there is no cache.
-fn file(sha256: &str) -> Option<PathBuf> {
+fn file(key: &str) -> Option<PathBuf> {
     let home = fetch::cache_home().ok()?;
-    Some(home.join("eval").join(format!("classifier-{sha256}-v{VERSION}.safetensors")))
+    Some(home.join("eval").join(format!("classifier-{}-v{VERSION}.safetensors", &key[..32])))
 }
 
 /// Images in [−1, 1] and their classes.

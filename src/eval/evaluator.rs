@@ -9,6 +9,7 @@ use tch::Device;
 use super::features::{Extractor, Features};
 use super::measure::{Measured, Metric, NEIGHBOURS, RealSide, split};
 use crate::data::{ImageSet, fetch};
+use crate::rng::{Stream, permutation, rng};
 use crate::tensor_file::TensorFile;
 
 /// Of the file of features: with another one, they are computed anew.
@@ -19,16 +20,16 @@ const FORMAT: &str = "dcgan-features-1";
 pub struct Evaluator {
     extractor: Extractor,
     device: Device,
-    real: RealSide,
+    /// What is measured against, and what is held out; `None` where no metric is of features.
+    features: Option<(RealSide, Features)>,
     metrics: Vec<Metric>,
+    seed: u64,
     /// Real images that are compared with.
     pub real_rows: Vec<usize>,
     /// Real images that are measured as if they were generated: the floor.
     pub held_rows: Vec<usize>,
-    /// Of features.
+    /// Of features; 0 where there are none.
     pub dimensions: i64,
-    /// What the metrics of features say of real images.
-    pub floor: Vec<Measured>,
 }
 
 impl Evaluator {
@@ -54,34 +55,54 @@ impl Evaluator {
             set.count()
         );
         let (real_rows, held_rows) = split(set, count, seed)?;
-        let path = cache_file(set, &extractor, held_rows.len(), seed)?;
-        let cached = path.as_ref().and_then(|path| read(path).ok());
+        let has_classes = matches!(extractor, Extractor::Classifier(_));
+        let mut metrics = metrics.to_vec();
+        metrics.retain(|metric| !metric.is_of_images() && (has_classes || !metric.is_of_classes()));
+        let mut evaluator = Self {
+            extractor,
+            device,
+            features: None,
+            metrics,
+            seed,
+            real_rows,
+            held_rows,
+            dimensions: 0,
+        };
+        if !evaluator.metrics.is_empty() {
+            let [real, held] = evaluator.real_features(set, begin, done)?;
+            evaluator.dimensions = real.values.size2()?.1;
+            evaluator.features = Some((RealSide::new(&real, seed)?, held));
+        }
+        Ok(evaluator)
+    }
+
+    /// Of both parts of the real images, from the cache if they are there.
+    fn real_features(
+        &self,
+        set: &ImageSet,
+        begin: &mut dyn FnMut(usize),
+        done: &mut dyn FnMut(usize),
+    ) -> Result<[Features; 2]> {
+        let Self { extractor, device, real_rows, held_rows, seed, .. } = self;
+        let path = cache_file(set, extractor, held_rows.len(), *seed)?;
         let fits = |[real, held]: &[Features; 2]| {
             real.values.size()[0] == real_rows.len() as i64
                 && held.values.size()[0] == held_rows.len() as i64
         };
-        let [real, held] = match cached.filter(fits) {
-            Some(cached) => cached,
-            None => {
-                begin(real_rows.len() + held_rows.len());
-                let both = [
-                    extractor.features(set, &real_rows, device, done)?,
-                    extractor.features(set, &held_rows, device, done)?,
-                ];
-                if let Some(path) = path {
-                    // A cache that cannot be written costs time, not results.
-                    let _ = write(&path, &both);
-                }
-                both
-            }
-        };
-        let side = RealSide::new(&real, seed)?;
-        let has_classes = real.logits.is_some();
-        let mut metrics = metrics.to_vec();
-        metrics.retain(|metric| !metric.is_of_images() && (has_classes || !metric.is_of_classes()));
-        let floor = side.measure(&held, &metrics)?;
-        let dimensions = real.values.size2()?.1;
-        Ok(Self { extractor, device, real: side, metrics, real_rows, held_rows, dimensions, floor })
+        let cached = path.as_ref().and_then(|path| read(path).ok());
+        if let Some(cached) = cached.filter(fits) {
+            return Ok(cached);
+        }
+        begin(real_rows.len() + held_rows.len());
+        let both = [
+            extractor.features(set, real_rows, *device, done)?,
+            extractor.features(set, held_rows, *device, done)?,
+        ];
+        if let Some(path) = path {
+            // A cache that cannot be written costs time, not results.
+            let _ = write(&path, &both);
+        }
+        Ok(both)
     }
 
     /// The features.
@@ -89,20 +110,46 @@ impl Evaluator {
         &self.extractor
     }
 
-    /// The metrics of features of the generated images `fake`. `done` is told of each image.
+    /// What the metrics of features say of real images that were held out.
+    ///
+    /// # Errors
+    /// If a metric cannot be computed.
+    pub fn floor(&self) -> Result<Vec<Measured>> {
+        let Some((real, held)) = &self.features else { return Ok(Vec::new()) };
+        real.measure(held, &self.metrics, true)
+    }
+
+    /// The rows of `fake` in an order by chance: in files, classes may stand together, and some metrics take the
+    /// first so many.
+    ///
+    /// # Errors
+    /// If there are too many to count.
+    pub fn shuffled(&self, fake: &ImageSet) -> Result<Vec<usize>> {
+        let mut draw = rng(self.seed, Stream::Evaluation, 5);
+        let order = permutation(&mut draw, u32::try_from(fake.count())?);
+        Ok(order.into_iter().map(|row| row as usize).collect())
+    }
+
+    /// The metrics of features of the generated images `fake`. `done` is told of each image. Where
+    /// `is_resampled` is not set, uncertainties that take resampling are 0.
     ///
     /// # Errors
     /// If there are too few images, or a feature is not finite.
-    pub fn measure(&self, fake: &ImageSet, done: &mut dyn FnMut(usize)) -> Result<Vec<Measured>> {
+    pub fn measure(
+        &self,
+        fake: &ImageSet,
+        is_resampled: bool,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Measured>> {
+        let Some((real, _)) = &self.features else { return Ok(Vec::new()) };
         let least = NEIGHBOURS as usize + 1;
         ensure!(
             fake.count() >= least,
             "metrics take at least {least} generated images, found {}",
             fake.count()
         );
-        let rows: Vec<usize> = (0..fake.count()).collect();
-        let features = self.extractor.features(fake, &rows, self.device, done)?;
-        self.real.measure(&features, &self.metrics)
+        let features = self.extractor.features(fake, &self.shuffled(fake)?, self.device, done)?;
+        real.measure(&features, &self.metrics, is_resampled)
     }
 }
 

@@ -10,6 +10,7 @@ use tch::{CModule, Device, IValue, Kind, Tensor};
 
 use super::classifier::Classifier;
 use crate::data::{ImageSet, SIZE};
+use crate::watch::ensure_finite;
 
 /// Images that go through a network together.
 const BLOCK: usize = 256;
@@ -91,7 +92,7 @@ impl Module {
             InputRange::Bytes => &[Kind::Uint8, Kind::Float],
             _ => &[Kind::Float],
         };
-        let probe = [0_u8; 2 * 3 * SIZE * SIZE].map(|_| 128);
+        let probe = [128_u8; 2 * 3 * SIZE * SIZE];
         let mut refusal = None;
         for with_flag in [true, false] {
             for &kind in kinds {
@@ -148,13 +149,25 @@ impl Module {
 }
 
 impl Extractor {
-    /// For people and for the names of files: what tells it from others.
+    /// For people, as `--features` has it.
     pub fn name(&self) -> String {
         match self {
             Self::Pixels => "pixels".to_owned(),
             Self::Classifier(_) => "digits".to_owned(),
             Self::Module(module) => module.path.display().to_string(),
         }
+    }
+
+    /// The name, and what tells it from others of that name: numbers by different features cannot be compared.
+    ///
+    /// # Errors
+    /// As [`Self::id`].
+    pub fn mark(&self) -> Result<String> {
+        let name = self.name();
+        Ok(match self.id()? {
+            None => name,
+            Some(id) => format!("{name} {}", &hex::encode(Sha256::digest(id))[..8]),
+        })
     }
 
     /// What its features depend on besides the images; `None` of pixels, which cost nothing.
@@ -164,7 +177,7 @@ impl Extractor {
     pub fn id(&self) -> Result<Option<String>> {
         Ok(match self {
             Self::Pixels => None,
-            Self::Classifier(classifier) => Some(format!("classifier {}", classifier.sha256)),
+            Self::Classifier(classifier) => Some(format!("classifier {}", classifier.digest)),
             Self::Module(Module { path, range, size, .. }) => {
                 let bytes = std::fs::read(path)
                     .with_context(|| format!("{}: cannot be read", path.display()))?;
@@ -222,6 +235,7 @@ impl Extractor {
                 Self::Classifier(classifier) => {
                     let images = to_unit(&bytes, set.channels(), device)?;
                     let (features, scores) = classifier.forward(&images)?;
+                    ensure_finite("the classifier's logits", &scores)?;
                     logits.push(scores.f_to_device(Device::Cpu)?);
                     features
                 }

@@ -64,6 +64,12 @@ pub fn subsets(
     (0..count).map(|_| (draw(real), draw(fake))).collect()
 }
 
+/// The standard deviation of resampled values, of n − 1.
+pub(super) fn deviation(values: &[f64]) -> f64 {
+    let n = values.len() as f64;
+    if n < 2.0 { 0.0 } else { mean_and_std(values).1 * (n / (n - 1.0)).sqrt() }
+}
+
 /// Mean and standard deviation, of n.
 pub(super) fn mean_and_std(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;

@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 use super::coverage::overlap;
 use super::features::Features;
 use super::frechet::{Moments, Reference};
-use super::kernel::{kernel_distance, mean_and_std, subsets};
+use super::kernel::{deviation, kernel_distance, mean_and_std, subsets};
 use super::neighbours::{Neighbour, nearest};
 use super::pixels::{Similarity, patches, pyramid, sliced_wasserstein};
 use super::score::{class_balance, class_shares, classifier_score};
@@ -188,20 +188,32 @@ impl RealSide {
     /// # Errors
     /// If there are fewer than two.
     pub fn new(features: &Features, seed: u64) -> Result<Self> {
-        let rows = features.values.size2()?.0.min(OVERLAP_ROWS);
+        let count = features.values.size2()?.0;
+        // One image more a class: what the classifier never says of real images is rare, not impossible.
+        let smooth = |shares: Vec<f64>| {
+            let all = count as f64 + shares.len() as f64;
+            shares.into_iter().map(|share| (share * count as f64 + 1.0) / all).collect()
+        };
         Ok(Self {
             reference: Reference::new(Moments::of(&features.values)?),
-            rows: features.values.f_narrow(0, 0, rows)?,
-            shares: features.logits.as_ref().map(class_shares).transpose()?,
+            // Not all of them: the others need not stay in memory.
+            rows: features.values.f_narrow(0, 0, count.min(OVERLAP_ROWS))?.f_detach_copy()?,
+            shares: features.logits.as_ref().map(class_shares).transpose()?.map(smooth),
             seed,
         })
     }
 
-    /// Those of `metrics` that are of features.
+    /// Those of `metrics` that are of features. Where `is_resampled` is not set, uncertainties that take
+    /// resampling are 0.
     ///
     /// # Errors
     /// If there are too few images for a metric; the message says how many it takes.
-    pub fn measure(&self, fake: &Features, metrics: &[Metric]) -> Result<Vec<Measured>> {
+    pub fn measure(
+        &self,
+        fake: &Features,
+        metrics: &[Metric],
+        is_resampled: bool,
+    ) -> Result<Vec<Measured>> {
         let mut all = Vec::new();
         let mut add =
             |metric, (value, uncertainty)| all.push(Measured { metric, value, uncertainty });
@@ -209,12 +221,13 @@ impl RealSide {
         let count = fake.values.size2()?.0;
         if wants(Metric::FrechetDistance) {
             let value = self.reference.distance(&Moments::of(&fake.values)?)?;
-            let deviation = self.frechet_deviation(&fake.values)?;
+            let deviation = if is_resampled { self.frechet_deviation(&fake.values)? } else { 0.0 };
             add(Metric::FrechetDistance, (value, deviation));
         }
         if wants(Metric::KernelDistance) {
             let sizes = (self.rows.size2()?.0 as usize, count as usize);
-            let size = SUBSET_ROWS.min(sizes.0).min(sizes.1);
+            // Subsets that are all the same would seem to be certain.
+            let size = SUBSET_ROWS.min(sizes.0.min(sizes.1) / 2).max(2);
             let mut draw = self.draw(0);
             let subsets = subsets(&mut draw, sizes, SUBSETS, size);
             add(Metric::KernelDistance, kernel_distance(&self.rows, &fake.values, &subsets)?);
@@ -247,7 +260,9 @@ impl RealSide {
             if wants(Metric::ClassBalance) {
                 let shares = class_shares(logits)?;
                 let value = class_balance(&shares, real)?;
-                add(Metric::ClassBalance, (value, self.balance_deviation(&shares, count, real)?));
+                let deviation =
+                    if is_resampled { self.balance_deviation(&shares, count, real)? } else { 0.0 };
+                add(Metric::ClassBalance, (value, deviation));
             }
         }
         Ok(all)
@@ -272,7 +287,7 @@ impl RealSide {
             let rows = fake.f_index_select(0, &Tensor::f_from_slice(&rows)?)?;
             distances.push(self.reference.distance(&Moments::of(&rows)?)?);
         }
-        Ok(mean_and_std(&distances).1)
+        Ok(deviation(&distances))
     }
 
     /// Of the divergence of classes, by drawing as many images from the shares.
@@ -294,7 +309,7 @@ impl RealSide {
             }
             divergences.push(class_balance(&counts, real)?);
         }
-        Ok(mean_and_std(&divergences).1)
+        Ok(deviation(&divergences))
     }
 }
 
@@ -354,8 +369,8 @@ pub fn measure_images(
         let tensor = images.tensor(2 * pairs)?;
         let (x, y) =
             (tensor.f_narrow(0, 0, pairs as i64)?, tensor.f_narrow(0, pairs as i64, pairs as i64)?);
-        let (mean, deviation) = mean_and_std(&Similarity::multi_scale().of_pairs(&x, &y)?);
-        add(Metric::MsSsim, (mean, deviation / (pairs as f64).sqrt()));
+        let (mean, spread) = mean_and_std(&Similarity::multi_scale().of_pairs(&x, &y)?);
+        add(Metric::MsSsim, (mean, spread / (pairs as f64).sqrt()));
     }
     if wants(Metric::Duplicates) {
         let bytes = images.read(count)?;
@@ -378,7 +393,7 @@ pub fn measure_images(
                     median(draws.collect())
                 })
                 .collect();
-            add(Metric::NearestReal, (median(distances.clone()), mean_and_std(&medians).1));
+            add(Metric::NearestReal, (median(distances.clone()), deviation(&medians)));
         }
         if wants(Metric::Copies) {
             let n = distances.len() as f64;

@@ -294,6 +294,17 @@ fn number(value: f64, span: f64) -> String {
     text
 }
 
+/// Five digits, without an exponent where that is short.
+pub fn digits(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        a if a < 1e-3 => format!("{value:.2e}"),
+        a if a < 10.0 => format!("{value:.4}"),
+        a if a < 1000.0 => format!("{value:.2}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
 /// 12345 as 12,345.
 pub fn thousands(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();

@@ -286,10 +286,18 @@ impl<'a> Trainer<'a> {
         let images =
             Sampler::new(&self.gan.model, config.latent)?.sample(config.seed, config.eval_count)?;
         let images = ImageSet::new("generated", self.state.set.channels, images)?;
-        let measured = evaluator.measure(&images, &mut |_| {})?;
+        let measured = match evaluator.measure(&images, false, &mut |_| {}) {
+            Ok(measured) => measured,
+            // A run is worth more than its metrics.
+            Err(error) => {
+                let iteration = self.state.iteration;
+                self.progress.warn(&format!("iteration {iteration}: not evaluated: {error:#}"));
+                return Ok(());
+            }
+        };
         let evaluation = Evaluation {
             iteration: self.state.iteration,
-            features: evaluator.extractor().name(),
+            features: evaluator.extractor().mark()?,
             count: config.eval_count,
             evaluation: measured
                 .into_iter()
@@ -310,9 +318,9 @@ impl<'a> Trainer<'a> {
         let is_best = value(&evaluation)
             .is_some_and(|ours| comparable.filter_map(value).all(|theirs| is_better(ours, theirs)));
         self.journal.evaluation(evaluation)?;
-        if is_best {
+        let path = self.run.checkpoints().best();
+        if is_best || !path.exists() {
             self.journal.sync()?;
-            let path = self.run.checkpoints().best();
             save(&path, &self.state, &self.gan.model, [&self.gan.g_adam, &self.gan.d_adam])?;
         }
         Ok(())
@@ -389,6 +397,11 @@ impl<'a> Trainer<'a> {
         // In this order: stopped in between, the run goes on from the same state and comes here again,
         // or has left here.
         checkpoints.remove_after(to)?;
+        let best = checkpoints.best();
+        let is_later = |header: &Header| header.iteration > to;
+        if Checkpoint::header(&best).is_ok_and(|header| is_later(&header)) {
+            remove(&best)?;
+        }
         restore(&mut self.gan, &checkpoint)?;
         self.state.salt = self.state.salt.wrapping_add(1);
         self.state.rollbacks.push(Rollback { iteration: to, rolled_back_from: from, because });

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use dcgan::checkpoint::Folder;
+use dcgan::checkpoint::{Checkpoint, Folder};
 use dcgan::model::{Model, ModelConfig, Network};
 use dcgan::record::jsonl::{Evaluation, Line, Metrics, read};
 use dcgan::rng::{Latent, Stream, rng};
@@ -124,6 +124,10 @@ pub fn crash(from: &Path, to: &Path, iteration: u64) -> Result<()> {
         std::fs::write(path, bytes)?;
     }
     Folder::of_run(to).remove_after(iteration)?;
+    let best = Folder::of_run(to).best();
+    if Checkpoint::header(&best).is_ok_and(|header| header.iteration > iteration) {
+        std::fs::remove_file(best)?;
+    }
     for last in ["generator.safetensors", "discriminator.safetensors", "real_vs_generated.png"] {
         // Some runs never had them.
         let _ = std::fs::remove_file(to.join(last));
