@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use dcgan::data::{ImageSet, SIZE, builtin};
 use dcgan::eval::classifier::Classifier;
-use dcgan::eval::evaluator::Evaluator;
+use dcgan::eval::evaluator::{Evaluator, Settings};
 use dcgan::eval::features::Extractor;
 use dcgan::eval::measure::{Measured, Metric};
 use dcgan::record::jsonl::{Evaluation, Line, read};
@@ -80,16 +80,16 @@ fn blurred(images: &[u8], sigma: f64) -> Result<Vec<u8>> {
 #[test]
 fn distances_order_noise_blur_and_digits_rightly_and_a_missing_class_shows() -> Result<()> {
     one_thread();
-    // SAFETY: nextest runs each test in a process of its own, and no other thread of this one reads it now.
     let cache = tempfile::tempdir()?;
-    unsafe { std::env::set_var("XDG_CACHE_HOME", cache.path()) };
+    let cache = cache.path();
     let digits = builtin::digits()?;
     let mut steps = 0;
-    let classifier = Classifier::of(&digits, Device::Cpu, &mut |_, all| steps = all)?;
+    let classifier = Classifier::of(&digits, Device::Cpu, Some(cache), &mut |_, all| steps = all)?;
     assert!(steps >= 600 && classifier.accuracy > 0.97, "{steps} {}", classifier.accuracy);
     assert_eq!(classifier.held_out, 1428);
     // The second time it is read.
-    let again = Classifier::of(&digits, Device::Cpu, &mut |_, _| panic!("trained again"))?;
+    let again =
+        Classifier::of(&digits, Device::Cpu, Some(cache), &mut |_, _| panic!("trained again"))?;
     assert_eq!(again.accuracy, classifier.accuracy);
 
     let extractor = Extractor::Classifier(classifier);
@@ -97,8 +97,7 @@ fn distances_order_noise_blur_and_digits_rightly_and_a_missing_class_shows() -> 
         &digits,
         extractor,
         &Metric::ALL,
-        (1500, 0),
-        Device::Cpu,
+        Settings { count: 1500, seed: 0, device: Device::Cpu, cache: None },
         &mut |_| {},
         &mut |_| {},
     )?;

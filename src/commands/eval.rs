@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -15,9 +15,9 @@ use super::print;
 use crate::cli::EvalArgs;
 use crate::config::TrainConfig;
 use crate::data::builtin::DIGITS;
-use crate::data::{ImageSet, Options};
+use crate::data::{ImageSet, Options, fetch};
 use crate::eval::classifier::Classifier;
-use crate::eval::evaluator::Evaluator;
+use crate::eval::evaluator::{Evaluator, Settings};
 use crate::eval::features::{Extractor, InputRange, Module};
 use crate::eval::measure::{Better, Images, Measured, Metric, measure_images, suspicious_distance};
 use crate::record::plot::{digits, thousands};
@@ -107,8 +107,7 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
         &set,
         extractor,
         &metrics,
-        (fake.count(), args.seed),
-        device,
+        Settings { count: fake.count(), seed: args.seed, device, cache: cache() },
         &mut |count| bar.borrow_mut().features(count),
         &mut |n| bar.borrow_mut().advance(n),
     )?;
@@ -207,6 +206,11 @@ fn metrics_of(names: &[String]) -> Result<Vec<Metric>> {
     metrics.sort();
     metrics.dedup();
     Ok(metrics)
+}
+
+/// The user's folder for classifiers and features, where there is one.
+fn cache() -> Option<PathBuf> {
+    fetch::cache_home().ok().map(|home| home.join("eval"))
 }
 
 /// The images of `--images`, at most `count`.
@@ -309,8 +313,7 @@ pub(super) fn evaluator(
         set,
         extractor,
         &Metric::ALL,
-        (config.eval_count, config.seed),
-        device,
+        Settings { count: config.eval_count, seed: config.seed, device, cache: cache() },
         &mut |count| bar.borrow_mut().features(count),
         &mut |n| bar.borrow_mut().advance(n),
     )?;
@@ -322,7 +325,7 @@ fn classifier(set: &ImageSet, device: Device, verbosity: Verbosity) -> Result<Cl
     let start = Instant::now();
     let mut work = Work::new(verbosity);
     let mut is_trained = false;
-    let classifier = Classifier::of(set, device, &mut |_, steps| {
+    let classifier = Classifier::of(set, device, cache().as_deref(), &mut |_, steps| {
         if !is_trained {
             work.steps(steps);
             is_trained = true;

@@ -1,6 +1,6 @@
 //! A small classifier that the program trains itself, once a data set, to have features to compare by.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use rand_chacha::rand_core::Rng;
@@ -9,7 +9,7 @@ use tch::nn::OptimizerConfig;
 use tch::{Device, Kind, Tensor, nn};
 
 use super::features::to_unit;
-use crate::data::{ImageSet, Labels, fetch};
+use crate::data::{ImageSet, Labels};
 use crate::rng::{Latent, Stream, permutation, rng};
 use crate::tensor_file::TensorFile;
 use crate::watch::ensure_finite;
@@ -49,11 +49,17 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// The classifier of `set`: from the user's cache, or trained now. `tell` is told of steps done and in all.
+    /// The classifier of `set`: from the folder `cache`, or trained now and kept there. `tell` is told of steps done
+    /// and in all.
     ///
     /// # Errors
     /// If the set has no classes, or fewer than 14 images; if it cannot be read.
-    pub fn of(set: &ImageSet, device: Device, tell: &mut dyn FnMut(usize, usize)) -> Result<Self> {
+    pub fn of(
+        set: &ImageSet,
+        device: Device,
+        cache: Option<&Path>,
+        tell: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self> {
         let labels = set.labels().with_context(|| {
             format!(
                 "data set {}: its images have no classes, which this classifier learns",
@@ -65,7 +71,8 @@ impl Classifier {
         key.update(serde_json::to_vec(&labels.classes)?);
         labels.of_images.iter().for_each(|label| key.update(label.to_le_bytes()));
         let key = hex::encode(key.finalize());
-        let path = file(&key);
+        let name = format!("classifier-{}-v{VERSION}.safetensors", &key[..32]);
+        let path = cache.map(|cache| cache.join(name));
         if let Some(found) = path.as_ref().and_then(|path| Self::read(path, &key, device).ok()) {
             return Ok(found);
         }
@@ -185,7 +192,7 @@ impl Classifier {
         Ok((features, logits))
     }
 
-    fn write(&self, path: &std::path::Path) -> Result<()> {
+    fn write(&self, path: &Path) -> Result<()> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
@@ -207,7 +214,7 @@ impl Classifier {
         .write_sealed(path)
     }
 
-    fn read(path: &std::path::Path, key: &str, device: Device) -> Result<Self> {
+    fn read(path: &Path, key: &str, device: Device) -> Result<Self> {
         let TensorFile { metadata, mut tensors } = TensorFile::read_sealed(path)?;
         let get = |key: &str| metadata.get(key).map(String::as_str).context("another file");
         ensure!(get("format")? == FORMAT && get("version")? == VERSION, "another version");
@@ -237,12 +244,6 @@ fn digest(layers: &[Tensor]) -> Result<String> {
         Vec::<f32>::try_from(values)?.iter().for_each(|value| digest.update(value.to_le_bytes()));
     }
     Ok(hex::encode(digest.finalize()))
-}
-
-/// Where the classifier of these images is kept; `None` where there is no cache.
-fn file(key: &str) -> Option<PathBuf> {
-    let home = fetch::cache_home().ok()?;
-    Some(home.join("eval").join(format!("classifier-{}-v{VERSION}.safetensors", &key[..32])))
 }
 
 /// Images in [−1, 1] and their classes.

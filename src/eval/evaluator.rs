@@ -8,22 +8,34 @@ use tch::Device;
 
 use super::features::{Extractor, Features};
 use super::measure::{Measured, Metric, NEIGHBOURS, RealSide, split};
-use crate::data::{ImageSet, fetch};
+use crate::data::ImageSet;
 use crate::rng::{Stream, permutation, rng};
 use crate::tensor_file::TensorFile;
 
 /// Of the file of features: with another one, they are computed anew.
 const FORMAT: &str = "dcgan-features-1";
 
+/// How one measures.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Generated images; as many real ones are held out, or half of them.
+    pub count: usize,
+    /// Decides what is held out and what is resampled.
+    pub seed: u64,
+    /// Where features are computed.
+    pub device: Device,
+    /// The folder in which features of real images are kept, but for pixels.
+    pub cache: Option<PathBuf>,
+}
+
 /// What generated images are measured by.
 #[derive(Debug)]
 pub struct Evaluator {
     extractor: Extractor,
-    device: Device,
+    settings: Settings,
     /// What is measured against, and what is held out; `None` where no metric is of features.
     features: Option<(RealSide, Features)>,
     metrics: Vec<Metric>,
-    seed: u64,
     /// Real images that are compared with.
     pub real_rows: Vec<usize>,
     /// Real images that are measured as if they were generated: the floor.
@@ -33,8 +45,7 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// Of `set`, for `count` generated images. `begin` is told how many features there are to compute, `done` of
-    /// each that is. They are kept in the user's cache, but for pixels.
+    /// Of `set`. `begin` is told how many features there are to compute, `done` of each that is.
     ///
     /// # Errors
     /// If the set has fewer than 12 images, an image cannot be read or a feature is not finite.
@@ -42,8 +53,7 @@ impl Evaluator {
         set: &ImageSet,
         extractor: Extractor,
         metrics: &[Metric],
-        (count, seed): (usize, u64),
-        device: Device,
+        settings: Settings,
         begin: &mut dyn FnMut(usize),
         done: &mut dyn FnMut(usize),
     ) -> Result<Self> {
@@ -54,16 +64,15 @@ impl Evaluator {
             set.name(),
             set.count()
         );
-        let (real_rows, held_rows) = split(set, count, seed)?;
+        let (real_rows, held_rows) = split(set, settings.count, settings.seed)?;
         let has_classes = matches!(extractor, Extractor::Classifier(_));
         let mut metrics = metrics.to_vec();
         metrics.retain(|metric| !metric.is_of_images() && (has_classes || !metric.is_of_classes()));
         let mut evaluator = Self {
             extractor,
-            device,
+            settings,
             features: None,
             metrics,
-            seed,
             real_rows,
             held_rows,
             dimensions: 0,
@@ -71,7 +80,7 @@ impl Evaluator {
         if !evaluator.metrics.is_empty() {
             let [real, held] = evaluator.real_features(set, begin, done)?;
             evaluator.dimensions = real.values.size2()?.1;
-            evaluator.features = Some((RealSide::new(&real, seed)?, held));
+            evaluator.features = Some((RealSide::new(&real, evaluator.settings.seed)?, held));
         }
         Ok(evaluator)
     }
@@ -83,8 +92,8 @@ impl Evaluator {
         begin: &mut dyn FnMut(usize),
         done: &mut dyn FnMut(usize),
     ) -> Result<[Features; 2]> {
-        let Self { extractor, device, real_rows, held_rows, seed, .. } = self;
-        let path = cache_file(set, extractor, held_rows.len(), *seed)?;
+        let Self { extractor, settings, real_rows, held_rows, .. } = self;
+        let path = settings.cache_file(set, extractor, held_rows.len())?;
         let fits = |[real, held]: &[Features; 2]| {
             real.values.size()[0] == real_rows.len() as i64
                 && held.values.size()[0] == held_rows.len() as i64
@@ -95,8 +104,8 @@ impl Evaluator {
         }
         begin(real_rows.len() + held_rows.len());
         let both = [
-            extractor.features(set, real_rows, *device, done)?,
-            extractor.features(set, held_rows, *device, done)?,
+            extractor.features(set, real_rows, settings.device, done)?,
+            extractor.features(set, held_rows, settings.device, done)?,
         ];
         if let Some(path) = path {
             // A cache that cannot be written costs time, not results.
@@ -125,7 +134,7 @@ impl Evaluator {
     /// # Errors
     /// If there are too many to count.
     pub fn shuffled(&self, fake: &ImageSet) -> Result<Vec<usize>> {
-        let mut draw = rng(self.seed, Stream::Evaluation, 5);
+        let mut draw = rng(self.settings.seed, Stream::Evaluation, 5);
         let order = permutation(&mut draw, u32::try_from(fake.count())?);
         Ok(order.into_iter().map(|row| row as usize).collect())
     }
@@ -148,23 +157,25 @@ impl Evaluator {
             "metrics take at least {least} generated images, found {}",
             fake.count()
         );
-        let features = self.extractor.features(fake, &self.shuffled(fake)?, self.device, done)?;
+        let rows = self.shuffled(fake)?;
+        let features = self.extractor.features(fake, &rows, self.settings.device, done)?;
         real.measure(&features, &self.metrics, is_resampled)
     }
 }
 
-/// Where the features of a set are kept; `None` for pixels and where there is no cache.
-fn cache_file(
-    set: &ImageSet,
-    extractor: &Extractor,
-    held: usize,
-    seed: u64,
-) -> Result<Option<PathBuf>> {
-    let Some(id) = extractor.id()? else { return Ok(None) };
-    let Ok(home) = fetch::cache_home() else { return Ok(None) };
-    let key = format!("{FORMAT} {} {id} {held} {seed}", set.identity()?.sha256);
-    let name = hex::encode(Sha256::digest(key));
-    Ok(Some(home.join("eval").join(format!("features-{}.safetensors", &name[..32]))))
+impl Settings {
+    /// Where the features of a set are kept; `None` for pixels and where there is no cache.
+    fn cache_file(
+        &self,
+        set: &ImageSet,
+        extractor: &Extractor,
+        held: usize,
+    ) -> Result<Option<PathBuf>> {
+        let (Some(cache), Some(id)) = (&self.cache, extractor.id()?) else { return Ok(None) };
+        let key = format!("{FORMAT} {} {id} {held} {}", set.identity()?.sha256, self.seed);
+        let name = hex::encode(Sha256::digest(key));
+        Ok(Some(cache.join(format!("features-{}.safetensors", &name[..32]))))
+    }
 }
 
 fn write(path: &std::path::Path, both: &[Features; 2]) -> Result<()> {
