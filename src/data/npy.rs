@@ -1,6 +1,6 @@
 //! NumPy's arrays of images: `.npy`, and `.npz` with one of them.
 
-use std::io::{Read, Seek};
+use std::io::{Cursor, Read, Seek};
 
 use anyhow::{Context, Result, bail, ensure};
 use zip::ZipArchive;
@@ -41,13 +41,7 @@ pub fn parse_images(bytes: &[u8], range: Option<Range>) -> Result<Stack> {
 /// If the file is of another format, rank, type or order, or truncated or longer than its header says; if a value
 /// is not finite in float32. The message names what was expected and what was found.
 pub fn read_rows(mut source: impl Read) -> Result<([usize; 2], Vec<f32>)> {
-    let mut head = Vec::new();
-    source.by_ref().take(HEAD as u64).read_to_end(&mut head).context("NPY header")?;
-    let (Header { descr, is_fortran, shape }, rest) = Header::parse(&head).context("NPY header")?;
-    ensure!(
-        !is_fortran,
-        "NPY: expected C order, found Fortran's; save a copy with numpy.ascontiguousarray"
-    );
+    let (Header { descr, shape, .. }, rest) = head(&mut source)?;
     let size = match descr.as_str() {
         "<f4" => 4,
         "<f8" => 8,
@@ -79,6 +73,19 @@ pub fn read_rows(mut source: impl Read) -> Result<([usize; 2], Vec<f32>)> {
     Ok(([n, d], wide.into_iter().map(|value| value as f32).collect()))
 }
 
+/// The header of a file in C order, and what was read beyond it.
+fn head(source: &mut impl Read) -> Result<(Header, Cursor<Vec<u8>>)> {
+    let mut head = Vec::new();
+    source.take(HEAD as u64).read_to_end(&mut head).context("NPY header")?;
+    let (header, rest) = Header::parse(&head).context("NPY header")?;
+    ensure!(
+        !header.is_fortran,
+        "NPY: expected C order, found Fortran's; save a copy with numpy.ascontiguousarray"
+    );
+    let rest = Cursor::new(rest.to_vec());
+    Ok((header, rest))
+}
+
 /// What the beginning of a file must hold of its header.
 const HEAD: usize = 64 << 10;
 /// Bytes that are read at a time.
@@ -99,13 +106,7 @@ pub fn read_images(
     range: Option<Range>,
     each: &mut dyn FnMut(Stack) -> Result<()>,
 ) -> Result<()> {
-    let mut head = Vec::new();
-    source.by_ref().take(HEAD as u64).read_to_end(&mut head).context("NPY header")?;
-    let (Header { descr, is_fortran, shape }, rest) = Header::parse(&head).context("NPY header")?;
-    ensure!(
-        !is_fortran,
-        "NPY: expected C order, found Fortran's; save a copy with numpy.ascontiguousarray"
-    );
+    let (Header { descr, shape, .. }, rest) = head(&mut source)?;
     let size = match descr.as_str() {
         "|u1" => 1,
         "<f4" => 4,
@@ -129,7 +130,7 @@ pub fn read_images(
         let promised = promised.map_or("too many".to_owned(), |n| n.to_string());
         format!("NPY: shape {shape:?} promises {promised} bytes, found {found}")
     };
-    let promised = promised.with_context(|| found_of(rest.len() as u64))?;
+    let promised = promised.with_context(|| found_of(rest.get_ref().len() as u64))?;
     let image = promised / count as u64;
     let at_a_time = (PART / image).max(1);
     let mut source = rest.chain(source);
