@@ -52,6 +52,8 @@ die_usage() {
 # For run_child: a signal ends what runs, too.
 # shellcheck source=scripts/peers/venv.sh
 . "$root/scripts/peers/venv.sh"
+# shellcheck source=scripts/peers/chromium.sh
+. "$root/scripts/peers/chromium.sh"
 
 scratch=""
 cleanup() {
@@ -63,19 +65,6 @@ cleanup() {
     if [ -n "$scratch" ]; then rm -rf "$scratch"; fi
 }
 trap cleanup EXIT
-
-find_chromium() {
-    local candidate
-    for candidate in ${CHROMIUM:+"$CHROMIUM"} chromium chromium-browser google-chrome google-chrome-stable; do
-        if command -v "$candidate" >/dev/null 2>&1; then
-            chromium=$candidate
-            return
-        fi
-        [ "$candidate" != "${CHROMIUM:-}" ] || die "CHROMIUM=$CHROMIUM: no such program."
-    done
-    die "no Chromium in PATH." "Debian: apt install chromium. Fedora: dnf install chromium." \
-        "Or set CHROMIUM to a Chromium or Chrome that you have."
-}
 
 # ---- arguments --------------------------------------------------------------------------------
 

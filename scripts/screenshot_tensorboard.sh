@@ -49,6 +49,8 @@ die_usage() {
 
 # shellcheck source=scripts/peers/venv.sh
 . "$root/scripts/peers/venv.sh"
+# shellcheck source=scripts/peers/chromium.sh
+. "$root/scripts/peers/chromium.sh"
 
 tensorboard="" scratch=""
 cleanup() {
@@ -61,19 +63,6 @@ cleanup() {
     if [ -n "$scratch" ]; then rm -rf "$scratch"; fi
 }
 trap cleanup EXIT
-
-find_chromium() {
-    local candidate
-    for candidate in ${CHROMIUM:+"$CHROMIUM"} chromium chromium-browser google-chrome google-chrome-stable; do
-        if command -v "$candidate" >/dev/null 2>&1; then
-            chromium=$candidate
-            return
-        fi
-        [ "$candidate" != "${CHROMIUM:-}" ] || die "CHROMIUM=$CHROMIUM: no such program."
-    done
-    die "no Chromium in PATH." "Debian: apt install chromium. Fedora: dnf install chromium." \
-        "Or set CHROMIUM to a Chromium or Chrome that you have."
-}
 
 # Waits until TensorBoard says where it listens, then until it lists the run's data.
 wait_for_tensorboard() {

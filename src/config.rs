@@ -12,7 +12,7 @@ use crate::data::image_file::Fit;
 use crate::data::npy::Range;
 use crate::data::{Options, SIZE};
 use crate::device::DeviceChoice;
-use crate::eval::measure::Metric;
+use crate::eval::metric::Metric;
 use crate::model::ModelConfig;
 use crate::rng::Latent;
 use crate::tf::AdamConfig;

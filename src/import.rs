@@ -1,6 +1,5 @@
 //! A state to go on from, out of weights from elsewhere.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -8,7 +7,7 @@ use tch::{Device, Tensor};
 
 use crate::checkpoint::{self, Checkpoint, Header, Origin};
 use crate::data::SetIdentity;
-use crate::model::Network;
+use crate::model::{Model, Network};
 use crate::tensor_file::TensorFile;
 use crate::tf::Adam;
 use crate::tf::frame::Layout;
@@ -33,7 +32,7 @@ impl Imported {
     /// [`Usage`], if a network is in two files, or a file is a checkpoint already. If a file cannot be
     /// read, holds neither network, or two networks do not fit together.
     pub fn read(paths: &[PathBuf]) -> Result<Self> {
-        let mut files = BTreeMap::new();
+        let mut files = Vec::new();
         for path in paths {
             let name = path.display().to_string();
             if path.is_dir() {
@@ -46,28 +45,31 @@ impl Imported {
                     "is a checkpoint already; `dcgan train --resume` takes it with --fork";
                 return Err(Usage(format!("{name}: {message}")).into());
             }
-            let file = TensorFile::read(path)?;
-            let networks = networks_in(&file);
+            files.push((name, TensorFile::read(path)?));
+        }
+        let mut all: Vec<(Weights, &TensorFile)> = Vec::new();
+        for (name, file) in &files {
+            let networks = networks_in(file);
             ensure!(
                 !networks.is_empty(),
                 "{name}: expected exported weights, found neither network"
             );
             for network in networks {
-                let taken = files.insert(network as usize, (path, network));
-                if let Some((other, _)) = taken {
-                    let (network, other) = (network.name(), other.display());
+                if let Some((other, _)) = all.iter().find(|(other, _)| other.network == network) {
+                    let (network, other) = (network.name(), &other.name);
                     let message = format!("{name}: holds a {network}, and so does {other}");
                     return Err(Usage(message).into());
                 }
+                let weights = Weights::parse(name, file, network).with_context(|| name.clone())?;
+                all.push((weights, file));
             }
         }
-        let mut all = Vec::new();
-        for (path, network) in files.values() {
-            all.push(Weights::read(path, *network, |_| {})?);
-        }
-        let first = all.first().context("no file to import")?;
+        // Settings are the generator's where both are there.
+        all.sort_by_key(|(weights, _)| weights.network as usize);
+        let (first, _) = all.first().context("no file to import")?;
         let (config, kind) = (first.config.clone(), first.kind());
-        if let Some(other) = all.iter().find(|other| other.model_config() != first.model_config()) {
+        let mut others = all.iter().map(|(other, _)| other);
+        if let Some(other) = others.find(|other| other.model_config() != first.model_config()) {
             let (ours, theirs) = (first.model_config(), other.model_config());
             bail!(
                 "{} and {} do not fit together: channels {} and {}, base_width {} and {}, z_dim {} and {}",
@@ -81,15 +83,17 @@ impl Imported {
                 theirs.z_dim
             );
         }
-        let mut gan = Gan::new(first.model(Device::Cpu, kind)?, config.step())?;
-        all.iter().try_for_each(|weights| weights.load_into(&gan.model))?;
+        let model = Model::new(&first.model_config(), config.seed, Device::Cpu, kind)?;
+        let mut gan = Gan::new(model, config.step())?;
+        all.iter().try_for_each(|(weights, _)| weights.load_into(&gan.model))?;
         let mut notes = Vec::new();
-        if let Some(other) = all.iter().find(|other| other.config != config) {
+        if let Some((other, _)) = all.iter().find(|(other, _)| other.config != config) {
             notes.push(format!("settings are those of {}; {} has others", first.name, other.name));
         }
         for network in Network::ALL {
             let what = network.name();
-            let Some((path, _)) = files.get(&(network as usize)) else {
+            let Some((weights, file)) = all.iter().find(|(weights, _)| weights.network == network)
+            else {
                 notes.push(format!(
                     "{what}: in none of the files; it begins with initial values of seed {}",
                     config.seed
@@ -105,11 +109,13 @@ impl Imported {
                 Network::Generator => &mut gan.g_adam,
                 Network::Discriminator => &mut gan.d_adam,
             };
-            let restored = restore_adam(path, network, &names, adam)?;
+            let name = &weights.name;
+            let restored =
+                restore_adam(file, network, &names, adam).with_context(|| name.clone())?;
             let state = if restored { "Adam's moments too" } else { "Adam's moments begin at 0" };
-            notes.push(format!("{what}: {}; {state}", path.display()));
+            notes.push(format!("{what}: {name}; {state}"));
         }
-        let iteration = all.iter().map(|weights| weights.iteration).max().unwrap_or(0);
+        let iteration = all.iter().map(|(weights, _)| weights.iteration).max().unwrap_or(0);
         // The images are not in the file.
         let set = SetIdentity { images: 1, channels: first.channels, sha256: String::new() };
         let header = Header {
@@ -151,14 +157,14 @@ fn networks_in(file: &TensorFile) -> Vec<Network> {
     Network::ALL.into_iter().filter(holds).collect()
 }
 
-/// Gives `adam` the moments and powers that the file at `path` has by TensorFlow's names, if it has them.
+/// Gives `adam` the moments and powers that `file` has by TensorFlow's names, if it has them.
 fn restore_adam(
-    path: &Path,
+    file: &TensorFile,
     network: Network,
     names: &[(String, Layout)],
     adam: &mut Adam,
 ) -> Result<bool> {
-    let TensorFile { tensors, .. } = TensorFile::read(path)?;
+    let TensorFile { tensors, .. } = file;
     let prefix = format!("{}/", network.name());
     let is_of_adam = |name: &String| {
         let ends = ["/adam_m", "/adam_v", "_power"].iter().any(|end| name.ends_with(end));
@@ -167,44 +173,41 @@ fn restore_adam(
     if !tensors.keys().any(is_of_adam) {
         return Ok(false);
     }
-    let restore = || -> Result<_> {
-        let get = |name: &str| -> Result<&Tensor> {
-            let tensor = tensors.get(name).with_context(|| format!("lacks tensor {name}"))?;
-            ensure_finite(name, tensor)?;
-            Ok(tensor)
-        };
-        let mut pairs = Vec::new();
-        for ((name, layout), slot) in names.iter().zip(adam.slots()) {
-            for (moment, live) in [("adam_m", &slot.m), ("adam_v", &slot.v)] {
-                let is_variance = moment == "adam_v";
-                let name = format!("{name}/{moment}");
-                let moment = layout.mirrored_from_tf(get(&name)?).with_context(|| name.clone())?;
-                ensure!(
-                    !is_variance || moment.f_min()?.f_double_value(&[])? >= 0.0,
-                    "tensor {name}: a mean of squares is negative"
-                );
-                let (expected, found) = (live.size(), moment.size());
-                ensure!(
-                    expected == found,
-                    "tensor {name}: expected shape {expected:?}, found {found:?}"
-                );
-                pairs.push((live.shallow_clone(), moment));
-            }
-        }
-        let power = |name: &str| -> Result<f32> {
-            let name = format!("{}/{name}", network.name());
-            let power = get(&name)?;
-            ensure!(power.numel() == 1, "tensor {name}: expected one value");
-            let power = power.f_double_value(&vec![0; power.dim()])? as f32;
-            ensure!(
-                (0.0..1.0).contains(&power),
-                "tensor {name}: expected 0 or more, below 1, found {power}"
-            );
-            Ok(power)
-        };
-        Ok((pairs, (power("beta1_power")?, power("beta2_power")?)))
+    let get = |name: &str| -> Result<&Tensor> {
+        let tensor = tensors.get(name).with_context(|| format!("lacks tensor {name}"))?;
+        ensure_finite(name, tensor)?;
+        Ok(tensor)
     };
-    let (pairs, powers) = restore().with_context(|| path.display().to_string())?;
+    let mut pairs = Vec::new();
+    for ((name, layout), slot) in names.iter().zip(adam.slots()) {
+        for (moment, live) in [("adam_m", &slot.m), ("adam_v", &slot.v)] {
+            let is_variance = moment == "adam_v";
+            let name = format!("{name}/{moment}");
+            let moment = layout.mirrored_from_tf(get(&name)?).with_context(|| name.clone())?;
+            ensure!(
+                !is_variance || moment.f_min()?.f_double_value(&[])? >= 0.0,
+                "tensor {name}: a mean of squares is negative"
+            );
+            let (expected, found) = (live.size(), moment.size());
+            ensure!(
+                expected == found,
+                "tensor {name}: expected shape {expected:?}, found {found:?}"
+            );
+            pairs.push((live.shallow_clone(), moment));
+        }
+    }
+    let power = |name: &str| -> Result<f32> {
+        let name = format!("{}/{name}", network.name());
+        let power = get(&name)?;
+        ensure!(power.numel() == 1, "tensor {name}: expected one value");
+        let power = power.f_double_value(&vec![0; power.dim()])? as f32;
+        ensure!(
+            (0.0..1.0).contains(&power),
+            "tensor {name}: expected 0 or more, below 1, found {power}"
+        );
+        Ok(power)
+    };
+    let powers = (power("beta1_power")?, power("beta2_power")?);
     let _no_grad = tch::no_grad_guard();
     for (mut live, moment) in pairs {
         live.f_copy_(&moment)?;

@@ -12,7 +12,7 @@ use crate::config::ENVIRONMENT_KEY;
 use crate::record::grid::Picture;
 use crate::record::jsonl::{Line, read};
 use crate::record::plot::{Plot, digits, thousands};
-use crate::runs::{State, Summary, shell_quoted};
+use crate::runs::{State, Summary, name_of, shell_quoted};
 use crate::train::RunDir;
 use crate::usage::Usage;
 
@@ -134,17 +134,18 @@ pub fn html(run: &Path) -> Result<String> {
     let mut page = Environment::new();
     page.set_auto_escape_callback(|_| AutoEscape::Html);
     page.add_template("report", TEMPLATE)?;
-    let name = run.canonicalize().unwrap_or_else(|_| run.to_path_buf());
+    let folder = run.canonicalize().unwrap_or_else(|_| run.to_path_buf());
     let command = format!(
         "dcgan train --config {}",
-        shell_quoted(&name.join("config.toml").display().to_string())
+        shell_quoted(&folder.join("config.toml").display().to_string())
     );
-    let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = name_of(&folder);
     Ok(page.get_template("report")?.render(context! {
         name,
         facts,
         rollbacks,
-        timeline => timeline.iter().map(|grid| context! { text => &grid.text, src => Value::from_safe_string(grid.src.clone()) }).collect::<Vec<_>>(),
+        newest => timeline.last().map(|last| context! { text => &last.text, src => Value::from_safe_string(last.src.clone()) }),
+        shown => timeline.len(),
         // Digits, commas and Base64: nothing that ends a script.
         grids => Value::from_safe_string(serde_json::to_string(&timeline)?),
         thinned => samples.len() > shown,

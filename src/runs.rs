@@ -80,6 +80,12 @@ pub fn list(runs: &Path) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
+/// What the run in `path` is called: its folder, however it was named.
+pub fn name_of(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// A path as a shell takes it.
 pub fn shell_quoted(path: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);

@@ -132,8 +132,16 @@ impl Sampler {
     /// # Errors
     /// As [`Self::each`].
     pub fn sample(&self, seed: u64, count: usize) -> Result<Vec<u8>> {
+        self.all(&self.noise(seed, 0, count))
+    }
+
+    /// All images of `z` (values row by row): `[n, 32, 32, C]`, upright.
+    ///
+    /// # Errors
+    /// As [`Self::each`].
+    pub fn all(&self, z: &[f32]) -> Result<Vec<u8>> {
         let mut images = Vec::new();
-        self.each(&self.noise(seed, 0, count), &mut |block| {
+        self.each(z, &mut |block| {
             images.extend_from_slice(block);
             Ok(())
         })?;
@@ -234,12 +242,7 @@ mod tests {
         }
         assert_ne!(sampler.sample(4, 1)?, many[..sampler.image_len()]);
         let last = sampler.noise(3, BLOCK as u64 + 4, 1);
-        let mut alone = Vec::new();
-        sampler.each(&last, &mut |image| {
-            alone.extend_from_slice(image);
-            Ok(())
-        })?;
-        assert_eq!(alone, many[many.len() - sampler.image_len()..]);
+        assert_eq!(sampler.all(&last)?, many[many.len() - sampler.image_len()..]);
         Ok(())
     }
 }

@@ -97,7 +97,7 @@ impl Weights {
             return Ok(Self::of_checkpoint(&Checkpoint::load(path)?, network));
         }
         let name = path.display().to_string();
-        Self::parse(&name, TensorFile::read(path)?, network).context(name)
+        Self::parse(&name, &TensorFile::read(path)?, network).context(name)
     }
 
     /// The generator that the program holds, of handwritten digits.
@@ -106,14 +106,14 @@ impl Weights {
     /// None that depends on input.
     pub fn built_in() -> Result<Self> {
         let name = "the built-in generator";
-        Self::parse(name, TensorFile::parse(Path::new(name), BUILT_IN)?, Network::Generator)
+        Self::parse(name, &TensorFile::parse(Path::new(name), BUILT_IN)?, Network::Generator)
     }
 
     /// Those of `network` in a file, called `name`, by PyTorch's or TensorFlow's names.
     ///
     /// # Errors
     /// If it is neither, of another version, or of the other network only.
-    pub fn parse(name: &str, file: TensorFile, network: Network) -> Result<Self> {
+    pub fn parse(name: &str, file: &TensorFile, network: Network) -> Result<Self> {
         let TensorFile { metadata, tensors } = file;
         let get = |key: &str| metadata.get(key).map(String::as_str);
         let format = get("format").unwrap_or("unknown");
@@ -133,7 +133,7 @@ impl Weights {
             config = toml::from_str(text).context("`config`")?;
             config.validate().context("`config`")?;
         } else if is_tf {
-            channels = Some(infer_sizes(&tensors, &mut config)?);
+            channels = Some(infer_sizes(tensors, &mut config)?);
         } else {
             bail!("lacks `config`");
         }
@@ -150,12 +150,12 @@ impl Weights {
             format!("`iteration` is {:?}", get("iteration").unwrap_or("missing"))
         })?;
         let tensors = if is_tf {
-            mirrored(&config.model(channels), network, &tensors)?
+            mirrored(&config.model(channels), network, tensors)?
         } else {
             let found = get("network").context("lacks `network`")?;
             let expected = network.name();
             ensure!(found == expected, "expected a {expected}, found a {found}");
-            tensors
+            tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
         };
         Ok(Self { name: name.to_owned(), network, config, channels, iteration, tensors })
     }
@@ -294,7 +294,7 @@ fn ensure_not_exported_as_program(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// If one is missing, or there is one of the network that is not known, or of another shape.
-pub(crate) fn mirrored(
+fn mirrored(
     config: &ModelConfig,
     network: Network,
     tensors: &BTreeMap<String, Tensor>,

@@ -201,10 +201,7 @@ fn a_damaged_configuration_is_named_with_the_remedy() -> Result<()> {
 /// Resumes and asserts that it is refused with all of `parts`.
 fn refused(folder: &Path, args: &str, code: i32, parts: &[&str]) -> Ran {
     let ran = dcgan(folder, args);
-    assert_eq!(ran.code, Some(code), "dcgan {args}\n{}", ran.stderr);
-    for part in parts {
-        assert!(ran.stderr.contains(part), "dcgan {args}: no `{part}` in\n{}", ran.stderr);
-    }
+    ran.assert_refused(args, code, parts);
     ran
 }
 

@@ -18,11 +18,7 @@ fn sample(folder: &Path, arguments: &str) -> Ran {
 }
 
 fn refused(folder: &Path, arguments: &str, code: i32, parts: &[&str]) {
-    let ran = sample(folder, arguments);
-    assert_eq!(ran.code, Some(code), "{arguments}: {}", ran.stderr);
-    for part in parts {
-        assert!(ran.stderr.contains(part), "{arguments}: no `{part}` in {}", ran.stderr);
-    }
+    sample(folder, arguments).assert_refused(arguments, code, parts);
 }
 
 #[test]

@@ -19,7 +19,8 @@ use crate::data::{ImageSet, Options, fetch};
 use crate::eval::classifier::Classifier;
 use crate::eval::evaluator::{Evaluator, Settings};
 use crate::eval::features::{Extractor, InputRange, Module};
-use crate::eval::measure::{Better, Images, Measured, Metric, measure_images, suspicious_distance};
+use crate::eval::measure::{Images, Measured, Nearest, measure_images};
+use crate::eval::metric::{Better, Metric};
 use crate::record::plot::{digits, thousands};
 use crate::record::progress::{Verbosity, Work, say};
 use crate::sample::Sampler;
@@ -32,7 +33,7 @@ use crate::usage::Usage;
 pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
     let metrics = metrics_of(&args.metrics)?;
     let start = Instant::now();
-    let verbosity = if args.quiet || args.json { Verbosity::Quiet } else { Verbosity::Normal };
+    let verbosity = Verbosity::unless(args.quiet || args.json);
     let sampler = match &args.images {
         Some(_) => None,
         None => Some(super::sampler(&args.generator)?),
@@ -91,7 +92,8 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
     let size = args.feature_size.map(usize::from);
     let wants_features = metrics.iter().any(|metric| !metric.is_of_images());
     let features = if wants_features { args.features.as_deref() } else { Some("pixels") };
-    let extractor = extractor(features, (range, size), &set, device, verbosity, "--features")?;
+    let choice = Choice::of(features, &set, "--features")?;
+    let extractor = choice.extractor((range, size), &set, device, verbosity)?;
     if let Some(name) = args.metrics.iter().find(|name| {
         let named = metrics.iter().find(|metric| metric.name() == name.trim());
         named.is_some_and(|metric| metric.is_of_classes())
@@ -120,15 +122,18 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
         let ours = Images { set: &fake, rows: &rows, is_real: false };
         let real = (&set, &evaluator.real_rows[..]);
         let searches = metrics.contains(&Metric::NearestReal) || metrics.contains(&Metric::Copies);
-        bar.borrow_mut().comparisons(if searches { 3 * set.count() } else { 1 });
+        bar.borrow_mut().comparisons(if searches { 2 * set.count() } else { 1 });
         let mut done = |n| bar.borrow_mut().advance(n);
-        let suspicious = if searches { suspicious_distance(&held, &set, &mut done)? } else { 0.0 };
-        let seed = args.seed;
-        measured.extend(measure_images(&ours, real, &metrics, suspicious, seed, &mut done)?);
+        let nearest = match searches {
+            true => Some(Nearest::of_both(&ours, &held, &set, &mut done)?),
+            false => None,
+        };
+        let [of_ours, of_held] = [0, 1].map(|i| nearest.as_ref().map(|both| &both[i]));
+        measured.extend(measure_images(&ours, real, &metrics, of_ours, args.seed)?);
         // Of the share of copies it is a hundredth by definition.
         let others: Vec<_> =
             metrics.iter().copied().filter(|metric| *metric != Metric::Copies).collect();
-        floor.extend(measure_images(&held, real, &others, suspicious, seed, &mut done)?);
+        floor.extend(measure_images(&held, real, &others, of_held, args.seed)?);
     }
     drop(bar);
 
@@ -233,22 +238,50 @@ fn generated(
     set.map_err(|error| error.context(format!("--images {images}")))
 }
 
-/// The features that `flag` asks for; without any, those that the data set allows.
-pub(super) fn extractor(
-    features: Option<&str>,
-    (range, size): (InputRange, Option<usize>),
-    set: &ImageSet,
-    device: Device,
-    verbosity: Verbosity,
-    flag: &str,
-) -> Result<Extractor> {
-    let has_classes = set.labels().is_some();
-    match features.unwrap_or(if has_classes { "digits" } else { "pixels" }) {
-        "pixels" => Ok(Extractor::Pixels),
-        "digits" if !has_classes => Err(no_classes(flag, set)),
-        "digits" => Ok(Extractor::Classifier(classifier(set, device, verbosity)?)),
-        file if !Path::new(file).is_file() => Err(no_features(flag, file)),
-        file => Ok(Extractor::Module(Module::load(Path::new(file), range, size, device)?)),
+/// What is asked for, before it is made.
+#[derive(Clone, Copy)]
+enum Choice<'a> {
+    Pixels,
+    Digits,
+    File(&'a Path),
+}
+
+impl<'a> Choice<'a> {
+    /// What `flag` asks for; without anything, what the data set allows.
+    ///
+    /// # Errors
+    /// [`Usage`], if the set has no classes to learn, or there is no such file.
+    fn of(features: Option<&'a str>, set: &ImageSet, flag: &str) -> Result<Self> {
+        let has_classes = set.labels().is_some();
+        match features {
+            None if has_classes => Ok(Self::Digits),
+            None | Some("pixels") => Ok(Self::Pixels),
+            Some("digits") if has_classes => Ok(Self::Digits),
+            Some("digits") => Err(no_classes(flag, set)),
+            Some(file) if Path::new(file).is_file() => Ok(Self::File(Path::new(file))),
+            Some(file) => Err(no_features(flag, file)),
+        }
+    }
+
+    /// What training with these settings asks for.
+    fn of_training(config: &'a TrainConfig, set: &ImageSet) -> Result<Self> {
+        let features = Some(config.eval_features.as_str()).filter(|&features| features != "auto");
+        Self::of(features, set, "--eval-features")
+    }
+
+    /// Makes it; a classifier may have to be trained.
+    fn extractor(
+        self,
+        (range, size): (InputRange, Option<usize>),
+        set: &ImageSet,
+        device: Device,
+        verbosity: Verbosity,
+    ) -> Result<Extractor> {
+        Ok(match self {
+            Self::Pixels => Extractor::Pixels,
+            Self::Digits => Extractor::Classifier(classifier(set, device, verbosity)?),
+            Self::File(path) => Extractor::Module(Module::load(path, range, size, device)?),
+        })
     }
 }
 
@@ -260,21 +293,8 @@ pub(super) fn ensure_possible(config: &TrainConfig, set: &ImageSet) -> Result<()
     if config.eval_every == 0 {
         return Ok(());
     }
-    let has_classes = set.labels().is_some();
-    let flag = "--eval-features";
-    match config.eval_features.as_str() {
-        "pixels" | "auto" => {}
-        "digits" if has_classes => {}
-        "digits" => return Err(no_classes(flag, set)),
-        file if Path::new(file).is_file() => {}
-        file => return Err(no_features(flag, file)),
-    }
-    let by_classifier = match config.eval_features.as_str() {
-        "digits" => true,
-        "auto" => has_classes,
-        _ => false,
-    };
-    if config.best_metric()?.is_of_classes() && !by_classifier {
+    let choice = Choice::of_training(config, set)?;
+    if config.best_metric()?.is_of_classes() && !matches!(choice, Choice::Digits) {
         let message = format!("--eval-metric {}: takes --eval-features digits", config.eval_metric);
         return Err(Usage(message).into());
     }
@@ -305,9 +325,8 @@ pub(super) fn evaluator(
     if config.eval_every == 0 {
         return Ok(None);
     }
-    let features = Some(config.eval_features.as_str()).filter(|&features| features != "auto");
-    let input = (InputRange::Bytes, None);
-    let extractor = extractor(features, input, set, device, verbosity, "--eval-features")?;
+    let choice = Choice::of_training(config, set)?;
+    let extractor = choice.extractor((InputRange::Bytes, None), set, device, verbosity)?;
     let bar = RefCell::new(Work::new(verbosity));
     let evaluator = Evaluator::new(
         set,

@@ -37,9 +37,11 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode> {
         Some(model) => Weights::read(&find(model)?, network, super::warn_of_damage)?,
     };
     // Whatever is wrong with the weights shows before anything is written.
-    weights.model(tch::Device::Cpu, weights.kind())?;
     match format {
-        ExportFormat::Safetensors => weights.file()?.write(&out)?,
+        ExportFormat::Safetensors => {
+            weights.model(tch::Device::Cpu, weights.kind())?;
+            weights.file()?.write(&out)?;
+        }
         ExportFormat::Tf => weights.tf_file()?.write(&out)?,
         ExportFormat::Torchscript => write_bytes(&out, &torchscript(&weights)?)?,
         ExportFormat::Onnx => write_bytes(&out, &onnx(&weights)?)?,

@@ -62,7 +62,7 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
         path.through(|i| key(walk, i), keys, (frame, frames), !is_strip)
     };
     let scale = args.scale as usize;
-    let mut work = Work::new(if args.quiet { Verbosity::Quiet } else { Verbosity::Normal });
+    let mut work = Work::new(Verbosity::unless(args.quiet));
     let images = if is_strip { walks * frames } else { walks };
     super::ensure_picture(images, sampler.channels(), scale)?;
     if is_strip {
@@ -83,11 +83,7 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
         let columns = super::columns_for(walks);
         let frame = |i: usize| -> Result<Picture> {
             let z: Vec<f32> = (0..walks).flat_map(|walk| z_at(walk, i)).collect();
-            let mut images = Vec::new();
-            sampler.each(&z, &mut |block| {
-                images.extend_from_slice(block);
-                Ok(())
-            })?;
+            let images = sampler.all(&z)?;
             let picture = Picture::grid(&images, SIZE, sampler.channels(), columns)?;
             Ok(picture.scaled(scale))
         };
@@ -124,7 +120,7 @@ pub fn film(args: &FilmArgs) -> Result<ExitCode> {
     super::ensure_free(&args.out, false, args.force)?;
     let run = find(&args.run)?;
     ensure_run(&run)?;
-    let verbosity = if args.quiet { Verbosity::Quiet } else { Verbosity::Normal };
+    let verbosity = Verbosity::unless(args.quiet);
     let frames = shoot(&run, &args.out, args.fps, args.scale.map(usize::from), verbosity)?;
     if !args.quiet {
         say(&format!("{frames} frames: {}", args.out.display()));

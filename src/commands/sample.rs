@@ -52,7 +52,7 @@ pub fn sample(args: &SampleArgs) -> Result<ExitCode> {
         (Source::Seed(_), None, Some(grid)) => grid.columns * grid.rows,
         (Source::Seed(_), count, _) => count.map_or(64, |count| count as usize),
     };
-    let verbosity = if args.quiet { Verbosity::Quiet } else { Verbosity::Normal };
+    let verbosity = Verbosity::unless(args.quiet);
     let mut job = Job { sampler, source, count, work: Work::new(verbosity) };
     job.work.images(count);
     match &target {

@@ -1,6 +1,5 @@
 //! `dcgan plot`, `dcgan report` and `dcgan nearest`: what a run came to, for eyes.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -10,13 +9,13 @@ use super::print;
 use crate::cli::{NearestArgs, PlotArgs, ReportArgs};
 use crate::data::builtin::DIGITS;
 use crate::data::{ImageSet, SIZE};
-use crate::eval::neighbours::{Neighbour, nearest as nearest_in};
+use crate::eval::neighbours::{Neighbour, is_copy, nearest as nearest_in, suspicious};
 use crate::record::grid::Picture;
 use crate::record::jsonl::read_metrics;
 use crate::record::plot::{CURVES, Plot};
 use crate::record::progress::{Verbosity, Work, say};
 use crate::rng::{Stream, permutation, rng};
-use crate::runs::find;
+use crate::runs::{find, name_of};
 use crate::tensor_file::write_bytes;
 use crate::train::resume::ensure_run;
 use crate::usage::Usage;
@@ -42,7 +41,7 @@ pub fn plot(args: &PlotArgs) -> Result<ExitCode> {
         if metrics.is_empty() {
             return Err(Usage(format!("{}: nothing has been logged yet", path.display())).into());
         }
-        let name = folder_name(&path);
+        let name = name_of(&path);
         // Of two of one name the paths tell which is which.
         let is_taken = runs.iter().any(|(other, _)| *other == name);
         runs.push((if is_taken { path.display().to_string() } else { name }, metrics));
@@ -56,11 +55,6 @@ pub fn plot(args: &PlotArgs) -> Result<ExitCode> {
     write_bytes(&args.out, &bytes)?;
     say(&format!("{} run(s): {}", runs.len(), args.out.display()));
     Ok(ExitCode::SUCCESS)
-}
-
-fn folder_name(path: &Path) -> String {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// `dcgan report`.
@@ -88,7 +82,7 @@ pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
     super::ensure_picture(count * (k + 1), 3, args.scale as usize)?;
     super::ensure_free(&args.out, false, args.force)?;
     let sampler = super::sampler(&args.generator)?;
-    let verbosity = if args.quiet { Verbosity::Quiet } else { Verbosity::Normal };
+    let verbosity = Verbosity::unless(args.quiet);
     let dataset = args.dataset.as_deref().or(sampler.dataset()).unwrap_or(DIGITS);
     let options = args.data.resolve(dataset, None)?.data();
     let set = load_aloud(dataset, &options, verbosity)?;
@@ -108,10 +102,7 @@ pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
     // As many real images, and their nearest others: what is usual in this set.
     let own = permutation(&mut rng(args.seed, Stream::Subset, 1), u32::try_from(set.count())?);
     let own: Vec<usize> = own.into_iter().take(count.max(FLOOR)).map(|i| i as usize).collect();
-    let mut real = Vec::new();
-    for &i in &own {
-        real.extend(set.images(i..i + 1)?);
-    }
+    let real = set.rows(own.iter().copied())?;
     let mut work = Work::new(verbosity);
     work.comparisons(2 * set.count());
     let found = nearest_in(&samples, &set, k, None, &mut |n| work.advance(n))?;
@@ -127,9 +118,8 @@ pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
     };
     let (ours, theirs) = (distances(&found), distances(&usual));
     let median = |all: &[f64]| all[all.len() / 2];
-    // The nearest hundredth of real pairs.
-    let suspicious = theirs[theirs.len() / 100];
-    let copies = ours.iter().filter(|&&distance| distance == 0.0 || distance < suspicious).count();
+    let suspicious = suspicious(&theirs);
+    let copies = ours.iter().filter(|&&distance| is_copy(distance, suspicious)).count();
     let text = format!(
         "nearest image of `{}` by pixels, root mean square in levels of 255:\n  \
          {count} generated images: median {:.1}, least {:.1}\n  \
@@ -162,10 +152,7 @@ fn rows(samples: &[u8], found: &[Vec<Neighbour>], set: &ImageSet) -> Result<Pict
     let (length, channels) = (set.image_len(), set.channels());
     let mut pictures = Vec::new();
     for (sample, found) in samples.chunks_exact(length).zip(found) {
-        let mut images = Vec::new();
-        for Neighbour { index, .. } in found {
-            images.extend(set.images(*index..index + 1)?);
-        }
+        let images = set.rows(found.iter().map(|neighbour| neighbour.index))?;
         let left = Picture::grid(sample, SIZE, channels, 1)?;
         let right = Picture::grid(&images, SIZE, channels, found.len())?;
         pictures.push(Picture::side_by_side(&left, &right)?);

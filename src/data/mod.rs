@@ -223,8 +223,16 @@ impl ImageSet {
     /// # Errors
     /// If there are not so many, or they cannot be read.
     pub fn images(&self, range: Range<usize>) -> Result<Vec<u8>> {
-        let mut pixels = vec![0; range.len() * self.image_len()];
-        for (i, image) in range.zip(pixels.chunks_exact_mut(self.image_len())) {
+        self.rows(range)
+    }
+
+    /// The images `rows`, in that order: `[n, 32, 32, C]`, upright.
+    ///
+    /// # Errors
+    /// If there is no such image, or one cannot be read.
+    pub fn rows(&self, rows: impl ExactSizeIterator<Item = usize>) -> Result<Vec<u8>> {
+        let mut pixels = vec![0; rows.len() * self.image_len()];
+        for (i, image) in rows.zip(pixels.chunks_exact_mut(self.image_len())) {
             self.copy_mirrored(i, image)?;
             rotate_pixels(image, self.channels);
         }

@@ -8,8 +8,7 @@ use sha2::{Digest, Sha256};
 use tch::nn::OptimizerConfig;
 use tch::{Device, Kind, Tensor, nn};
 
-use super::features::to_unit;
-use crate::data::{ImageSet, Labels};
+use crate::data::{ImageSet, Labels, SIZE};
 use crate::rng::{Latent, Stream, permutation, rng};
 use crate::tensor_file::TensorFile;
 use crate::watch::ensure_finite;
@@ -253,11 +252,16 @@ fn batch(
     rows: &[u32],
     device: Device,
 ) -> Result<(Tensor, Tensor)> {
-    let mut bytes = Vec::with_capacity(rows.len() * set.image_len());
-    for &row in rows {
-        bytes.extend(set.images(row as usize..row as usize + 1)?);
-    }
+    let bytes = set.rows(rows.iter().map(|&row| row as usize))?;
     let targets: Vec<i64> = rows.iter().map(|&row| labels.of_images[row as usize].into()).collect();
     let targets = Tensor::f_from_slice(&targets)?.f_to_device(device)?;
     Ok((to_unit(&bytes, set.channels(), device)?, targets))
+}
+
+/// Bytes `[n, 32, 32, C]` → `[n, C, 32, 32]` in [−1, 1].
+pub(super) fn to_unit(bytes: &[u8], channels: usize, device: Device) -> Result<Tensor> {
+    let shape = [-1, SIZE as i64, SIZE as i64, channels as i64];
+    let images = Tensor::f_from_slice(bytes)?.f_view(shape)?.f_to_device(device)?;
+    let images = images.f_to_kind(Kind::Float)?.f_div_scalar(127.5)?.f_sub_scalar(1.0)?;
+    Ok(images.f_permute([0, 3, 1, 2])?.f_contiguous()?)
 }

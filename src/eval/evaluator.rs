@@ -1,13 +1,14 @@
 //! One data set and one kind of features, ready to measure generated images by.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use tch::Device;
 
 use super::features::{Extractor, Features};
-use super::measure::{Measured, Metric, NEIGHBOURS, RealSide, split};
+use super::measure::{Measured, NEIGHBOURS, RealSide, split};
+use super::metric::Metric;
 use crate::data::ImageSet;
 use crate::rng::{Stream, permutation, rng};
 use crate::tensor_file::TensorFile;
@@ -178,7 +179,7 @@ impl Settings {
     }
 }
 
-fn write(path: &std::path::Path, both: &[Features; 2]) -> Result<()> {
+fn write(path: &Path, both: &[Features; 2]) -> Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -193,7 +194,7 @@ fn write(path: &std::path::Path, both: &[Features; 2]) -> Result<()> {
     file.write_sealed(path)
 }
 
-fn read(path: &std::path::Path) -> Result<[Features; 2]> {
+fn read(path: &Path) -> Result<[Features; 2]> {
     let TensorFile { metadata, mut tensors } = TensorFile::read_sealed(path)?;
     ensure!(metadata.get("format").is_some_and(|format| format == FORMAT), "another version");
     let mut side = |name: &str| -> Result<Features> {

@@ -8,7 +8,7 @@ use fast_image_resize::{PixelType, Resizer};
 use sha2::{Digest, Sha256};
 use tch::{CModule, Device, IValue, Kind, Tensor};
 
-use super::classifier::Classifier;
+use super::classifier::{Classifier, to_unit};
 use crate::data::{ImageSet, SIZE};
 use crate::watch::ensure_finite;
 
@@ -223,10 +223,7 @@ impl Extractor {
         let _no_grad = tch::no_grad_guard();
         let (mut values, mut logits) = (Vec::new(), Vec::new());
         for chunk in rows.chunks(BLOCK) {
-            let mut bytes = Vec::with_capacity(chunk.len() * set.image_len());
-            for &row in chunk {
-                bytes.extend(set.images(row..row + 1)?);
-            }
+            let bytes = set.rows(chunk.iter().copied())?;
             let block = match self {
                 Self::Pixels => {
                     let rows = Tensor::f_from_slice(&bytes)?.f_view([chunk.len() as i64, -1])?;
@@ -256,14 +253,6 @@ impl Extractor {
             logits: if logits.is_empty() { None } else { Some(Tensor::f_cat(&logits, 0)?) },
         })
     }
-}
-
-/// Bytes `[n, 32, 32, C]` → `[n, C, 32, 32]` in [−1, 1].
-pub(super) fn to_unit(bytes: &[u8], channels: usize, device: Device) -> Result<Tensor> {
-    let shape = [-1, SIZE as i64, SIZE as i64, channels as i64];
-    let images = Tensor::f_from_slice(bytes)?.f_view(shape)?.f_to_device(device)?;
-    let images = images.f_to_kind(Kind::Float)?.f_div_scalar(127.5)?.f_sub_scalar(1.0)?;
-    Ok(images.f_permute([0, 3, 1, 2])?.f_contiguous()?)
 }
 
 /// Images `[n, 32, 32, C]`, resampled by Lanczos' filter to `side`.

@@ -13,7 +13,8 @@ use super::coverage::overlap;
 use super::features::Features;
 use super::frechet::{Moments, Reference};
 use super::kernel::{deviation, kernel_distance, mean_and_std, subsets};
-use super::neighbours::{Neighbour, nearest};
+use super::metric::Metric;
+use super::neighbours::{is_copy, nearest, suspicious};
 use super::pixels::{Similarity, patches, pyramid, sliced_wasserstein};
 use super::score::{class_balance, class_shares, classifier_score};
 use crate::data::{ImageSet, SIZE};
@@ -42,123 +43,6 @@ const REPEATS: usize = 4;
 const PAIRS: usize = 1000;
 /// Generated images whose nearest real ones are looked for.
 const SEARCHED: usize = 1000;
-
-/// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Metric {
-    /// [`super::frechet`].
-    FrechetDistance,
-    /// [`super::kernel`].
-    KernelDistance,
-    /// [`super::coverage`].
-    Precision,
-    /// [`super::coverage`].
-    Recall,
-    /// [`super::coverage`].
-    Density,
-    /// [`super::coverage`].
-    Coverage,
-    /// [`super::score::classifier_score`].
-    ClassifierScore,
-    /// [`super::score::class_balance`].
-    ClassBalance,
-    /// [`super::pixels::sliced_wasserstein`], of the images and of their half-size versions.
-    SlicedWasserstein,
-    /// [`super::pixels::Similarity`] of pairs of generated images.
-    MsSsim,
-    /// The share of generated images that equal another one in every pixel.
-    Duplicates,
-    /// The median distance to the nearest real image ([`super::neighbours`]).
-    NearestReal,
-    /// The share of generated images that are nearer to a real one than the nearest hundredth of real ones.
-    Copies,
-}
-
-/// Which way is better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Better {
-    /// Less of it.
-    Lower,
-    /// More of it.
-    Higher,
-    /// As much as real images have.
-    LikeReal,
-}
-
-impl Metric {
-    /// All of them, in the order of reports.
-    pub const ALL: [Self; 13] = [
-        Self::FrechetDistance,
-        Self::KernelDistance,
-        Self::Precision,
-        Self::Recall,
-        Self::Density,
-        Self::Coverage,
-        Self::ClassifierScore,
-        Self::ClassBalance,
-        Self::SlicedWasserstein,
-        Self::MsSsim,
-        Self::Duplicates,
-        Self::NearestReal,
-        Self::Copies,
-    ];
-
-    /// As `--metrics`, JSON and TensorBoard have it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::FrechetDistance => "frechet_distance",
-            Self::KernelDistance => "kernel_distance",
-            Self::Precision => "precision",
-            Self::Recall => "recall",
-            Self::Density => "density",
-            Self::Coverage => "coverage",
-            Self::ClassifierScore => "classifier_score",
-            Self::ClassBalance => "class_balance",
-            Self::SlicedWasserstein => "sliced_wasserstein",
-            Self::MsSsim => "ms_ssim",
-            Self::Duplicates => "duplicates",
-            Self::NearestReal => "nearest_real",
-            Self::Copies => "copies",
-        }
-    }
-
-    /// Which way is better.
-    pub fn better(self) -> Better {
-        match self {
-            Self::FrechetDistance
-            | Self::KernelDistance
-            | Self::ClassBalance
-            | Self::SlicedWasserstein
-            | Self::Duplicates
-            | Self::Copies => Better::Lower,
-            Self::Precision
-            | Self::Recall
-            | Self::Density
-            | Self::Coverage
-            | Self::ClassifierScore => Better::Higher,
-            Self::MsSsim | Self::NearestReal => Better::LikeReal,
-        }
-    }
-
-    /// Whether it needs images, not features.
-    pub fn is_of_images(self) -> bool {
-        matches!(
-            self,
-            Self::SlicedWasserstein
-                | Self::MsSsim
-                | Self::Duplicates
-                | Self::NearestReal
-                | Self::Copies
-        )
-    }
-
-    /// Whether it needs a classifier.
-    pub fn is_of_classes(self) -> bool {
-        matches!(self, Self::ClassifierScore | Self::ClassBalance)
-    }
-}
 
 /// A value and its uncertainty, a standard deviation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -239,14 +123,12 @@ impl RealSide {
             let (real, rows) =
                 (self.rows.f_narrow(0, 0, equal)?, fake.values.f_narrow(0, 0, equal)?);
             let found = overlap(&real, &rows, NEIGHBOURS)?;
-            let (n, m) = (equal as f64, equal as f64);
-            // Of a share of so many images.
-            let of_share = |share: f64, count: f64| (share, (share * (1.0 - share) / count).sqrt());
+            let share = |share| of_share(share, equal as usize);
             for (metric, value) in neighbourly.into_iter().zip([
-                of_share(found.precision, m),
-                of_share(found.recall, n),
+                share(found.precision),
+                share(found.recall),
                 (found.density, found.density_deviation),
-                of_share(found.coverage, n),
+                share(found.coverage),
             ]) {
                 if wants(metric) {
                     add(metric, value);
@@ -326,11 +208,7 @@ pub struct Images<'a> {
 
 impl Images<'_> {
     fn read(&self, count: usize) -> Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(count * self.set.image_len());
-        for &row in &self.rows[..count] {
-            bytes.extend(self.set.images(row..row + 1)?);
-        }
-        Ok(bytes)
+        self.set.rows(self.rows[..count].iter().copied())
     }
 
     /// `[count, C, 32, 32]`, 0 to 255, float64.
@@ -342,8 +220,7 @@ impl Images<'_> {
 }
 
 /// Those of `metrics` that are of images: of `images`, against the real ones in `real` (rows of `real_rows`).
-/// `suspicious` is what [`Metric::Copies`] counts below; [`suspicious_distance`] tells it. `done` is told of each
-/// image of `real` that was compared with.
+/// `nearest` is what [`Metric::NearestReal`] and [`Metric::Copies`] are made of; without it they are left out.
 ///
 /// # Errors
 /// If there are too few images for a metric, or one cannot be read.
@@ -351,9 +228,8 @@ pub fn measure_images(
     images: &Images,
     (real, real_rows): (&ImageSet, &[usize]),
     metrics: &[Metric],
-    suspicious: f64,
+    nearest: Option<&Nearest>,
     seed: u64,
-    done: &mut dyn FnMut(usize),
 ) -> Result<Vec<Measured>> {
     let mut all = Vec::new();
     let mut add = |metric, (value, uncertainty)| all.push(Measured { metric, value, uncertainty });
@@ -379,11 +255,9 @@ pub fn measure_images(
             *seen.entry(image).or_default() += 1;
         }
         let twins: usize = seen.values().filter(|&&times| times > 1).sum();
-        let share = twins as f64 / count as f64;
-        add(Metric::Duplicates, (share, (share * (1.0 - share) / count as f64).sqrt()));
+        add(Metric::Duplicates, of_share(twins as f64 / count as f64, count));
     }
-    if wants(Metric::NearestReal) || wants(Metric::Copies) {
-        let distances = nearest_distances(images, real, done)?;
+    if let Some(Nearest { distances, suspicious }) = nearest {
         if wants(Metric::NearestReal) {
             let mut draw = rng(seed, Stream::Evaluation, 3);
             let medians: Vec<f64> = (0..RESAMPLED)
@@ -396,28 +270,40 @@ pub fn measure_images(
             add(Metric::NearestReal, (median(distances.clone()), deviation(&medians)));
         }
         if wants(Metric::Copies) {
-            let n = distances.len() as f64;
-            // An equal image is a copy whatever is usual.
-            let is_copy = |&&distance: &&f64| distance == 0.0 || distance < suspicious;
-            let share = distances.iter().filter(is_copy).count() as f64 / n;
-            add(Metric::Copies, (share, (share * (1.0 - share) / n).sqrt()));
+            let copies =
+                distances.iter().filter(|&&distance| is_copy(distance, *suspicious)).count();
+            let share = copies as f64 / distances.len() as f64;
+            add(Metric::Copies, of_share(share, distances.len()));
         }
     }
     Ok(all)
 }
 
-/// The distance that a hundredth of real images is nearer to another one than.
-///
-/// # Errors
-/// If an image cannot be read.
-pub fn suspicious_distance(
-    held: &Images,
-    real: &ImageSet,
-    done: &mut dyn FnMut(usize),
-) -> Result<f64> {
-    let mut distances = nearest_distances(held, real, done)?;
-    distances.sort_by(f64::total_cmp);
-    Ok(distances[distances.len() / 100])
+/// How far some images are from their nearest real ones.
+#[derive(Debug)]
+pub struct Nearest {
+    distances: Vec<f64>,
+    /// What is nearer may be a copy: as far as real images go.
+    suspicious: f64,
+}
+
+impl Nearest {
+    /// Of generated images and of held-out ones. `done` is told of each image of `real` that was compared with,
+    /// twice.
+    ///
+    /// # Errors
+    /// If an image cannot be read.
+    pub fn of_both(
+        fake: &Images,
+        held: &Images,
+        real: &ImageSet,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<[Self; 2]> {
+        let held = nearest_distances(held, real, done)?;
+        let suspicious = suspicious(&held);
+        let fake = nearest_distances(fake, real, done)?;
+        Ok([fake, held].map(|distances| Self { distances, suspicious }))
+    }
 }
 
 /// Of the first images, the distance of each to the nearest real one.
@@ -429,9 +315,12 @@ fn nearest_distances(
     let count = SEARCHED.min(images.rows.len());
     let own = images.is_real.then(|| &images.rows[..count]);
     let found = nearest(&images.read(count)?, real, 1, own, done)?;
-    let distance =
-        |found: Vec<Neighbour>| found.first().map_or(f64::INFINITY, |first| first.distance);
-    Ok(found.into_iter().map(distance).collect())
+    Ok(found.iter().map(|found| found[0].distance).collect())
+}
+
+/// A share of so many images, and the standard deviation of such a count.
+fn of_share(share: f64, count: usize) -> (f64, f64) {
+    (share, (share * (1.0 - share) / count as f64).sqrt())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

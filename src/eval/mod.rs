@@ -12,6 +12,7 @@ pub mod features;
 pub mod frechet;
 pub mod kernel;
 pub mod measure;
+pub mod metric;
 pub mod neighbours;
 pub mod pixels;
 pub mod score;

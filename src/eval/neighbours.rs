@@ -80,6 +80,19 @@ pub fn nearest(
     Ok(found)
 }
 
+/// Of the distances of real images to their nearest others, that which the nearest hundredth stays below; there is
+/// at least one.
+pub fn suspicious(real: &[f64]) -> f64 {
+    let mut sorted = real.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 100]
+}
+
+/// Whether an image at this distance from its nearest real one may be a copy. An equal one is, whatever is usual.
+pub fn is_copy(distance: f64, suspicious: f64) -> bool {
+    distance == 0.0 || distance < suspicious
+}
+
 /// Bytes as rows of float64: `[n, length]`.
 fn rows(bytes: &[u8], length: usize) -> Result<Tensor> {
     let rows = Tensor::f_from_slice(bytes)?.f_view([-1, length as i64])?;

@@ -20,6 +20,13 @@ pub enum Verbosity {
     Verbose,
 }
 
+impl Verbosity {
+    /// As usual, unless nothing is to be said.
+    pub fn unless(quiet: bool) -> Self {
+        if quiet { Self::Quiet } else { Self::Normal }
+    }
+}
+
 /// Writes a line to standard error. Where nobody reads any more, `eprintln!` would panic; what goes on
 /// behind the line need not stop.
 pub fn say(line: &str) {

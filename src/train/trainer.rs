@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, Header, Origin, save};
 use crate::config::{OnCollapse, TrainConfig};
 use crate::data::{Batches, ImageSet, Prefetch};
 use crate::eval::evaluator::Evaluator;
-use crate::eval::measure::Better;
+use crate::eval::metric::Better;
 use crate::interrupt::{Interrupt, Signal};
 use crate::model::Model;
 use crate::record::jsonl::{Evaluation, Metrics, Rollback};

@@ -21,6 +21,25 @@ pub struct Ran {
     pub stderr: String,
 }
 
+impl Ran {
+    /// What `command` leaves. Whatever happens, it never panics; messages call it `what`.
+    pub fn of(mut command: Command, what: &str) -> Self {
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let ran = Self { code: status.code(), stdout: text(stdout), stderr: text(stderr) };
+        assert!(!ran.stderr.contains("panicked at"), "dcgan {what}\n{}", ran.stderr);
+        ran
+    }
+
+    /// Asserts that it ended with `code` and said all of `parts`.
+    pub fn assert_refused(&self, what: &str, code: i32, parts: &[&str]) {
+        assert_eq!(self.code, Some(code), "dcgan {what}\n{}", self.stderr);
+        for part in parts {
+            assert!(self.stderr.contains(part), "dcgan {what}: no `{part}` in\n{}", self.stderr);
+        }
+    }
+}
+
 /// The executable, to be run in `folder` with `args`, which are split at blanks.
 pub fn command(folder: &Path, args: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dcgan"));
@@ -32,11 +51,7 @@ pub fn command(folder: &Path, args: &str) -> Command {
 
 /// Runs the executable in `folder`. Whatever happens, it never panics.
 pub fn dcgan(folder: &Path, args: &str) -> Ran {
-    let Output { status, stdout, stderr } = command(folder, args).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    let ran = Ran { code: status.code(), stdout: text(stdout), stderr: text(stderr) };
-    assert!(!ran.stderr.contains("panicked at"), "dcgan {args}\n{}", ran.stderr);
-    ran
+    Ran::of(command(folder, args), args)
 }
 
 /// A training run of 4 iterations that takes less than a second. At the usual learning rate its
