@@ -3,11 +3,11 @@
 //! `cargo run --release --example train`
 
 use anyhow::Result;
-use dcgan::config::TrainConfig;
 use dcgan::data::{Batches, builtin};
 use dcgan::device;
 use dcgan::model::Model;
 use dcgan::rng::{Stream, rng};
+use dcgan::settings::TrainConfig;
 use dcgan::train::step::Gan;
 use tch::{Device, Kind};
 

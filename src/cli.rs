@@ -7,11 +7,11 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use serde::Serialize;
 
-use crate::config::{Background, Precision, Resolved, TrainConfig, resolve, resolve_on};
 use crate::device::DeviceChoice;
+use crate::error::Usage;
 use crate::record::progress::Verbosity;
-use crate::train::RUNS;
-use crate::usage::Usage;
+use crate::run::RUNS;
+use crate::settings::{Background, Precision, Resolved, TrainConfig, resolve, resolve_on};
 
 /// Train a DCGAN exactly as the TensorFlow 1 reference does.
 #[derive(Debug, Parser)]
@@ -111,7 +111,7 @@ pub enum Command {
 }
 
 /// Raw arguments of `train`: what was given, nothing resolved. Serialized, the names are those of
-/// [`crate::config::TrainConfig`].
+/// [`crate::settings::TrainConfig`].
 #[derive(Debug, Args, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TrainArgs {

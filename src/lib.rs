@@ -12,14 +12,13 @@
 //!   ([`tf::frame`]) that makes exactness fast;
 //! - [`model`]: the generator and the discriminator;
 //! - [`data`]: images and batches; [`rng`]: noise and shuffles from (seed, stream, step);
-//! - [`train`]: one iteration ([`train::step`]), the loop, the run's folder and going on with a run;
-//! - [`checkpoint`]: a run's whole state in a file; [`watch`]: whether it collapses; [`interrupt`]:
-//!   signals; [`runs`]: the runs there are;
-//! - [`record`]: what a run leaves behind, films and plots of it; [`report`]: one page of it;
-//! - [`eval`]: how good generated images are; [`walk`]: ways through latent space; [`sample`]: images from a generator; [`weights`],
-//!   [`mod@export`], [`mod@import`]: networks to other ecosystems and back;
+//! - [`train`]: one iteration ([`train::step`]), the loop and signals;
+//! - [`run`]: a run's folder: its lock, its checkpoints, its journal, how it is resumed and listed;
+//! - [`record`]: what a run leaves behind, films, plots and a page of it;
+//! - [`sample`]: images from a generator, and walks through latent space; [`eval`]: how good they are;
+//! - [`weights`], [`mod@export`]: networks to other ecosystems and back;
 //! - [`verify`]: this build against what the real TensorFlow computed; [`mod@bench`]: its speed;
-//! - [`config`], [`device`], [`tensor_file`]: settings, machine, files;
+//! - [`settings`], [`device`], [`files`], [`error`]: settings, machine, files, errors;
 //! - [`cli`], [`commands`] and `main`: the command line, which nothing else knows.
 //!
 //! `examples/train.rs` trains a few iterations through this interface, `examples/sample.rs` samples.
@@ -27,29 +26,23 @@
 #![deny(missing_docs)]
 
 pub mod bench;
-pub mod checkpoint;
 pub mod cli;
 pub mod commands;
-pub mod config;
 pub mod data;
 pub mod device;
+pub mod error;
 pub mod eval;
 pub mod export;
-pub mod import;
-pub mod interrupt;
+pub mod files;
 pub mod model;
 pub mod record;
-pub mod report;
 pub mod rng;
-pub mod runs;
+pub mod run;
 pub mod sample;
-pub mod tensor_file;
+pub mod settings;
 pub mod tf;
 pub mod train;
-pub mod usage;
 pub mod verify;
-pub mod walk;
-pub mod watch;
 pub mod weights;
 
 /// The version of this program.

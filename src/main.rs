@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 use dcgan::cli::{Cli, Command};
-use dcgan::usage::Usage;
+use dcgan::error::Usage;
 use dcgan::{commands, device};
 
 fn main() -> ExitCode {

@@ -12,8 +12,8 @@ use std::str::FromStr;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
+use crate::files::TensorFile;
 use crate::model::{BIASES_OF_NO_EFFECT, Model, ModelConfig, Network};
-use crate::tensor_file::TensorFile;
 use crate::tf::frame::{IMAGE_SIZE, rotate_images};
 use crate::tf::{AdamConfig, Role, Statistics, Variable, sigmoid_cross_entropy};
 use crate::train::step::{Gan, StepConfig};

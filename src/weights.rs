@@ -6,13 +6,13 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
-use crate::checkpoint::{Checkpoint, Folder};
-use crate::config::TrainConfig;
 use crate::data::SIZE;
+use crate::error::Usage;
+use crate::files::TensorFile;
 use crate::model::{Model, ModelConfig, Network};
-use crate::tensor_file::TensorFile;
-use crate::usage::Usage;
-use crate::watch::ensure_finite;
+use crate::run::checkpoint::{Checkpoint, Folder};
+use crate::run::watch::ensure_finite;
+use crate::settings::TrainConfig;
 
 /// Of files by PyTorch's names, in the mirrored frame.
 const FORMAT: &str = "dcgan-weights";

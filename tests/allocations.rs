@@ -5,9 +5,9 @@ use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 
 use anyhow::{Context, Result};
-use dcgan::config::Precision;
 use dcgan::model::{Model, ModelConfig};
 use dcgan::rng::{Latent, Stream, rng};
+use dcgan::settings::Precision;
 use dcgan::tf::{Statistics, sigmoid_cross_entropy};
 use dcgan::train::step::{Gan, StepConfig};
 use tch::{Device, Tensor};

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use dcgan::checkpoint::{Checkpoint, Folder};
-use dcgan::config::TrainConfig;
+use dcgan::files::TensorFile;
 use dcgan::model::Network;
-use dcgan::tensor_file::TensorFile;
+use dcgan::run::checkpoint::{Checkpoint, Folder};
+use dcgan::settings::TrainConfig;
 use dcgan::train::step::Gan;
 use tch::{Device, Kind, Tensor};
 

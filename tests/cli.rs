@@ -5,8 +5,8 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 use dcgan::cli::Cli;
-use dcgan::config::TrainConfig;
 use dcgan::device::Cuda;
+use dcgan::settings::TrainConfig;
 
 use super::common::{SMALL, command, dcgan, files, train};
 

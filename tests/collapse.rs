@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use dcgan::checkpoint::{Checkpoint, Folder};
+use dcgan::files::TensorFile;
 use dcgan::record::jsonl::{Line, Rollback, read, read_metrics};
-use dcgan::tensor_file::TensorFile;
+use dcgan::run::checkpoint::{Checkpoint, Folder};
 use tch::Tensor;
 
 use super::common::{crash, dcgan, newest, train, without_times};

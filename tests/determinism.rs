@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::Result;
+use dcgan::files::TensorFile;
 use dcgan::record::jsonl::{Metrics, read_metrics};
-use dcgan::tensor_file::TensorFile;
 use tch::Kind;
 
 use super::common::{SMALL, files, train};

@@ -320,7 +320,7 @@ fn a_run_is_evaluated_keeps_its_best_and_is_the_same_when_resumed() -> Result<()
     let kept = std::fs::read(whole.join("checkpoints/best.safetensors"))?;
     let numbered = whole.join(format!("checkpoints/iteration-{:06}.safetensors", best.iteration));
     assert_eq!(
-        dcgan::checkpoint::Checkpoint::load(&whole.join("checkpoints/best.safetensors"))?
+        dcgan::run::checkpoint::Checkpoint::load(&whole.join("checkpoints/best.safetensors"))?
             .header
             .iteration,
         best.iteration
@@ -353,7 +353,7 @@ fn a_run_is_evaluated_keeps_its_best_and_is_the_same_when_resumed() -> Result<()
     let weights =
         |run: &str| std::fs::read(place.join(run).join("checkpoints/iteration-000006.safetensors"));
     let tensors = |bytes: Vec<u8>| -> Result<_> {
-        Ok(dcgan::tensor_file::TensorFile::parse(Path::new("state"), &bytes)?.tensors)
+        Ok(dcgan::files::TensorFile::parse(Path::new("state"), &bytes)?.tensors)
     };
     assert_eq!(tensors(weights("plain")?)?, tensors(weights("whole")?)?);
     assert_eq!(evaluations(&place.join("plain"))?.len(), 0);

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use dcgan::files::TensorFile;
 use dcgan::sample::Sampler;
-use dcgan::tensor_file::TensorFile;
 use protobuf::Message;
 use tch::{CModule, Device, Kind, Tensor};
 

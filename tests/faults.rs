@@ -5,7 +5,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use dcgan::checkpoint::Folder;
+use dcgan::run::checkpoint::Folder;
 
 use super::common::{SMALL, command, dcgan, files, train};
 

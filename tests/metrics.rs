@@ -9,7 +9,7 @@ use dcgan::eval::frechet::{Moments, Reference};
 use dcgan::eval::kernel::{kernel_distance, mmd2};
 use dcgan::eval::pixels::{Similarity, patches, pyramid, sliced_wasserstein};
 use dcgan::eval::score::classifier_score;
-use dcgan::tensor_file::TensorFile;
+use dcgan::files::TensorFile;
 use tch::{Kind, Tensor};
 
 use super::common::one_thread;

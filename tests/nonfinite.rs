@@ -1,14 +1,15 @@
 //! A loss or gradient that is not finite never reaches a weight or a file.
 
 use anyhow::{Context, Result};
-use dcgan::config::TrainConfig;
 use dcgan::data::ImageSet;
-use dcgan::interrupt::Interrupt;
 use dcgan::model::{Model, ModelConfig, Network};
 use dcgan::record::progress::{Progress, Verbosity};
+use dcgan::run::RunDir;
+use dcgan::settings::TrainConfig;
 use dcgan::tf::AdamConfig;
+use dcgan::train::interrupt::Interrupt;
 use dcgan::train::step::{Gan, StepConfig};
-use dcgan::train::{Job, NonFinite, RunDir, train};
+use dcgan::train::{Job, NonFinite, train};
 use tch::{Device, Kind, Tensor};
 
 use super::common::{files, named, normal, one_thread, state};

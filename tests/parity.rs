@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::Result;
-use dcgan::config::TrainConfig;
 use dcgan::model::ModelConfig;
+use dcgan::settings::TrainConfig;
 use dcgan::verify::{Group, Report, verify};
 use tch::Device;
 

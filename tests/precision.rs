@@ -1,9 +1,9 @@
 //! Training in bfloat16: float32 networks whose convolutions and dense layers compute on casts.
 
 use anyhow::Result;
-use dcgan::config::Precision;
 use dcgan::model::{Model, ModelConfig, Network};
 use dcgan::rng::{Latent, Stream, rng};
+use dcgan::settings::Precision;
 use dcgan::train::step::{Gan, StepConfig, StepValues};
 use tch::{Device, Kind, Tensor};
 

@@ -6,9 +6,9 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use dcgan::checkpoint::Folder;
+use dcgan::files::TensorFile;
 use dcgan::record::jsonl::{Line, read, read_metrics};
-use dcgan::tensor_file::TensorFile;
+use dcgan::run::checkpoint::Folder;
 
 use super::common::{
     Ran, SMALL, Trace, command, crash, dcgan, files, newest, trace, train, without_times,
@@ -376,7 +376,7 @@ fn wait_for(run: &Path, iteration: u64) -> Result<()> {
 
 #[cfg(unix)]
 mod unix {
-    use dcgan::checkpoint::Checkpoint;
+    use dcgan::run::checkpoint::Checkpoint;
 
     use super::*;
 

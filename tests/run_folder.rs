@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use dcgan::config::TrainConfig;
 use dcgan::data::builtin;
+use dcgan::files::TensorFile;
 use dcgan::model::{Model, ModelConfig, Network};
 use dcgan::record::grid::Picture;
 use dcgan::record::jsonl::{Metrics, read_metrics};
 use dcgan::rng::{Latent, Stream, rng};
 use dcgan::sample::sample;
-use dcgan::tensor_file::TensorFile;
+use dcgan::settings::TrainConfig;
 use image::GenericImageView;
 use tch::{Device, Kind};
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use dcgan::checkpoint::Folder;
+use dcgan::run::checkpoint::Folder;
 
 use super::common::{SMALL, dcgan, files, train};
 

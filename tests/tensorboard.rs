@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use dcgan::checkpoint::Folder;
 use dcgan::record::jsonl::{Metrics, read_metrics};
+use dcgan::run::checkpoint::Folder;
 use protobuf::Message;
 use tensorboard_proto::event::{Event, SessionLog_SessionStatus};
 use tensorboard_proto::summary::{Summary_Image, Summary_Value};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use dcgan::tensor_file::TensorFile;
+use dcgan::files::TensorFile;
 use tch::{Kind, Tensor};
 
 use super::common::dcgan;

@@ -9,12 +9,12 @@ use anyhow::Result;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::config::Precision;
 use crate::data::{Batches, ImageSet, SIZE};
 use crate::device::DeviceChoice;
 use crate::model::{Model, ModelConfig};
 use crate::rng::{Latent, Stream, rng};
 use crate::sample::Sampler;
+use crate::settings::Precision;
 use crate::train::step::{Gan, Phase, StepConfig};
 use floor::Pass;
 

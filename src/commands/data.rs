@@ -13,10 +13,10 @@ use crate::cli::{DataCommand, DataCommandArgs};
 use crate::data::fetch::{self, COLLECTIONS, Patience};
 use crate::data::spec::{SPECS, Spec};
 use crate::data::{self, Event, Examples, Findings, ImageSet, Options, SIZE, SetIdentity};
+use crate::error::Usage;
+use crate::files::{places, write_bytes};
 use crate::record::grid::Picture;
 use crate::record::progress::{Verbosity, Work, say};
-use crate::tensor_file::write_bytes;
-use crate::usage::Usage;
 
 /// Columns of a contact sheet, and images at most.
 const COLUMNS: usize = 12;
@@ -61,7 +61,7 @@ pub(super) fn load_aloud(spec: &str, options: &Options, verbosity: Verbosity) ->
 }
 
 fn list() -> Result<ExitCode> {
-    let home = fetch::home()?;
+    let home = places::data_home()?;
     let mut text = "what --dataset takes:\n".to_owned();
     let width = SPECS.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     for (name, meaning) in SPECS {
@@ -97,7 +97,7 @@ fn fetch_aloud(spec: &str, mirror: Option<&str>) -> Result<ExitCode> {
             format!("--mirror {mirror}: expected a URL that begins with https:, http: or file:");
         return Err(Usage(message).into());
     }
-    let home = fetch::home()?;
+    let home = places::data_home()?;
     let mut work = Work::new(Verbosity::Normal);
     let mut progress = |name: &str, bytes, total| work.bytes(name, bytes, total);
     let files = collection.fetch(part, &home, mirror, Patience::default(), &mut progress)?;

@@ -13,18 +13,19 @@ use tch::Device;
 use super::data::load_aloud;
 use super::print;
 use crate::cli::EvalArgs;
-use crate::config::TrainConfig;
 use crate::data::builtin::DIGITS;
-use crate::data::{ImageSet, Options, fetch};
+use crate::data::{ImageSet, Options};
+use crate::error::Usage;
 use crate::eval::classifier::Classifier;
 use crate::eval::evaluator::{Evaluator, Settings};
 use crate::eval::features::{Extractor, InputRange, Module};
 use crate::eval::measure::{Images, Measured, Nearest, measure_images};
 use crate::eval::metric::{Better, Metric};
+use crate::files::places;
 use crate::record::plot::{digits, thousands};
 use crate::record::progress::{Verbosity, Work, say};
 use crate::sample::Sampler;
-use crate::usage::Usage;
+use crate::settings::TrainConfig;
 
 /// `dcgan eval`.
 ///
@@ -215,7 +216,7 @@ fn metrics_of(names: &[String]) -> Result<Vec<Metric>> {
 
 /// The user's folder for classifiers and features, where there is one.
 fn cache() -> Option<PathBuf> {
-    fetch::cache_home().ok().map(|home| home.join("eval"))
+    places::cache_home().ok().map(|home| home.join("eval"))
 }
 
 /// The images of `--images`, at most `count`.

@@ -7,13 +7,13 @@ use anyhow::Result;
 
 use crate::cli::{ExportArgs, ExportFormat, ImportArgs};
 use crate::device;
+use crate::error::Usage;
 use crate::export::{onnx, torchscript};
-use crate::import::Imported;
+use crate::files::write_bytes;
 use crate::model::Network;
 use crate::record::progress::say;
-use crate::runs::find;
-use crate::tensor_file::write_bytes;
-use crate::usage::Usage;
+use crate::run::list::find;
+use crate::train::import::Imported;
 use crate::weights::Weights;
 
 /// `dcgan export`.

@@ -8,17 +8,17 @@ use anyhow::{Context, Result, ensure};
 use super::sample::read_z;
 use crate::cli::{FilmArgs, InterpolateArgs};
 use crate::data::SIZE;
+use crate::error::Usage;
+use crate::files::write_bytes;
 use crate::record::grid::Picture;
 use crate::record::movie::{GIF_FPS, Movie, is_mp4};
 use crate::record::plot::{label, thousands};
 use crate::record::progress::{Verbosity, Work, say};
 use crate::rng::Latent;
-use crate::runs::find;
-use crate::tensor_file::write_bytes;
-use crate::train::resume::ensure_run;
-use crate::train::{FILM, RunDir};
-use crate::usage::Usage;
-use crate::walk;
+use crate::run::list::find;
+use crate::run::resume::ensure_run;
+use crate::run::{FILM, RunDir};
+use crate::sample::walk;
 
 /// A film is enlarged up to so many pixels in width: twice the usual grid.
 const LARGE: usize = 410;

@@ -30,11 +30,11 @@ pub use train::train;
 use crate::cli::{BenchArgs, GeneratorArgs, VerifyArgs};
 use crate::data::SIZE;
 use crate::device::{self, DeviceChoice, default_threads};
+use crate::error::Usage;
 use crate::model::{ModelConfig, Network};
 use crate::record::progress::say;
-use crate::runs::find;
+use crate::run::list::find;
 use crate::sample::Sampler;
-use crate::usage::Usage;
 use crate::verify::Report;
 use crate::weights::Weights;
 

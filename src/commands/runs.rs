@@ -10,11 +10,11 @@ use indicatif::DecimalBytes;
 
 use super::{print, print_error};
 use crate::cli::{RunsArgs, RunsCommand};
+use crate::error::Usage;
+use crate::files::remove;
 use crate::record::progress::say;
-use crate::runs::{State, Summary, find_run, list, needless_checkpoints};
-use crate::tensor_file::remove;
-use crate::train::{RUNS, RunDir};
-use crate::usage::Usage;
+use crate::run::list::{State, Summary, find_run, list, needless_checkpoints};
+use crate::run::{RUNS, RunDir};
 
 /// `dcgan runs`.
 ///

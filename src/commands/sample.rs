@@ -13,11 +13,11 @@ use zip::write::SimpleFileOptions;
 use crate::cli::{GridSize, SampleArgs};
 use crate::data::SIZE;
 use crate::data::npy::read_rows;
+use crate::error::Usage;
+use crate::files::{remove, write_bytes, write_streamed};
 use crate::record::grid::Picture;
 use crate::record::progress::{Verbosity, Work, say};
 use crate::sample::{Sampler, bytes};
-use crate::tensor_file::{remove, write_bytes, write_streamed};
-use crate::usage::Usage;
 
 /// Images in one picture at most: it is held in memory.
 const GRID_LIMIT: usize = 10_000;

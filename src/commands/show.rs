@@ -9,16 +9,16 @@ use super::print;
 use crate::cli::{NearestArgs, PlotArgs, ReportArgs};
 use crate::data::builtin::DIGITS;
 use crate::data::{ImageSet, SIZE};
+use crate::error::Usage;
 use crate::eval::neighbours::{Neighbour, is_copy, nearest as nearest_in, suspicious};
+use crate::files::write_bytes;
 use crate::record::grid::Picture;
 use crate::record::jsonl::read_metrics;
 use crate::record::plot::{CURVES, Plot};
 use crate::record::progress::{Verbosity, Work, say};
 use crate::rng::{Stream, permutation, rng};
-use crate::runs::{find, name_of};
-use crate::tensor_file::write_bytes;
-use crate::train::resume::ensure_run;
-use crate::usage::Usage;
+use crate::run::list::{find, name_of};
+use crate::run::resume::ensure_run;
 
 /// `dcgan plot`.
 ///
@@ -60,13 +60,13 @@ pub fn plot(args: &PlotArgs) -> Result<ExitCode> {
 /// `dcgan report`.
 ///
 /// # Errors
-/// [`Usage`], if there is no such run or a file is there already; as [`crate::report::html`].
+/// [`Usage`], if there is no such run or a file is there already; as [`crate::record::report::html`].
 pub fn report(args: &ReportArgs) -> Result<ExitCode> {
     super::ensure_ending("--out", &args.out, &["html"])?;
     super::ensure_free(&args.out, false, args.force)?;
     let run = find(&args.run)?;
     ensure_run(&run)?;
-    write_bytes(&args.out, crate::report::html(&run)?.as_bytes())?;
+    write_bytes(&args.out, crate::record::report::html(&run)?.as_bytes())?;
     say(&format!("{}: {}", run.display(), args.out.display()));
     Ok(ExitCode::SUCCESS)
 }

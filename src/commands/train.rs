@@ -9,19 +9,20 @@ use tch::Device;
 
 use super::data::load_aloud;
 use super::{print, print_error, warn_of_damage};
-use crate::checkpoint::{Checkpoint, Origin};
 use crate::cli::TrainArgs;
-use crate::config::{OnCollapse, Switch, TrainConfig};
 use crate::data::ImageSet;
 use crate::device::{self, default_threads};
-use crate::interrupt::Interrupt;
+use crate::error::Usage;
 use crate::model::{Network, layer_table};
 use crate::record::progress::{Progress, Verbosity, say};
-use crate::runs::{find, shell_quoted};
-use crate::train::resume::{Saved, ensure_run, ensure_same_networks};
-use crate::train::{End, Job, NonFinite, Outcome, RunDir};
-use crate::usage::Usage;
-use crate::watch::Collapse;
+use crate::run::RunDir;
+use crate::run::checkpoint::{Checkpoint, Origin};
+use crate::run::list::{find, shell_quoted};
+use crate::run::resume::{Saved, ensure_run, ensure_same_networks};
+use crate::run::watch::Collapse;
+use crate::settings::{OnCollapse, Switch, TrainConfig};
+use crate::train::interrupt::Interrupt;
+use crate::train::{End, Job, NonFinite, Outcome};
 
 /// `dcgan train`.
 ///

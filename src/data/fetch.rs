@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use etcetera::BaseStrategy;
 use md5::{Digest, Md5};
 use sha2::Sha256;
 use ureq::Agent;
 
 use super::MAX_EXPANDED;
 use super::files::read_maybe_gzipped;
-use crate::tensor_file::remove_if_there;
+use crate::files::remove_if_there;
 
 /// A data set that can be downloaded.
 #[derive(Debug, PartialEq, Eq)]
@@ -207,27 +206,6 @@ impl Default for Patience {
     fn default() -> Self {
         Self { timeout: Duration::from_secs(60), pause: Duration::from_secs(1), tries: 3 }
     }
-}
-
-/// Where fetched files are: the folder that `DCGAN_DATA` names, or the user's cache folder.
-///
-/// # Errors
-/// If neither is known.
-pub fn home() -> Result<PathBuf> {
-    if let Some(folder) = std::env::var_os("DCGAN_DATA").filter(|folder| !folder.is_empty()) {
-        return Ok(folder.into());
-    }
-    cache_home()
-}
-
-/// The user's cache folder for this program.
-///
-/// # Errors
-/// If it is not known.
-pub fn cache_home() -> Result<PathBuf> {
-    let strategy = etcetera::choose_base_strategy()
-        .context("no home folder is known; set DCGAN_DATA to a folder for data sets")?;
-    Ok(strategy.cache_dir().join("dcgan"))
 }
 
 impl Collection {

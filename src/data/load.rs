@@ -8,15 +8,16 @@ use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::fetch::{self, Patience};
+use super::fetch::Patience;
 use super::files::{self, Findings, read_maybe_gzipped, stamp};
 use super::image_file::{Decoding, Fit, MAX_SIDE, fit, with_channels};
 use super::npy::Range;
 use super::spec::Spec;
 use super::store::{self, Builder, Description, Pixels};
 use super::{ImageSet, MAX_EXPANDED, SIZE, Stack, builtin, idx, mat5, npy};
+use crate::error::Usage;
+use crate::files::places;
 use crate::rng::{Stream, permutation, rng};
-use crate::usage::Usage;
 
 /// How a data set is read, and which part of it is taken.
 #[derive(Debug, Clone, PartialEq)]
@@ -195,7 +196,7 @@ fn decoded(
         files: source.fingerprint()?,
     };
     let name = hex::encode(Sha256::digest(serde_json::to_vec(&key)?));
-    let folder = fetch::cache_home().and_then(|home| store::folder(&home));
+    let folder = places::cache_home().and_then(|home| store::folder(&home));
     let path = folder.as_ref().ok().map(|folder| folder.join(format!("{}.images", &name[..32])));
     if let Some(path) = &path
         && path.exists()
@@ -223,7 +224,7 @@ fn decoded(
 /// # Errors
 /// If the cache folder is not known.
 pub fn decoded_bytes() -> Result<u64> {
-    let folder = fetch::cache_home()?.join(store::FOLDER);
+    let folder = places::cache_home()?.join(store::FOLDER);
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     Ok(files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum())
 }
@@ -249,7 +250,7 @@ impl Source {
             Spec::Public(collection, part) => {
                 let mut progress =
                     |name: &str, bytes, total| tell(Event::Fetched(name, bytes, total));
-                let home = fetch::home()?;
+                let home = places::data_home()?;
                 let patience = Patience::default();
                 Self::Public(collection.fetch(*part, &home, None, patience, &mut progress)?)
             }

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::files::Findings;
 use super::{SIZE, SetIdentity};
-use crate::tensor_file::{UNFINISHED, write_atomically};
+use crate::files::{UNFINISHED, write_atomically};
 use crate::tf::frame::rotate_pixels;
 
 /// The end of every file, and the version of its form.

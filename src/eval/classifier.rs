@@ -9,9 +9,9 @@ use tch::nn::OptimizerConfig;
 use tch::{Device, Kind, Tensor, nn};
 
 use crate::data::{ImageSet, Labels, SIZE};
+use crate::files::TensorFile;
 use crate::rng::{Latent, Stream, permutation, rng};
-use crate::tensor_file::TensorFile;
-use crate::watch::ensure_finite;
+use crate::run::watch::ensure_finite;
 
 /// Of the features.
 pub const DIMENSIONS: i64 = 128;

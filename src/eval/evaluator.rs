@@ -10,8 +10,8 @@ use super::features::{Extractor, Features};
 use super::measure::{Measured, NEIGHBOURS, RealSide, split};
 use super::metric::Metric;
 use crate::data::ImageSet;
+use crate::files::TensorFile;
 use crate::rng::{Stream, permutation, rng};
-use crate::tensor_file::TensorFile;
 
 /// Of the file of features: with another one, they are computed anew.
 const FORMAT: &str = "dcgan-features-1";

@@ -9,8 +9,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::DESCRIPTION;
 use crate::data::SIZE;
+use crate::run::watch::ensure_finite;
 use crate::tf::frame::{GRID, STRIDE};
-use crate::watch::ensure_finite;
 use crate::weights::Weights;
 
 /// Of the operators. Everything used here is the same from 14 on, and 17 is read by runtimes since 2022.

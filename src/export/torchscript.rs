@@ -10,8 +10,8 @@ use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use super::DESCRIPTION;
+use crate::run::watch::ensure_finite;
 use crate::tf::frame::{GRID, OUTPUT_PADDING, PADDING, STRIDE, rotate_images};
-use crate::watch::ensure_finite;
 use crate::weights::Weights;
 
 /// The archive's bytes. Its `forward` takes z `[N, z_dim]` float32 and gives images `[N, C, 32, 32]`; the

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
-use crate::tensor_file::write_bytes;
+use crate::files::write_bytes;
 
 /// One logged iteration.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

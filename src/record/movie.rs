@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use color_quant::NeuQuant;
 
 use super::grid::Picture;
-use crate::tensor_file::{UNFINISHED, write_streamed};
+use crate::files::{UNFINISHED, write_streamed};
 
 /// Colours of a GIF's one palette.
 const COLOURS: usize = 256;

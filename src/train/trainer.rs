@@ -6,22 +6,22 @@ use anyhow::{Context, Result};
 use tch::Device;
 
 use super::finite::NonFinite;
-use super::journal::{GRID, Journal, config_toml};
-use super::run_dir::RunDir;
+use super::interrupt::{Interrupt, Signal};
 use super::step::{Gan, StepStats, StepValues, spread};
-use crate::checkpoint::{Checkpoint, Header, Origin, save};
-use crate::config::{OnCollapse, TrainConfig};
 use crate::data::{Batches, ImageSet, Prefetch};
 use crate::eval::evaluator::Evaluator;
 use crate::eval::metric::Better;
-use crate::interrupt::{Interrupt, Signal};
+use crate::files::remove;
 use crate::model::Model;
 use crate::record::jsonl::{Evaluation, Metrics, Rollback};
 use crate::record::progress::Progress;
 use crate::rng::{Stream, noise, rng};
+use crate::run::RunDir;
+use crate::run::checkpoint::{Checkpoint, Header, Origin, save};
+use crate::run::journal::{GRID, Journal, config_toml};
+use crate::run::watch::{Alarm, Collapse, READ_EVERY, Reading, Watch};
 use crate::sample::{Sampler, sample};
-use crate::tensor_file::remove;
-use crate::watch::{Alarm, Collapse, READ_EVERY, Reading, Watch};
+use crate::settings::{OnCollapse, TrainConfig};
 
 /// How often a run is rolled back before it is given up.
 pub const MAX_ROLLBACKS: usize = 3;

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use dcgan::checkpoint::{Checkpoint, Folder};
+use dcgan::files::TensorFile;
 use dcgan::model::{Model, ModelConfig, Network};
 use dcgan::record::jsonl::{Evaluation, Line, Metrics, read};
 use dcgan::rng::{Latent, Stream, rng};
-use dcgan::tensor_file::TensorFile;
+use dcgan::run::checkpoint::{Checkpoint, Folder};
 use dcgan::tf::{Role, Variable};
 use dcgan::train::step::Gan;
 use tch::{Device, Kind, Tensor};

@@ -12,14 +12,14 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::config::TrainConfig;
 use crate::data::SetIdentity;
 use crate::device;
+use crate::files::{TensorFile, remove};
 use crate::model::{Model, Network};
 use crate::record::jsonl::Rollback;
-use crate::tensor_file::{TensorFile, remove};
+use crate::run::watch::{Watch, ensure_finite};
+use crate::settings::TrainConfig;
 use crate::tf::Adam;
-use crate::watch::{Watch, ensure_finite};
 
 const FORMAT: &str = "dcgan-checkpoint";
 const VERSION: &str = "1";
@@ -164,7 +164,7 @@ fn tensors_of(model: &Model, network: Network, adam: &Adam) -> Vec<(String, Tens
 /// discriminator's.
 ///
 /// # Errors
-/// [`crate::watch::Collapse::NotFinite`], or if the file cannot be written; then there is none.
+/// [`crate::run::watch::Collapse::NotFinite`], or if the file cannot be written; then there is none.
 pub fn save(path: &Path, header: &Header, model: &Model, adams: [&Adam; 2]) -> Result<()> {
     let mut tensors = BTreeMap::new();
     for (network, adam) in Network::ALL.into_iter().zip(adams) {

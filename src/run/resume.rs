@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow, ensure};
 
-use super::run_dir::RunDir;
-use crate::checkpoint::{Checkpoint, Folder, Header};
-use crate::config::{Change, TrainConfig, read_run_config};
+use super::folder::RunDir;
 use crate::data::SetIdentity;
-use crate::usage::Usage;
+use crate::error::Usage;
+use crate::run::checkpoint::{Checkpoint, Folder, Header};
+use crate::settings::{Change, TrainConfig, read_run_config};
 
 /// A run as it is on the disk.
 #[derive(Debug)]

@@ -3,30 +3,30 @@
 use anyhow::Result;
 use tch::Device;
 
-use super::run_dir::{FINISHED, RunDir};
-use crate::config::{ENVIRONMENT_KEY, TrainConfig};
+use super::folder::{FINISHED, RunDir};
 use crate::data::{ImageSet, SIZE, SetIdentity};
 use crate::device::{self, DeviceChoice};
+use crate::files::write_bytes;
 use crate::model::{Model, Network};
 use crate::record::grid::Picture;
 use crate::record::jsonl::{Evaluation, JsonLines, Line, Metrics, Rollback, rewind};
 use crate::record::progress::Progress;
 use crate::record::tensorboard::TensorBoard;
-use crate::tensor_file::write_bytes;
+use crate::settings::{ENVIRONMENT_KEY, TrainConfig};
 use crate::weights::Weights;
 
 /// Columns, and rows, of a sample grid.
-pub(super) const GRID: usize = 6;
+pub(crate) const GRID: usize = 6;
 
 /// The run's configuration, metrics, events, pictures and weights.
-pub(super) struct Journal<'a> {
+pub(crate) struct Journal<'a> {
     run: &'a RunDir,
     progress: &'a Progress,
     metrics: JsonLines,
     /// The last line of metrics.
-    pub(super) last: Option<Metrics>,
+    pub(crate) last: Option<Metrics>,
     /// Every evaluation.
-    pub(super) evaluations: Vec<Evaluation>,
+    pub(crate) evaluations: Vec<Evaluation>,
     board: Option<TensorBoard>,
     channels: usize,
     real: Picture,
@@ -36,7 +36,7 @@ impl<'a> Journal<'a> {
     /// Opens the run's files as they are when training goes on after `iteration`: what is there of
     /// later ones goes. In a new folder it creates them. Where the run has been here before, there
     /// is a line of metrics `lines_every` iterations.
-    pub(super) fn open(
+    pub(crate) fn open(
         config_toml: &str,
         set: &ImageSet,
         run: &'a RunDir,
@@ -94,7 +94,7 @@ impl<'a> Journal<'a> {
     }
 
     /// Goes back to `iteration`.
-    pub(super) fn rewind(&mut self, iteration: u64, rollbacks: &[Rollback]) -> Result<()> {
+    pub(crate) fn rewind(&mut self, iteration: u64, rollbacks: &[Rollback]) -> Result<()> {
         let Rewound { metrics, last, evaluations } = Rewound::to(self.run, iteration, rollbacks)?;
         (self.metrics, self.last, self.evaluations) = (metrics, last, evaluations);
         self.events(|board| {
@@ -113,7 +113,7 @@ impl<'a> Journal<'a> {
         }
     }
 
-    pub(super) fn metrics(&mut self, metrics: Metrics) -> Result<()> {
+    pub(crate) fn metrics(&mut self, metrics: Metrics) -> Result<()> {
         // What is written to a removed file is lost without an error.
         self.run.ensure_there()?;
         self.metrics.write(&Line::Metrics(metrics))?;
@@ -139,7 +139,7 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    pub(super) fn evaluation(&mut self, evaluation: Evaluation) -> Result<()> {
+    pub(crate) fn evaluation(&mut self, evaluation: Evaluation) -> Result<()> {
         self.run.ensure_there()?;
         self.metrics.write(&Line::Evaluation(evaluation.clone()))?;
         self.progress.evaluation(&evaluation);
@@ -158,7 +158,7 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    pub(super) fn samples(&mut self, iteration: u64, images: &[u8]) -> Result<()> {
+    pub(crate) fn samples(&mut self, iteration: u64, images: &[u8]) -> Result<()> {
         let picture = self.picture(images)?;
         let png = picture.png()?;
         write_bytes(&self.run.sample(iteration), &png)?;
@@ -174,13 +174,13 @@ impl<'a> Journal<'a> {
     }
 
     /// Waits until everything that a checkpoint builds on is on the disk.
-    pub(super) fn sync(&self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         self.run.ensure_there()?;
         self.metrics.sync()
     }
 
     /// The weights, and last, as the sign that a run is finished, `images` beside real ones.
-    pub(super) fn finish(
+    pub(crate) fn finish(
         &self,
         config: &TrainConfig,
         iteration: u64,
@@ -221,7 +221,7 @@ impl Rewound {
 }
 
 /// The resolved configuration, enough to repeat the run, and where it ran.
-pub(super) fn config_toml(
+pub(crate) fn config_toml(
     config: &TrainConfig,
     device: Device,
     set: &SetIdentity,

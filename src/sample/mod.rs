@@ -1,5 +1,7 @@
 //! Images from a generator, as people see them.
 
+pub mod walk;
+
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -8,15 +10,15 @@ use tch::{Device, Kind, Tensor};
 use crate::data::SIZE;
 use crate::model::{FoldedGenerator, Model, Network};
 use crate::rng::{Latent, Stream, rng};
+use crate::run::watch::ensure_finite;
 use crate::tf::frame::rotate_images;
-use crate::watch::ensure_finite;
 use crate::weights::Weights;
 
 /// Generated images of `z` `[N, z_dim]` (values row by row), with moving statistics:
 /// `[N, 32, 32, C]`, upright.
 ///
 /// # Errors
-/// If `z` is not whole rows; [`crate::watch::Collapse::NotFinite`], if a generated pixel is not finite.
+/// If `z` is not whole rows; [`crate::run::watch::Collapse::NotFinite`], if a generated pixel is not finite.
 pub fn sample(model: &Model, z: &[f32]) -> Result<Vec<u8>> {
     Sampler::new(model, Latent::default())?.images(&model.z(z)?)
 }
@@ -151,7 +153,7 @@ impl Sampler {
     /// Hands on the images of `z` (values row by row) in order, some at a time: `[n, 32, 32, C]`, upright.
     ///
     /// # Errors
-    /// If `z` is not whole rows; [`crate::watch::Collapse::NotFinite`], if a pixel is not finite; those of
+    /// If `z` is not whole rows; [`crate::run::watch::Collapse::NotFinite`], if a pixel is not finite; those of
     /// `take`.
     pub fn each(&self, z: &[f32], take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.each_tensor(z, &mut |images| take(&bytes(images)?))
@@ -185,7 +187,7 @@ impl Sampler {
     /// Images of `z` `[N, z_dim]`, of the model's kind on its device: `[N, 32, 32, C]`, upright.
     ///
     /// # Errors
-    /// If `z` is of another shape; [`crate::watch::Collapse::NotFinite`], if a pixel is not finite.
+    /// If `z` is of another shape; [`crate::run::watch::Collapse::NotFinite`], if a pixel is not finite.
     pub fn images(&self, z: &Tensor) -> Result<Vec<u8>> {
         bytes(&self.upright(z)?)
     }

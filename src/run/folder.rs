@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::lock::Lock;
-use crate::checkpoint::{CHECKPOINTS, Folder, number_of, numbered_name};
-use crate::tensor_file::{UNFINISHED, remove, remove_if_there, remove_unfinished};
-use crate::usage::Usage;
+use crate::error::Usage;
+use crate::files::{UNFINISHED, remove, remove_if_there, remove_unfinished};
+use crate::run::checkpoint::{CHECKPOINTS, Folder, number_of, numbered_name};
 
 /// Where runs go unless the user says otherwise.
 pub const RUNS: &str = "runs";

@@ -12,12 +12,12 @@ use crate::data::image_file::Fit;
 use crate::data::npy::Range;
 use crate::data::{Options, SIZE};
 use crate::device::DeviceChoice;
+use crate::error::Usage;
 use crate::eval::metric::Metric;
 use crate::model::ModelConfig;
 use crate::rng::Latent;
 use crate::tf::AdamConfig;
 use crate::train::step::StepConfig;
-use crate::usage::Usage;
 
 /// In what kinds of numbers training computes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Tensor};
 
-use crate::checkpoint::{self, Checkpoint, Header, Origin};
 use crate::data::SetIdentity;
+use crate::error::Usage;
+use crate::files::TensorFile;
 use crate::model::{Model, Network};
-use crate::tensor_file::TensorFile;
+use crate::run::checkpoint::{self, Checkpoint, Header, Origin};
+use crate::run::watch::{Watch, ensure_finite};
 use crate::tf::Adam;
 use crate::tf::frame::Layout;
 use crate::train::step::Gan;
-use crate::usage::Usage;
-use crate::watch::{Watch, ensure_finite};
 use crate::weights::Weights;
 
 /// Both networks with their optimizers, and what became of them.

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::checkpoint::{Checkpoint, Folder};
-use crate::config::TrainConfig;
+use super::{RUNS, RunDir, run_number};
+use crate::error::Usage;
 use crate::record::jsonl::{Metrics, Rollback, read_metrics};
-use crate::train::resume::config_of;
-use crate::train::{RUNS, RunDir, run_number};
-use crate::usage::Usage;
+use crate::run::checkpoint::{Checkpoint, Folder};
+use crate::run::resume::config_of;
+use crate::settings::TrainConfig;
 
 /// The folder that `name` means: a path, or the name or number of a run under `runs/`.
 ///

@@ -8,13 +8,13 @@ use base64::prelude::BASE64_STANDARD;
 use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;
 
-use crate::config::ENVIRONMENT_KEY;
+use crate::error::Usage;
 use crate::record::grid::Picture;
 use crate::record::jsonl::{Line, read};
 use crate::record::plot::{Plot, digits, thousands};
-use crate::runs::{State, Summary, name_of, shell_quoted};
-use crate::train::RunDir;
-use crate::usage::Usage;
+use crate::run::RunDir;
+use crate::run::list::{State, Summary, name_of, shell_quoted};
+use crate::settings::ENVIRONMENT_KEY;
 
 /// The page, with places for what is in [`html`].
 const TEMPLATE: &str = include_str!("report.html");

@@ -1,0 +1,145 @@
+//! Files that appear whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+/// What the names of files begin with that are still being written.
+pub(crate) const UNFINISHED: &str = ".unfinished-";
+
+/// Writes a file whole or not at all: beside, synced, renamed, and the folder synced.
+///
+/// # Errors
+/// If any of that fails, or `path` is a pipe or a device, which a rename would replace; then `path` is
+/// what it was, and nothing is left beside it.
+pub fn write_atomically(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> std::io::Result<()>,
+) -> Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let attempt = || -> Result<()> {
+        let is_special = path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir());
+        ensure!(!is_special, "expected a regular file or none, found a pipe or a device");
+        let mut builder = tempfile::Builder::new();
+        // A temporary file is private; what it becomes is as readable as the user's other files.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut beside = builder.prefix(UNFINISHED).tempfile_in(folder)?;
+        write(beside.as_file_mut())?;
+        beside.as_file().sync_all()?;
+        beside.persist(path)?;
+        #[cfg(unix)]
+        File::open(folder)?.sync_all()?;
+        Ok(())
+    };
+    attempt().with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// As [`write_atomically`], for what may fail for reasons of its own.
+///
+/// # Errors
+/// As there, or that of `write`; the message names the file.
+pub fn write_streamed(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let mut failure = None;
+    let written = write_atomically(path, |file| {
+        write(file).map_err(|error| {
+            failure = Some(error);
+            std::io::Error::other("the content cannot be made")
+        })
+    });
+    match failure {
+        Some(error) => Err(error.context(format!("{}: cannot be written", path.display()))),
+        None => written,
+    }
+}
+
+/// Writes `bytes` as a file, whole or not at all.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically(path, |file| file.write_all(bytes))
+}
+
+/// Removes a file.
+///
+/// # Errors
+/// If it cannot be removed; the message names it.
+pub fn remove(path: &Path) -> Result<()> {
+    fs::remove_file(path).with_context(|| format!("{}: cannot be removed", path.display()))
+}
+
+/// Removes a file, or finds that there is none.
+///
+/// # Errors
+/// If it cannot be removed; the message names it.
+pub fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        done => done.with_context(|| format!("{}: cannot be removed", path.display())),
+    }
+}
+
+/// Removes what writes that were cut off have left in `folder`.
+///
+/// # Errors
+/// If such a file cannot be removed or the folder not be read.
+pub fn remove_unfinished(folder: &Path) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| format!("{}: cannot be read", folder.display()))?,
+    };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_regular_file_is_not_replaced() -> Result<()> {
+        use std::os::unix::ffi::OsStrExt;
+        use std::os::unix::fs::FileTypeExt;
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("pipe");
+        let name = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+        // SAFETY: `name` is a path that ends with a zero.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link)?;
+        for target in [&path, &link] {
+            let error = format!("{:#}", write_bytes(target, b"x").unwrap_err());
+            assert!(error.contains("expected a regular file or none"), "{error}");
+        }
+        assert!(path.symlink_metadata()?.file_type().is_fifo());
+        assert!(link.symlink_metadata()?.file_type().is_symlink());
+        assert_eq!(fs::read_dir(folder.path())?.count(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("kept");
+        fs::write(&path, "old")?;
+        let failing = |file: &mut File| {
+            file.write_all(b"new")?;
+            Err(std::io::Error::other("full"))
+        };
+        assert!(write_atomically(&path, failing).is_err());
+        assert_eq!(fs::read_to_string(&path)?, "old");
+        assert_eq!(fs::read_dir(folder.path())?.count(), 1);
+        Ok(())
+    }
+}

@@ -1,0 +1,11 @@
+//! Files: written whole or not at all, and tensors in them.
+
+mod atomic;
+pub mod places;
+mod tensor_file;
+
+pub(crate) use atomic::UNFINISHED;
+pub use atomic::{
+    remove, remove_if_there, remove_unfinished, write_atomically, write_bytes, write_streamed,
+};
+pub use tensor_file::TensorFile;
