@@ -18,6 +18,7 @@
 //! - [`sample`]: images from a generator, and walks through latent space; [`eval`]: how good they are;
 //! - [`weights`], [`mod@export`]: networks to other ecosystems and back;
 //! - [`verify`]: this build against what the real TensorFlow computed; [`mod@bench`]: its speed;
+//! - [`shape`]: height, width and channels of images;
 //! - [`settings`], [`device`], [`files`], [`error`]: settings, machine, files, errors;
 //! - [`cli`], [`commands`] and `main`: the command line, which nothing else knows.
 //!
@@ -40,6 +41,7 @@ pub mod rng;
 pub mod run;
 pub mod sample;
 pub mod settings;
+pub mod shape;
 pub mod tf;
 pub mod train;
 pub mod verify;
