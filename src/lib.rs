@@ -26,6 +26,7 @@
 
 #![deny(missing_docs)]
 
+pub mod architecture;
 pub mod bench;
 pub mod cli;
 pub mod commands;
@@ -35,6 +36,7 @@ pub mod error;
 pub mod eval;
 pub mod export;
 pub mod files;
+pub mod finite;
 pub mod model;
 pub mod record;
 pub mod rng;

@@ -7,6 +7,7 @@ use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
+use crate::architecture::ModelConfig;
 use crate::data::builtin::DIGITS;
 use crate::data::image_file::Fit;
 use crate::data::npy::Range;
@@ -14,9 +15,10 @@ use crate::data::{Options, SIZE};
 use crate::device::DeviceChoice;
 use crate::error::Usage;
 use crate::eval::metric::Metric;
-use crate::model::ModelConfig;
 use crate::rng::Latent;
+use crate::shape::{ImageShape, ImageSize};
 use crate::tf::AdamConfig;
+use crate::train::objective::Objective;
 use crate::train::step::StepConfig;
 
 /// In what kinds of numbers training computes.
@@ -255,7 +257,7 @@ impl Default for TrainConfig {
             batch_size: 128,
             learning_rate: step.adam.learning_rate,
             beta1: step.adam.beta1,
-            label_smoothing: step.label_smoothing,
+            label_smoothing: 0.1,
             g_steps: step.g_steps,
             latent: Latent::Uniform,
             z_dim: model.z_dim,
@@ -575,7 +577,7 @@ impl TrainConfig {
     /// The networks for images of `channels` channels.
     pub fn model(&self, channels: usize) -> ModelConfig {
         ModelConfig {
-            channels: channels as i64,
+            image: ImageShape { size: ImageSize::square(self.image_size), channels },
             base_width: self.base_width,
             z_dim: self.z_dim,
             ..Default::default()
@@ -585,7 +587,7 @@ impl TrainConfig {
     /// Losses and optimizers.
     pub fn step(&self) -> StepConfig {
         StepConfig {
-            label_smoothing: self.label_smoothing,
+            objective: Objective::CrossEntropy { label_smoothing: self.label_smoothing },
             g_steps: self.g_steps,
             adam: AdamConfig {
                 learning_rate: self.learning_rate,

@@ -120,6 +120,28 @@ impl fmt::Display for ImageShape {
     }
 }
 
+/// Height and width of a grid of features, between an image and a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Grid {
+    /// Rows.
+    pub height: i64,
+    /// Columns.
+    pub width: i64,
+}
+
+impl Grid {
+    /// Positions of the grid.
+    pub const fn cells(self) -> i64 {
+        self.height * self.width
+    }
+
+    /// The grid with twice as many rows and columns.
+    #[must_use]
+    pub const fn doubled(self) -> Self {
+        Self { height: 2 * self.height, width: 2 * self.width }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

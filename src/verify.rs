@@ -12,10 +12,14 @@ use std::str::FromStr;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
+use crate::architecture::{Architecture, ModelConfig, Network};
 use crate::files::TensorFile;
-use crate::model::{BIASES_OF_NO_EFFECT, Model, ModelConfig, Network};
-use crate::tf::frame::{IMAGE_SIZE, rotate_images};
-use crate::tf::{AdamConfig, Role, Statistics, Variable, sigmoid_cross_entropy};
+use crate::model::Model;
+use crate::shape::{ImageShape, ImageSize};
+use crate::tf::frame::rotate_images;
+use crate::tf::{AdamConfig, Role, Statistics, Variable};
+use crate::train::objective::Objective;
+use crate::train::state::{Part, state};
 use crate::train::step::{Gan, StepConfig};
 
 /// What a file says of how it was made.
@@ -228,14 +232,18 @@ impl Settings {
             "f64" => Kind::Double,
             other => bail!("metadata `dtype`: expected `f32` or `f64`, found `{other}`"),
         };
-        size("image_size", IMAGE_SIZE..=IMAGE_SIZE)?;
+        let image_size: ImageSize = get(metadata, "image_size")?
+            .parse()
+            .map_err(|problem| anyhow!("metadata `image_size`: {problem}"))?;
+        let channels = usize::try_from(size("channels", 1..=1 << 16)?)?;
         Ok(Self {
             framework: get(metadata, "framework")?.to_owned(),
             kind,
             batch: size("batch", 1..=1 << 20)?,
             iterations: size("iterations", 1..=1 << 20)? as usize,
             model: ModelConfig {
-                channels: size("channels", 1..=1 << 16)?,
+                image: ImageShape { size: image_size, channels },
+                max_width: None,
                 base_width: size("base_width", 1..=1 << 16)?,
                 z_dim: size("z_dim", 1..=1 << 20)?,
                 alpha: real("alpha")?,
@@ -244,7 +252,7 @@ impl Settings {
                 bn_epsilon: real("bn_epsilon")?,
             },
             step: StepConfig {
-                label_smoothing: real("smooth")?,
+                objective: Objective::CrossEntropy { label_smoothing: real("smooth")? },
                 g_steps: size("g_steps", 1..=1000)? as u64,
                 adam: AdamConfig {
                     learning_rate: real("learning_rate")?,
@@ -262,6 +270,8 @@ struct Comparison<'a> {
     settings: Settings,
     bounds: Bounds,
     device: Device,
+    /// Names of the biases whose true gradient is 0.
+    of_no_effect: Vec<String>,
     checks: Vec<Check>,
     not_compared: Vec<String>,
 }
@@ -274,22 +284,22 @@ impl<'a> Comparison<'a> {
             !(settings.kind == Kind::Double && device == Device::Mps),
             "the file is in float64, which Apple's GPUs have not; use --device cpu"
         );
-        let comparison =
-            Self { file, settings, bounds, device, checks: Vec::new(), not_compared: Vec::new() };
+        let architecture = Architecture::new(settings.model)?;
+        let comparison = Self {
+            file,
+            of_no_effect: architecture.biases_of_no_effect(),
+            settings,
+            bounds,
+            device,
+            checks: Vec::new(),
+            not_compared: Vec::new(),
+        };
         // Before a network of the promised size is made, the file must hold one.
-        let ModelConfig { channels: c, base_width: w, z_dim, .. } = comparison.settings.model;
-        let kernels: [(&str, &[i64]); 8] = [
-            ("generator/dense", &[z_dim, 128 * w]),
-            ("generator/conv2d_transpose", &[5, 5, 4 * w, 8 * w]),
-            ("generator/conv2d_transpose_1", &[5, 5, 2 * w, 4 * w]),
-            ("generator/conv2d_transpose_2", &[5, 5, c, 2 * w]),
-            ("discriminator/conv2d", &[5, 5, c, w]),
-            ("discriminator/conv2d_1", &[5, 5, w, 2 * w]),
-            ("discriminator/conv2d_2", &[5, 5, 2 * w, 4 * w]),
-            ("discriminator/dense", &[64 * w, 1]),
-        ];
-        for (layer, shape) in kernels {
-            comparison.tensor(&format!("init/{layer}/kernel"), shape)?;
+        for network in Network::ALL {
+            for layer in architecture.layers(network) {
+                let name = format!("init/{}/{}/kernel", network.name(), layer.name);
+                comparison.tensor(&name, &layer.tf_kernel_shape())?;
+            }
         }
         Ok(comparison)
     }
@@ -388,8 +398,9 @@ impl<'a> Comparison<'a> {
             }
             _ => self.settings.batch,
         };
-        let channels = self.settings.model.channels;
-        let images = self.tensor(&name, &[rows, IMAGE_SIZE, IMAGE_SIZE, channels])?;
+        let ImageShape { size, channels } = self.settings.model.image;
+        let shape = [size.height, size.width, channels].map(|n| n as i64);
+        let images = self.tensor(&name, &[rows, shape[0], shape[1], shape[2]])?;
         Ok(rotate_images(&images.f_permute([0, 3, 1, 2])?)?.f_to_device(self.device)?)
     }
 
@@ -403,10 +414,9 @@ impl<'a> Comparison<'a> {
         let fake = model.generator.forward(&z, Statistics::Batch)?;
         let real_logits = model.discriminator.forward(&real, Statistics::Batch)?;
         let fake_logits = model.discriminator.forward(&fake, Statistics::Batch)?;
-        let smooth = self.settings.step.label_smoothing;
-        let d_loss = sigmoid_cross_entropy(&real_logits, 1.0 - smooth)?
-            .f_add(&sigmoid_cross_entropy(&fake_logits, 0.0)?)?;
-        let g_loss = sigmoid_cross_entropy(&fake_logits, 1.0)?;
+        let objective = self.settings.step.objective;
+        let d_loss = objective.discriminator(&real_logits, &fake_logits)?;
+        let g_loss = objective.generator(&fake_logits)?;
 
         let bound = self.bounds.forward;
         let generated = upright(&fake)?;
@@ -457,37 +467,29 @@ impl<'a> Comparison<'a> {
             let ours = Tensor::f_from_slice(&losses)?;
             self.compare(Group::Trace, name, &ours, bound)?;
         }
-        for network in Network::ALL {
-            let adam = match network {
-                Network::Generator => &gan.g_adam,
-                Network::Discriminator => &gan.d_adam,
+        for entry in state(&gan) {
+            // The discriminator's moving statistics and Adam's powers are compared with nothing.
+            let Some(layout) = entry.layout else { continue };
+            let full = format!("final/{}", entry.tf_name);
+            let (group, bound) = match (entry.part, entry.network) {
+                (Part::Variable(role), _) if role.is_trainable() => {
+                    (Group::Variables, Some(self.bounds.variables))
+                }
+                (Part::Variable(Role::MovingMean), Network::Generator) => {
+                    (Group::MovingMeans, Some(self.bounds.moving_means))
+                }
+                (Part::Variable(_), Network::Generator) => {
+                    (Group::MovingVariances, self.bounds.moving_variances)
+                }
+                (Part::FirstMoment | Part::SecondMoment, _) => {
+                    (Group::Moments, Some(self.bounds.moments))
+                }
+                (Part::Variable(_) | Part::Power, _) => continue,
             };
-            for (variable, slot) in gan.model.trainable(network).iter().zip(adam.slots()) {
-                let name = network.full_name(variable);
-                let cancelled = Group::CancelledBiases;
-                for (group, suffix, ours, bound) in [
-                    (Group::Variables, "", &variable.tensor, self.bounds.variables),
-                    (Group::Moments, "/adam_m", &slot.m, self.bounds.moments),
-                    (Group::Moments, "/adam_v", &slot.v, self.bounds.moments),
-                ] {
-                    let ours = variable.layout.tf_from_mirrored(ours)?;
-                    let full = format!("final/{name}{suffix}");
-                    self.compare_trained((group, cancelled), &name, &full, &ours, bound)?;
-                }
-            }
-        }
-        for variable in gan.model.variables(Network::Generator) {
-            let name = format!("final/{}", Network::Generator.full_name(&variable));
-            match (variable.role, self.bounds.moving_variances) {
-                (Role::MovingMean, _) => {
-                    let bound = self.bounds.moving_means;
-                    self.compare(Group::MovingMeans, &name, &variable.tensor, bound)?;
-                }
-                (Role::MovingVariance, Some(bound)) => {
-                    self.compare(Group::MovingVariances, &name, &variable.tensor, bound)?;
-                }
-                _ => {}
-            }
+            let Some(bound) = bound else { continue };
+            let ours = layout.tf_from_mirrored(&entry.tensor)?;
+            let variable = entry.tf_name.trim_end_matches("/adam_m").trim_end_matches("/adam_v");
+            self.compare_trained((group, Group::CancelledBiases), variable, &full, &ours, bound)?;
         }
         match self.bounds.sample {
             Some(bound) => {
@@ -524,7 +526,7 @@ impl<'a> Comparison<'a> {
         ours: &Tensor,
         bound: f64,
     ) -> Result<()> {
-        if !BIASES_OF_NO_EFFECT.contains(&variable) {
+        if !self.of_no_effect.iter().any(|bias| bias == variable) {
             return self.compare(group, name, ours, bound);
         }
         match self.bounds.cancelled {

@@ -6,12 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
-use crate::data::SIZE;
+use crate::architecture;
 use crate::error::Usage;
 use crate::files::TensorFile;
+use crate::finite::ensure_finite;
 use crate::model::{Model, ModelConfig, Network};
 use crate::run::checkpoint::{Checkpoint, Folder};
-use crate::run::watch::ensure_finite;
 use crate::settings::TrainConfig;
 
 /// Of files by PyTorch's names, in the mirrored frame.
@@ -57,23 +57,26 @@ impl Weights {
             name: "the model".to_owned(),
             network,
             config: config.clone(),
-            channels: usize::try_from(model.config.channels)?,
+            channels: model.config().image.channels,
             iteration,
             tensors: tensors.map(|variable| (variable.torch_name, variable.tensor)).collect(),
         })
     }
 
     /// Those in a checkpoint.
-    pub fn of_checkpoint(checkpoint: &Checkpoint, network: Network) -> Self {
+    ///
+    /// # Errors
+    /// As [`Checkpoint::weights`].
+    pub fn of_checkpoint(checkpoint: &Checkpoint, network: Network) -> Result<Self> {
         let header = &checkpoint.header;
-        Self {
+        Ok(Self {
             name: checkpoint.path.display().to_string(),
             network,
             config: header.config.clone(),
             channels: header.set.channels,
             iteration: header.iteration,
-            tensors: checkpoint.weights(network),
-        }
+            tensors: checkpoint.weights(network)?,
+        })
     }
 
     /// Those in `path`: a run's folder (its newest checkpoint that can be read), a checkpoint, or a file
@@ -90,11 +93,11 @@ impl Weights {
                 let message = "expected a run with a checkpoint, found a folder without";
                 Usage(format!("{}: {message}", path.display()))
             })?;
-            return Ok(Self::of_checkpoint(&checkpoint, network));
+            return Self::of_checkpoint(&checkpoint, network);
         }
         ensure_not_exported_as_program(path)?;
         if Checkpoint::is_one(path)? {
-            return Ok(Self::of_checkpoint(&Checkpoint::load(path)?, network));
+            return Self::of_checkpoint(&Checkpoint::load(path)?, network);
         }
         let name = path.display().to_string();
         Self::parse(&name, &TensorFile::read(path)?, network).context(name)
@@ -255,13 +258,13 @@ impl Weights {
             ("program", format!("dcgan {}", crate::VERSION)),
             ("network", self.network.name().to_owned()),
             ("iteration", self.iteration.to_string()),
-            ("channels", model.channels.to_string()),
+            ("channels", model.image.channels.to_string()),
             ("base_width", model.base_width.to_string()),
             ("z_dim", model.z_dim.to_string()),
             ("latent", self.config.latent.name().to_owned()),
             ("alpha", model.alpha.to_string()),
             ("bn_epsilon", model.bn_epsilon.to_string()),
-            ("image_size", SIZE.to_string()),
+            ("image_size", model.image.size.to_string()),
             ("dataset", self.config.dataset.clone()),
             ("config", toml::to_string(&self.config)?),
         ];
@@ -323,26 +326,11 @@ fn mirrored(
     Ok(mirrored)
 }
 
-/// Sets the widths that TensorFlow's variables have, and gives the channels of the images.
+/// Sets the sizes that TensorFlow's variables have, and gives the channels of the images.
 fn infer_sizes(tensors: &BTreeMap<String, Tensor>, config: &mut TrainConfig) -> Result<usize> {
-    let shape = |name: &str| tensors.get(name).map(Tensor::size);
-    if let Some(shape) = shape("generator/dense/kernel")
-        && let [z_dim, _] = shape[..]
-    {
-        config.z_dim = z_dim;
-    }
-    let (channels, base_width) = match (
-        shape("generator/conv2d_transpose_2/kernel"),
-        shape("discriminator/conv2d/kernel"),
-    ) {
-        (Some(shape), _) if shape.len() == 4 => (shape[2], shape[3] / 2),
-        (None, Some(shape)) if shape.len() == 4 => (shape[2], shape[3]),
-        _ => bail!(
-            "lacks `config`, and generator/conv2d_transpose_2/kernel or discriminator/conv2d/kernel \
-                 of rank 4, which would tell its sizes"
-        ),
-    };
-    config.base_width = base_width;
+    let found = architecture::infer(|name| tensors.get(name).map(Tensor::size))?;
+    (config.z_dim, config.base_width) = (found.z_dim, found.base_width);
+    config.image_size = found.image.size.width;
     config.validate()?;
-    Ok(channels.try_into()?)
+    Ok(found.image.channels)
 }

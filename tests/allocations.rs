@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use dcgan::model::{Model, ModelConfig};
 use dcgan::rng::{Latent, Stream, rng};
 use dcgan::settings::Precision;
+use dcgan::shape::ImageShape;
 use dcgan::tf::{Statistics, sigmoid_cross_entropy};
 use dcgan::train::step::{Gan, StepConfig};
 use tch::{Device, Tensor};
@@ -58,15 +59,20 @@ struct Case {
     z: Tensor,
 }
 
-fn case(precision: Precision, channels: i64) -> Result<Case> {
+fn case(precision: Precision, channels: usize) -> Result<Case> {
     one_thread();
-    let config = ModelConfig { channels, base_width: 8, z_dim: 10, ..Default::default() };
+    let config = ModelConfig {
+        image: ImageShape::reference(channels),
+        base_width: 8,
+        z_dim: 10,
+        ..Default::default()
+    };
     let model =
         Model::new(&config, 1, Device::Cpu, precision.kind())?.computing_in(precision.compute());
     let gan = Gan::new(model, StepConfig::default())?;
     let mut noise = rng(0, Stream::Z, 1);
-    let pixels = Latent::Uniform.sample(&mut noise, BATCH, 32 * 32 * channels as usize);
-    let real = Tensor::from_slice(&pixels).view([BATCH as i64, 32, 32, channels]);
+    let pixels = Latent::Uniform.sample(&mut noise, BATCH, 32 * 32 * channels);
+    let real = Tensor::from_slice(&pixels).view([BATCH as i64, 32, 32, channels as i64]);
     let real = real.permute([0, 3, 1, 2]).to_kind(precision.kind());
     let z = gan.model.z(&Latent::Uniform.sample(&mut noise, BATCH, 10))?;
     let mut case = Case { gan, real, z };
@@ -173,7 +179,7 @@ impl Parts {
     }
 }
 
-const PRECISIONS: [(Precision, i64); 4] =
+const PRECISIONS: [(Precision, usize); 4] =
     [(Precision::F32, 1), (Precision::F32, 3), (Precision::F64, 1), (Precision::Bf16, 1)];
 
 /// Part of what is needed that an iteration may ask for beside it: what a library may keep or make anew.

@@ -7,6 +7,7 @@ use dcgan::files::TensorFile;
 use dcgan::model::Network;
 use dcgan::run::checkpoint::{Checkpoint, Folder};
 use dcgan::settings::TrainConfig;
+use dcgan::train::state::restore;
 use dcgan::train::step::Gan;
 use tch::{Device, Kind, Tensor};
 
@@ -130,8 +131,7 @@ fn error_of(path: &Path, change: impl FnOnce(&mut TensorFile)) -> Result<String>
     let model = dcgan::model::Model::new(&config.model(1), 7, Device::Cpu, Kind::Float)?;
     let mut gan = Gan::new(model, config.step())?;
     let before = state(&gan);
-    let restored = Checkpoint::load(&changed)
-        .and_then(|checkpoint| checkpoint.restore(&gan.model, [&mut gan.g_adam, &mut gan.d_adam]));
+    let restored = Checkpoint::load(&changed).and_then(|checkpoint| restore(&mut gan, &checkpoint));
     let error = format!("{:#}", restored.err().context("it was taken")?);
     assert!(error.contains("changed.safetensors"), "{error}");
     assert_eq!(state(&gan), before, "nothing has changed");

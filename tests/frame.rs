@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use dcgan::model::Network;
 use dcgan::sample::sample;
+use dcgan::shape::Grid;
 use dcgan::tf::frame::rotate_images;
 use dcgan::tf::{
     BatchNorm, BatchNormConfig, Conv, ConvConfig, ConvTranspose, Dense, DenseConfig, Statistics,
@@ -146,15 +147,16 @@ fn conv_transpose_equals_pad_and_crop() -> Result<()> {
 
 #[test]
 fn dense_layers_hold_the_grid_in_h_w_c_order() -> Result<()> {
+    let grid = Grid { height: 4, width: 4 };
     for (features, channels) in [(1, 1), (7, 3), (3, 8)] {
-        let config = DenseConfig::ToGrid { features, channels };
+        let config = DenseConfig::ToGrid { features, channels, grid };
         let (dense, upright) = layer(|p| Dense::new(p, "dense", config), Dense::variables)?;
         let x = normal(1, &[2, features]);
         let ours = rotate_images(&hwc_to_chw(&dense.forward(&x)?))?;
         let theirs = hwc_to_chw(&upright.dense("dense", &x));
         assert_close(&format!("{config:?}"), &ours, &theirs, BOUND);
 
-        let config = DenseConfig::FromGrid { channels, features };
+        let config = DenseConfig::FromGrid { channels, grid, features };
         let (dense, upright) = layer(|p| Dense::new(p, "dense", config), Dense::variables)?;
         let x = normal(2, &[2, channels, 4, 4]);
         let ours = dense.forward(&chw_to_hwc(&rotate_images(&x)?))?;
@@ -209,7 +211,7 @@ const NETWORKS: [(i64, i64); 3] = [(1, 1), (2, 3), (3, 2)];
 #[test]
 fn the_whole_generator_equals_the_upright_one() -> Result<()> {
     for (channels, width) in NETWORKS {
-        let model = random_model(channels, width)?;
+        let model = random_model(channels as usize, width)?;
         let upright = Upright::of(&model.variables(Network::Generator))?;
         let z = normal(1, &[4, 5]);
         for (statistics, moving) in [(Statistics::Batch, false), (Statistics::Moving, true)] {
@@ -224,7 +226,7 @@ fn the_whole_generator_equals_the_upright_one() -> Result<()> {
 #[test]
 fn the_whole_discriminator_equals_the_upright_one() -> Result<()> {
     for (channels, width) in NETWORKS {
-        let model = random_model(channels, width)?;
+        let model = random_model(channels as usize, width)?;
         let upright = Upright::of(&model.variables(Network::Discriminator))?;
         let images = normal(1, &[4, channels, 32, 32]);
         let ours = model.discriminator.forward(&rotate_images(&images)?, Statistics::Batch)?;
@@ -237,7 +239,7 @@ fn the_whole_discriminator_equals_the_upright_one() -> Result<()> {
 #[test]
 fn every_gradient_of_the_whole_network_equals_the_upright_one() -> Result<()> {
     for (channels, width) in NETWORKS {
-        let model = random_model(channels, width)?;
+        let model = random_model(channels as usize, width)?;
         let [generator, discriminator] =
             Network::ALL.map(|network| Upright::of(&model.variables(network)));
         let (generator, discriminator) = (generator?, discriminator?);
@@ -277,7 +279,7 @@ fn norm(x: &Tensor) -> f64 {
 #[test]
 fn samples_are_the_upright_generators_images() -> Result<()> {
     for (channels, width) in NETWORKS {
-        let model = random_model(channels, width)?;
+        let model = random_model(channels as usize, width)?;
         let z = normal(1, &[4, 5]);
         let upright = Upright::of(&model.variables(Network::Generator))?;
         let images = upright.generator(&z, true).detach();
@@ -294,7 +296,7 @@ fn batch_norm_folded_into_the_weights_gives_the_same_images() -> Result<()> {
     for channels in [1, 3] {
         let model = random_model(channels, 2)?;
         for batch in [2, 40] {
-            let z = normal(4, &[batch, model.config.z_dim]);
+            let z = normal(4, &[batch, model.config().z_dim]);
             let plain = model.generator.forward(&z, Statistics::Moving)?;
             let folded = model.generator.folded()?;
             for _ in 0..2 {

@@ -2,13 +2,15 @@
 
 use anyhow::Result;
 use dcgan::model::{Model, ModelConfig, Network};
+use dcgan::shape::ImageShape;
 use dcgan::tf::{Role, Variable};
 use tch::{Device, Kind, Tensor};
 
 const STDDEV: f64 = 0.02;
 
 fn variables(seed: u64, kind: Kind) -> Result<Vec<Variable>> {
-    let config = ModelConfig { channels: 3, base_width: 8, ..Default::default() };
+    let config =
+        ModelConfig { image: ImageShape::reference(3), base_width: 8, ..Default::default() };
     let model = Model::new(&config, seed, Device::Cpu, kind)?;
     Ok(Network::ALL.into_iter().flat_map(|network| model.variables(network)).collect())
 }

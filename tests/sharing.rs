@@ -1,8 +1,10 @@
 //! The shared forward pass against the slow, obvious form: three runs, each of which recomputes it.
 
 use anyhow::Result;
-use dcgan::model::{BIASES_OF_NO_EFFECT, Model, ModelConfig, Network};
+use dcgan::model::{Model, ModelConfig, Network};
+use dcgan::shape::ImageShape;
 use dcgan::tf::{Adam, AdamConfig, Statistics, sigmoid_cross_entropy};
+use dcgan::train::objective::Objective;
 use dcgan::train::step::{Gan, StepConfig, StepValues};
 use tch::{Device, Kind, Tensor};
 
@@ -12,7 +14,12 @@ const Z_DIM: i64 = 5;
 
 fn model() -> Result<Model> {
     one_thread();
-    let config = ModelConfig { channels: 3, base_width: 2, z_dim: Z_DIM, ..Default::default() };
+    let config = ModelConfig {
+        image: ImageShape::reference(3),
+        base_width: 2,
+        z_dim: Z_DIM,
+        ..Default::default()
+    };
     Model::new(&config, 1, Device::Cpu, Kind::Double)
 }
 
@@ -31,7 +38,7 @@ fn separate_runs(
     z: &Tensor,
 ) -> Result<StepValues> {
     let Gan { model, g_adam, d_adam, .. } = gan;
-    let updating = Statistics::BatchUpdating { momentum: model.config.bn_momentum };
+    let updating = Statistics::BatchUpdating { momentum: model.config().bn_momentum };
     let step_with = |adam: &mut Adam, loss: &Tensor| {
         let gradients = Tensor::f_run_backward(&[loss], &adam.variables(), false, false)?;
         adam.step(&gradients, None)
@@ -41,7 +48,8 @@ fn separate_runs(
     let fake = model.generator.forward(z, updating)?;
     let real_logits = model.discriminator.forward(real, updating)?;
     let fake_logits = model.discriminator.forward(&fake, updating)?;
-    let d_loss = sigmoid_cross_entropy(&real_logits, 1.0 - step.label_smoothing)?
+    let Objective::CrossEntropy { label_smoothing } = step.objective;
+    let d_loss = sigmoid_cross_entropy(&real_logits, 1.0 - label_smoothing)?
         + sigmoid_cross_entropy(&fake_logits, 0.0)?;
     let mut values = StepValues {
         d_loss: d_loss.double_value(&[]),
@@ -58,11 +66,6 @@ fn separate_runs(
         step_with(g_adam, &g_loss)?;
     }
     Ok(values)
-}
-
-/// Biases that a batch norm takes out again: their true gradient is 0 and rounding moves them.
-fn has_no_effect(name: &str) -> bool {
-    BIASES_OF_NO_EFFECT.iter().any(|bias| name.starts_with(bias))
 }
 
 fn assert_separate_runs_agree(step: StepConfig) -> Result<()> {
@@ -90,8 +93,10 @@ fn assert_separate_runs_agree(step: StepConfig) -> Result<()> {
             assert_close(&name, &Tensor::from(ours), &Tensor::from(theirs), 1e-12);
         }
     }
+    let of_no_effect = shared.model.architecture.biases_of_no_effect();
     for ((name, ours), (_, theirs)) in state(&shared).iter().zip(&state(&separate)) {
-        if has_no_effect(name) {
+        // Batch norm takes these biases out again: their true gradient is 0 and rounding moves them.
+        if of_no_effect.iter().any(|bias| name.starts_with(bias)) {
             let difference = (ours - theirs).abs().max().double_value(&[]);
             assert!(difference <= 1e-8, "{name}: {difference:e}");
         } else {
@@ -114,7 +119,8 @@ fn one_generator_step_shares_its_pass_as_well() -> Result<()> {
 #[test]
 fn three_generator_steps_and_other_settings_equal_separate_passes() -> Result<()> {
     let adam = AdamConfig { learning_rate: 1e-2, beta1: 0.3, ..Default::default() };
-    assert_separate_runs_agree(StepConfig { g_steps: 3, label_smoothing: 0.25, adam })
+    let objective = Objective::CrossEntropy { label_smoothing: 0.25 };
+    assert_separate_runs_agree(StepConfig { g_steps: 3, objective, adam })
 }
 
 #[test]

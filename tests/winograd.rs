@@ -1,6 +1,7 @@
 //! Transposed convolutions by fewer multiplications against libtorch's own, in float64.
 
 use anyhow::Result;
+use dcgan::shape::Grid;
 use dcgan::tf::{ConvConfig, ConvTranspose};
 use tch::{Device, Kind, Tensor, nn};
 
@@ -39,7 +40,7 @@ fn outputs_and_gradients_are_libtorchs_but_for_rounding() -> Result<()> {
             store.double();
         }
         randomize(&mut layer.variables(), 1);
-        layer.arrange_for(kind, height);
+        layer.arrange_for(kind, Grid { height, width: height });
         let g = normal(3, &[BATCH, 24, 2 * height, 2 * height]);
         let x = normal(2, &[BATCH, 48, height, height]).to_kind(kind);
         let weights: Vec<Tensor> =

@@ -5,48 +5,41 @@ use std::time::Instant;
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
+use crate::shape::Grid;
 use crate::tf::frame::{KERNEL, OUTPUT_PADDING, PADDING, STRIDE};
 
 /// One pass of a convolution of kernel 5 and stride 2 between a coarse and a fine grid.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pass {
-    direction: Direction,
-    batch: i64,
+    pub(super) direction: Direction,
+    pub(super) batch: i64,
     /// Channels of the coarse grid.
-    coarse: i64,
+    pub(super) coarse: i64,
     /// Channels of the fine grid.
-    fine: i64,
-    /// Height and width of the coarse grid.
-    height: i64,
+    pub(super) fine: i64,
+    /// The coarse grid.
+    pub(super) grid: Grid,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Direction {
-    /// A convolution's forward pass; a transposed one's gradient of its input.
-    CoarseFromFine,
+pub(super) enum Direction {
     /// A transposed convolution's forward pass; a plain one's gradient of its input.
     FineFromCoarse,
+    /// A convolution's forward pass; a transposed one's gradient of its input.
+    CoarseFromFine,
     /// The gradient of either's weights.
     Weights,
 }
 
+impl Direction {
+    /// All of them.
+    pub(super) const ALL: [Self; 3] = [Self::FineFromCoarse, Self::CoarseFromFine, Self::Weights];
+}
+
 impl Pass {
-    pub(super) fn coarse_from_fine(batch: i64, coarse: i64, fine: i64, height: i64) -> Self {
-        Self { direction: Direction::CoarseFromFine, batch, coarse, fine, height }
-    }
-
-    pub(super) fn fine_from_coarse(batch: i64, coarse: i64, fine: i64, height: i64) -> Self {
-        Self { direction: Direction::FineFromCoarse, batch, coarse, fine, height }
-    }
-
-    pub(super) fn weights(batch: i64, coarse: i64, fine: i64, height: i64) -> Self {
-        Self { direction: Direction::Weights, batch, coarse, fine, height }
-    }
-
     /// Floating-point operations of the plain algorithm, products with padding included.
     pub(super) fn flop(&self) -> f64 {
-        let products =
-            self.batch * self.height * self.height * KERNEL * KERNEL * self.coarse * self.fine;
+        let products = self.batch * self.grid.cells() * KERNEL * KERNEL * self.coarse * self.fine;
         2. * products as f64
     }
 
@@ -60,12 +53,13 @@ impl Pass {
         kind: Kind,
         wait: &mut dyn FnMut(),
     ) -> Result<f64> {
-        let Self { direction, batch, coarse, fine, height } = *self;
+        let Self { direction, batch, coarse, fine, grid } = *self;
+        let finer = grid.doubled();
         let random = |shape: [i64; 4]| -> Result<Tensor> {
             Ok(Tensor::f_randn(shape, (Kind::Float, device))?.f_to_kind(kind)?)
         };
-        let coarse_grid = random([batch, coarse, height, height])?;
-        let fine_grid = random([batch, fine, STRIDE * height, STRIDE * height])?;
+        let coarse_grid = random([batch, coarse, grid.height, grid.width])?;
+        let fine_grid = random([batch, fine, finer.height, finer.width])?;
         let weight = random([coarse, fine, KERNEL, KERNEL])?;
         let mut least = f64::INFINITY;
         let layouts =

@@ -9,14 +9,16 @@ use anyhow::Result;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::data::{Batches, ImageSet, SIZE};
+use crate::architecture::{Architecture, Operation};
+use crate::data::{Batches, ImageSet};
 use crate::device::DeviceChoice;
 use crate::model::{Model, ModelConfig};
 use crate::rng::{Latent, Stream, rng};
 use crate::sample::Sampler;
 use crate::settings::Precision;
+use crate::shape::ImageShape;
 use crate::train::step::{Gan, Phase, StepConfig};
-use floor::Pass;
+use floor::{Direction, Pass};
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -105,7 +107,7 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
     let BenchConfig { model, batch_size, precision, device, warmup, iterations, .. } =
         config.clone();
     let (z_dim, kind) = (model.z_dim as usize, precision.kind());
-    let mut batches = Batches::new(random_images(model.channels as usize)?, batch_size, 0);
+    let mut batches = Batches::new(random_images(model.image)?, batch_size, 0);
     // An epoch of one size, whatever the batch.
     let full = (IMAGES / batch_size.min(IMAGES)) as u64;
     let model = Model::new(&model, 0, device, kind)?.computing_in(precision.compute());
@@ -144,8 +146,8 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
     let max_rss_mb = max_rss_mb();
     let median_ms = median(&times_ms);
     let phase = |phase| phases.get(&phase).map_or(0., |times| median(times));
-    let sizes = &gan.model.config;
-    let passes = passes(sizes, batch_size as i64, StepConfig::default().g_steps as i64);
+    let passes =
+        passes(&gan.model.architecture, batch_size as i64, StepConfig::default().g_steps as i64);
     let flop: f64 = passes.iter().map(|(pass, count)| pass.flop() * *count as f64).sum();
     let floor_ms = match config.floor {
         true => Some(floor(&passes, device, precision.compute())?),
@@ -186,11 +188,11 @@ fn wait(device: Device) {
     }
 }
 
-fn random_images(channels: usize) -> Result<ImageSet> {
-    let count = IMAGES * SIZE * SIZE * channels;
+fn random_images(shape: ImageShape) -> Result<ImageSet> {
+    let count = IMAGES * shape.len();
     let noise = Latent::Uniform.sample(&mut rng(0, Stream::SampleZ, 0), count, 1);
     let bytes = noise.into_iter().map(|x| ((x + 1.) * 127.5) as u8).collect();
-    ImageSet::new("random", channels, bytes)
+    ImageSet::new("random", shape.channels, bytes)
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -206,23 +208,26 @@ fn median(values: &[f64]) -> f64 {
 
 /// The convolutions of an iteration without anything computed twice or for nobody, and how often each
 /// runs.
-fn passes(model: &ModelConfig, batch: i64, g_steps: i64) -> Vec<(Pass, i64)> {
-    let ModelConfig { channels, base_width: w, .. } = *model;
+fn passes(architecture: &Architecture, batch: i64, g_steps: i64) -> Vec<(Pass, i64)> {
     let mut passes = Vec::new();
-    // Channels of the coarse and of the fine grid, and height of the coarse one.
-    for (coarse, fine, height) in [(8 * w, 4 * w, 4), (4 * w, 2 * w, 8), (2 * w, channels, 16)] {
-        let pass = |pass: fn(i64, i64, i64, i64) -> Pass| pass(batch, coarse, fine, height);
-        passes.push((pass(Pass::fine_from_coarse), g_steps));
-        passes.push((pass(Pass::coarse_from_fine), g_steps));
-        passes.push((pass(Pass::weights), g_steps));
+    for layer in &architecture.generator {
+        if let (Operation::ConvTranspose, Some(grid)) = (layer.operation, layer.input.grid()) {
+            let (coarse, fine) = (layer.input.channels(), layer.output.channels());
+            for direction in Direction::ALL {
+                passes.push((Pass { direction, batch, coarse, fine, grid }, g_steps));
+            }
+        }
     }
-    for (coarse, fine, height) in [(4 * w, 2 * w, 4), (2 * w, w, 8), (w, channels, 16)] {
-        let pass = |pass: fn(i64, i64, i64, i64) -> Pass| pass(batch, coarse, fine, height);
-        passes.push((pass(Pass::coarse_from_fine), 2 + g_steps));
-        // The gradients of the discriminator's step end at the first layer's weights.
-        let to_images = fine == channels && height == 16;
-        passes.push((pass(Pass::fine_from_coarse), g_steps + if to_images { 0 } else { 2 }));
-        passes.push((pass(Pass::weights), 2));
+    for (i, layer) in architecture.discriminator.iter().enumerate() {
+        if let (Operation::Conv, Some(grid)) = (layer.operation, layer.output.grid()) {
+            let (coarse, fine) = (layer.output.channels(), layer.input.channels());
+            let pass = |direction| Pass { direction, batch, coarse, fine, grid };
+            passes.push((pass(Direction::CoarseFromFine), 2 + g_steps));
+            // The gradients of the discriminator's step end at the first layer's weights.
+            let to_coarser = if i == 0 { 0 } else { 2 };
+            passes.push((pass(Direction::FineFromCoarse), g_steps + to_coarser));
+            passes.push((pass(Direction::Weights), 2));
+        }
     }
     passes
 }
@@ -238,7 +243,7 @@ fn floor(passes: &[(Pass, i64)], device: Device, kind: Kind) -> Result<f64> {
 fn sampled_per_s(model: &Model, samples: usize, batch_size: usize) -> Result<f64> {
     let _no_grad = tch::no_grad_guard();
     let sampler = Sampler::new(model, crate::rng::Latent::default())?;
-    let z_dim = model.config.z_dim as usize;
+    let z_dim = model.config().z_dim as usize;
     let mut noise = rng(0, Stream::SampleZ, 1);
     // One batch is not counted.
     let z: Tensor = model.z(&Latent::Uniform.sample(&mut noise, batch_size, z_dim))?;

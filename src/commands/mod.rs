@@ -27,11 +27,11 @@ pub use sample::sample;
 pub use show::{nearest, plot, report};
 pub use train::train;
 
+use crate::architecture::{ModelConfig, Network};
 use crate::cli::{BenchArgs, GeneratorArgs, VerifyArgs};
 use crate::data::SIZE;
 use crate::device::{self, DeviceChoice, default_threads};
 use crate::error::Usage;
-use crate::model::{ModelConfig, Network};
 use crate::record::progress::say;
 use crate::run::list::find;
 use crate::sample::Sampler;
@@ -209,7 +209,7 @@ fn verify_table(file: &str, report: &Report, every_tensor: bool) -> Result<Strin
         settings.iterations,
         settings.batch,
         settings.model.base_width,
-        settings.model.channels,
+        settings.model.image.channels,
         settings.model.z_dim,
     );
     let verdict = |passed: bool| if passed { "ok" } else { "FAILED" };

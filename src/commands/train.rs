@@ -9,11 +9,12 @@ use tch::Device;
 
 use super::data::load_aloud;
 use super::{print, print_error, warn_of_damage};
+use crate::architecture::{Architecture, Network};
 use crate::cli::TrainArgs;
 use crate::data::ImageSet;
 use crate::device::{self, default_threads};
 use crate::error::Usage;
-use crate::model::{Network, layer_table};
+use crate::finite::NotFinite;
 use crate::record::progress::{Progress, Verbosity, say};
 use crate::run::RunDir;
 use crate::run::checkpoint::{Checkpoint, Origin};
@@ -311,7 +312,7 @@ fn report(outcome: &Outcome, total: u64, path: &str, verbosity: Verbosity) -> Ex
 /// What to do with the run in `path`, which `error` has ended.
 fn remedy(error: &anyhow::Error, config: &TrainConfig, path: &str) -> String {
     let resume = how_to_resume(path);
-    if !(error.is::<Collapse>() || error.is::<NonFinite>()) {
+    if !(error.is::<Collapse>() || error.is::<NonFinite>() || error.is::<NotFinite>()) {
         return format!("when that is mended: {resume}");
     }
     // The same settings would come to the same end.
@@ -338,9 +339,9 @@ fn plan(config: &TrainConfig, set: &ImageSet) -> Result<String> {
         set.count(),
         set.channels()
     )?;
-    let model = config.model(set.channels());
+    let architecture = Architecture::new(config.model(set.channels()))?;
     for network in Network::ALL {
-        let rows = layer_table(&model, network);
+        let rows = architecture.table(network);
         writeln!(text, "\n{:<36} {:>14} {:>12}", network.name(), "output", "parameters")?;
         for row in &rows {
             writeln!(text, "  {:<34} {:>14} {:>12}", row.layer, row.output, row.parameters)?;

@@ -6,7 +6,6 @@ use tch::{Device, Kind, Tensor};
 
 use super::{ImageSet, SIZE};
 use crate::rng::{Stream, permutation, rng};
-use crate::tf::frame::IMAGE_SIZE;
 
 /// A data set in training order: shuffled once an epoch, the last, smaller batch kept.
 #[derive(Debug)]
@@ -97,7 +96,7 @@ impl Batches {
             (Device::Cuda(_), _) => Tensor::f_from_slice(&bytes)?.f_pin_memory(device)?,
             _ => Tensor::f_from_slice(&bytes)?,
         };
-        let shape = [rows.len() as i64, IMAGE_SIZE, IMAGE_SIZE, channels as i64];
+        let shape = [rows.len() as i64, SIZE as i64, SIZE as i64, channels as i64];
         Ok(pixels.f_view(shape)?.f_permute([0, 3, 1, 2])?)
     }
 }

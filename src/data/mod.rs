@@ -28,11 +28,11 @@ pub use prefetch::Prefetch;
 pub use stack::Stack;
 use stack::{MAX_EXPANDED, expansion_limit};
 
-use crate::tf::frame::{IMAGE_SIZE, rotate_pixels};
+use crate::tf::frame::rotate_pixels;
 use store::{Description, Pixels};
 
 /// Width and height of every image, as a length.
-pub const SIZE: usize = IMAGE_SIZE as usize;
+pub const SIZE: usize = 32;
 
 /// Images of 32×32, in memory or on the disk.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use tch::{Device, Kind, Tensor, nn};
 
 use crate::data::{ImageSet, Labels, SIZE};
 use crate::files::TensorFile;
+use crate::finite::ensure_finite;
 use crate::rng::{Latent, Stream, permutation, rng};
-use crate::run::watch::ensure_finite;
 
 /// Of the features.
 pub const DIMENSIONS: i64 = 128;

@@ -10,7 +10,7 @@ use tch::{CModule, Device, IValue, Kind, Tensor};
 
 use super::classifier::{Classifier, to_unit};
 use crate::data::{ImageSet, SIZE};
-use crate::run::watch::ensure_finite;
+use crate::finite::ensure_finite;
 
 /// Images that go through a network together.
 const BLOCK: usize = 256;

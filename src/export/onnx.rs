@@ -3,14 +3,16 @@
 //! Asymmetric padding crops what TensorFlow's "same" crops, so that kernels stand upright and no operator
 //! turns images. The messages are those fields of `onnx.proto` (ONNX 1.17) that such a file has.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail, ensure};
 use prost::Message;
 use tch::{Device, Kind, Tensor};
 
 use super::DESCRIPTION;
-use crate::data::SIZE;
-use crate::run::watch::ensure_finite;
-use crate::tf::frame::{GRID, STRIDE};
+use crate::architecture::{Activation, Features, Layer, ModelConfig, Network, Operation};
+use crate::finite::ensure_finite;
+use crate::shape::Grid;
+use crate::tf::Role;
+use crate::tf::frame::{KERNEL, STRIDE};
 use crate::weights::Weights;
 
 /// Of the operators. Everything used here is the same from 14 on, and 17 is read by runtimes since 2022.
@@ -20,7 +22,7 @@ const IR_VERSION: i64 = 8;
 /// What TensorFlow's "same" padding crops of a transposed convolution: top, left, bottom, right.
 const PADS: [i64; 4] = [1, 1, 2, 2];
 
-/// The file's bytes. Input `z` `[batch, z_dim]`, output `images` `[batch, C, 32, 32]`, both float32.
+/// The file's bytes. Input `z` `[batch, z_dim]`, output `images` `[batch, C, H, W]`, both float32.
 ///
 /// # Errors
 /// If the weights are no generator's or not finite in float32, or the file is larger than the format allows.
@@ -33,28 +35,30 @@ pub fn onnx(weights: &Weights) -> Result<Vec<u8>> {
         doc_string: DESCRIPTION.to_owned(),
         ..Default::default()
     };
+    let layers = model.architecture.layers(Network::Generator);
+    let variables = model.generator.folded()?.variables();
     let mut x = "z".to_owned();
-    for variable in model.generator.folded()?.variables() {
-        let upright = variable.layout.tf_from_mirrored(&variable.tensor)?;
-        let name = variable.tf_name.replace('/', ".");
-        let (layer, what) = name.split_once('.').context("a variable without a layer")?;
-        // To the order of channels, rows, columns, which is ONNX's.
-        let values = match (layer, what) {
-            ("dense", _) => channels_first(&upright)?,
-            (_, "kernel") => upright.f_permute([3, 2, 0, 1])?, // hwoi -> iohw
-            _ => upright,
-        };
-        graph.initializer.push(tensor(&name, &values)?);
-        // A layer's kernel comes before its bias.
-        if what == "bias" {
-            x = layer_nodes(&mut graph, layer, &x);
+    // Each layer has a kernel and a bias.
+    for (layer, variables) in layers.iter().zip(variables.chunks_exact(2)) {
+        for variable in variables {
+            let upright = variable.layout.tf_from_mirrored(&variable.tensor)?;
+            // To the order of channels, rows, columns, which is ONNX's.
+            let values = match (layer.operation, layer.output.grid(), variable.role) {
+                (Operation::Dense, Some(grid), _) => channels_first(&upright, grid)?,
+                (Operation::ConvTranspose, _, Role::Kernel) => upright.f_permute([3, 2, 0, 1])?, // hwoi -> iohw
+                _ => upright,
+            };
+            graph.initializer.push(tensor(&variable.tf_name.replace('/', "."), &values)?);
         }
+        x = layer_nodes(&mut graph, layer, &x)?;
     }
-    let grid = [-1, 8 * model.config.base_width, GRID, GRID];
-    graph.initializer.push(shape_tensor("grid", &grid));
-    graph.input = vec![value("z", &[model.config.z_dim])];
-    let size = SIZE as i64;
-    graph.output = vec![value(&x, &[model.config.channels, size, size])];
+    if let Some(Features::Map { channels, grid }) = layers.first().map(|layer| layer.output) {
+        graph.initializer.push(shape_tensor("grid", &[-1, channels, grid.height, grid.width]));
+    }
+    let ModelConfig { image, z_dim, .. } = *model.config();
+    graph.input = vec![value("z", &[z_dim])];
+    let image = [image.channels, image.size.height, image.size.width];
+    graph.output = vec![value(&x, &image.map(|n| n as i64))];
 
     let about = weights.about()?.into_iter();
     let file = Model {
@@ -76,35 +80,42 @@ pub fn onnx(weights: &Weights) -> Result<Vec<u8>> {
 }
 
 /// A layer and its activation; the name of what comes out.
-fn layer_nodes(graph: &mut Graph, layer: &str, x: &str) -> String {
-    let parameters = [format!("{layer}.kernel"), format!("{layer}.bias")];
+fn layer_nodes(graph: &mut Graph, layer: &Layer, x: &str) -> Result<String> {
+    let name = &layer.name;
+    let parameters = [format!("{name}.kernel"), format!("{name}.bias")];
     let inputs = [&[x.to_owned()][..], &parameters].concat();
-    if layer == "dense" {
-        graph.node.push(Node::new("Gemm", &inputs, layer, vec![]));
-        let shaped = ["dense".to_owned(), "grid".to_owned()];
-        graph.node.push(Node::new("Reshape", &shaped, "dense.grid", vec![]));
-        graph.node.push(Node::new("Relu", &["dense.grid".to_owned()], "dense.relu", vec![]));
-        return "dense.relu".to_owned();
+    let mut out = name.clone();
+    match layer.operation {
+        Operation::Dense => {
+            graph.node.push(Node::new("Gemm", &inputs, name, vec![]));
+            let shaped = [name.clone(), "grid".to_owned()];
+            out = format!("{name}.grid");
+            graph.node.push(Node::new("Reshape", &shaped, &out, vec![]));
+        }
+        Operation::ConvTranspose => {
+            let attributes = vec![
+                Attribute::ints("kernel_shape", &[KERNEL, KERNEL]),
+                Attribute::ints("pads", &PADS),
+                Attribute::ints("strides", &[STRIDE, STRIDE]),
+            ];
+            graph.node.push(Node::new("ConvTranspose", &inputs, name, attributes));
+        }
+        Operation::Conv => bail!("{name}: a generator has no such layer"),
     }
-    let attributes = vec![
-        Attribute::ints("kernel_shape", &[5, 5]),
-        Attribute::ints("pads", &PADS),
-        Attribute::ints("strides", &[STRIDE, STRIDE]),
-    ];
-    graph.node.push(Node::new("ConvTranspose", &inputs, layer, attributes));
-    let (activation, output) = match layer {
-        "conv2d_transpose_2" => ("Tanh", "images".to_owned()),
-        _ => ("Relu", format!("{layer}.relu")),
+    let (activation, output) = match layer.activation {
+        Activation::Relu => ("Relu", format!("{name}.relu")),
+        Activation::Tanh => ("Tanh", "images".to_owned()),
+        other => bail!("{name}: a generator has no activation {other:?}"),
     };
-    graph.node.push(Node::new(activation, &[layer.to_owned()], &output, vec![]));
-    output
+    graph.node.push(Node::new(activation, &[out], &output, vec![]));
+    Ok(output)
 }
 
 /// A tensor whose last axis runs over (h, w, c) of the grid, with that in the order (c, h, w).
-fn channels_first(x: &Tensor) -> Result<Tensor> {
+fn channels_first(x: &Tensor, grid: Grid) -> Result<Tensor> {
     let shape = x.size();
     let rows: i64 = shape[..shape.len() - 1].iter().product();
-    let x = x.f_reshape([rows, GRID, GRID, -1])?.f_permute([0, 3, 1, 2])?;
+    let x = x.f_reshape([rows, grid.height, grid.width, -1])?.f_permute([0, 3, 1, 2])?;
     Ok(x.f_reshape(&shape)?)
 }
 
@@ -292,7 +303,7 @@ struct Dimension {
 mod tests {
     use std::collections::BTreeMap;
 
-    use anyhow::bail;
+    use anyhow::Context;
 
     use super::*;
     use crate::sample::Sampler;

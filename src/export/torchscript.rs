@@ -4,17 +4,18 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail};
 use tch::{CModule, Device, Kind, Tensor};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use super::DESCRIPTION;
-use crate::run::watch::ensure_finite;
-use crate::tf::frame::{GRID, OUTPUT_PADDING, PADDING, STRIDE, rotate_images};
+use crate::architecture::{Activation, Features, Layer, Network, Operation};
+use crate::finite::ensure_finite;
+use crate::tf::frame::{OUTPUT_PADDING, PADDING, STRIDE, rotate_images};
 use crate::weights::Weights;
 
-/// The archive's bytes. Its `forward` takes z `[N, z_dim]` float32 and gives images `[N, C, 32, 32]`; the
+/// The archive's bytes. Its `forward` takes z `[N, z_dim]` float32 and gives images `[N, C, H, W]`; the
 /// weights are constants in it. `extra/dcgan.json` says what it is.
 ///
 /// # Errors
@@ -30,11 +31,9 @@ pub fn torchscript(weights: &Weights) -> Result<Vec<u8>> {
         ensure_finite(&variable.tf_name, &parameter)?;
         parameters.push(parameter);
     }
-    let parameters: [Tensor; 8] =
-        parameters.try_into().map_err(|_| anyhow!("a generator has four layers"))?;
-
+    let layers = model.architecture.layers(Network::Generator);
     let mut failure = None;
-    let mut forward = |inputs: &[Tensor]| match trace(&inputs[0], &parameters) {
+    let mut forward = |inputs: &[Tensor]| match trace(&inputs[0], layers, &parameters) {
         Ok(images) => vec![images],
         Err(error) => {
             failure = Some(error);
@@ -42,7 +41,7 @@ pub fn torchscript(weights: &Weights) -> Result<Vec<u8>> {
         }
     };
     // More than one row, so that no size is taken for a constant 1.
-    let z = Tensor::f_zeros([3, model.config.z_dim], (Kind::Float, Device::Cpu))?;
+    let z = Tensor::f_zeros([3, model.config().z_dim], (Kind::Float, Device::Cpu))?;
     let module = CModule::create_by_tracing("Generator", "forward", &[z], &mut forward)?;
     if let Some(error) = failure {
         return Err(error);
@@ -58,20 +57,34 @@ pub fn torchscript(weights: &Weights) -> Result<Vec<u8>> {
     std::fs::read(&path).context("the archive cannot be read back")
 }
 
-/// The generator in plain operations, whose sizes do not depend on the batch.
-fn trace(z: &Tensor, parameters: &[Tensor; 8]) -> Result<Tensor> {
-    let [dense, dense_bias, layers @ ..] = parameters;
-    let x = z.f_linear(dense, Some(dense_bias))?.f_relu()?; // [N, 4·4·8w]
-    let channels = dense.size()[0] / (GRID * GRID);
-    let mut x = x.f_view([-1, GRID, GRID, channels])?.f_permute([0, 3, 1, 2])?; // [N, 8w, 4, 4]
-    for (i, layer) in layers.chunks_exact(2).enumerate() {
-        let (stride, padding) = ([STRIDE, STRIDE], [PADDING, PADDING]);
-        let output_padding = [OUTPUT_PADDING, OUTPUT_PADDING];
-        let (weight, bias) = (&layer[0], Some(&layer[1]));
-        x = x.f_conv_transpose2d(weight, bias, stride, padding, output_padding, 1, [1, 1])?;
-        x = if i < 2 { x.f_relu()? } else { x.f_tanh()? };
+/// The generator in plain operations, whose sizes do not depend on the batch. `parameters` are each layer's kernel
+/// and bias.
+fn trace(z: &Tensor, layers: &[Layer], parameters: &[Tensor]) -> Result<Tensor> {
+    let mut x = z.shallow_clone();
+    for (layer, parameters) in layers.iter().zip(parameters.chunks_exact(2)) {
+        let (weight, bias) = (&parameters[0], Some(&parameters[1]));
+        x = match layer.operation {
+            Operation::Dense => x.f_linear(weight, bias)?,
+            Operation::ConvTranspose => {
+                let (stride, padding) = ([STRIDE, STRIDE], [PADDING, PADDING]);
+                let output_padding = [OUTPUT_PADDING, OUTPUT_PADDING];
+                x.f_conv_transpose2d(weight, bias, stride, padding, output_padding, 1, [1, 1])?
+            }
+            Operation::Conv => bail!("{}: a generator has no such layer", layer.name),
+        };
+        x = match layer.activation {
+            Activation::Relu => x.f_relu()?,
+            Activation::Tanh => x.f_tanh()?,
+            other => bail!("{}: a generator has no activation {other:?}", layer.name),
+        };
+        if let (Operation::Dense, Features::Map { channels, grid }) =
+            (layer.operation, layer.output)
+        {
+            let shape = [-1, grid.height, grid.width, channels];
+            x = x.f_view(shape)?.f_permute([0, 3, 1, 2])?; // [N, H·W·C] -> [N, C, H, W]
+        }
     }
-    rotate_images(&x) // [N, C, 32, 32], upright
+    rotate_images(&x) // [N, C, H, W], upright
 }
 
 /// Adds a record to a TorchScript archive.

@@ -10,16 +10,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
+use crate::architecture::{Architecture, Network};
 use crate::data::SetIdentity;
 use crate::device;
 use crate::files::{TensorFile, remove};
-use crate::model::{Model, Network};
+use crate::finite::ensure_finite;
 use crate::record::jsonl::Rollback;
-use crate::run::watch::{Watch, ensure_finite};
+use crate::run::watch::Watch;
 use crate::settings::TrainConfig;
-use crate::tf::Adam;
 
 const FORMAT: &str = "dcgan-checkpoint";
 const VERSION: &str = "1";
@@ -29,8 +29,6 @@ const EXTENSION: &str = "safetensors";
 pub const CHECKPOINTS: &str = "checkpoints";
 /// What the names of checkpoints begin with that could not be read.
 const DAMAGED: &str = "damaged-";
-/// Names of the two powers, after that of the network.
-const POWERS: [&str; 2] = ["beta1_power", "beta2_power"];
 
 /// Everything of a run's state that is no tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,43 +144,25 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Tensor>,
 }
 
-/// What is saved of a network and its optimizer: the live tensors, by name.
-fn tensors_of(model: &Model, network: Network, adam: &Adam) -> Vec<(String, Tensor)> {
-    let name = |tensor: &str| format!("{}.{tensor}", network.name());
-    let variables = model.variables(network).into_iter();
-    let mut all: Vec<_> = variables.map(|v| (name(&v.torch_name), v.tensor)).collect();
-    for (variable, slot) in model.trainable(network).iter().zip(adam.slots()) {
-        for (moment, tensor) in [("adam_m", &slot.m), ("adam_v", &slot.v)] {
-            let name = name(&format!("{}.{moment}", variable.torch_name));
-            all.push((name, tensor.shallow_clone()));
-        }
-    }
-    all
-}
-
-/// Writes the state to `path`, whole or not at all. `adams` are the generator's and the
-/// discriminator's.
-///
-/// # Errors
-/// [`crate::run::watch::Collapse::NotFinite`], or if the file cannot be written; then there is none.
-pub fn save(path: &Path, header: &Header, model: &Model, adams: [&Adam; 2]) -> Result<()> {
-    let mut tensors = BTreeMap::new();
-    for (network, adam) in Network::ALL.into_iter().zip(adams) {
-        for (name, tensor) in tensors_of(model, network, adam) {
-            let tensor = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?;
-            ensure_finite(&name, &tensor)?;
-            tensors.insert(name, tensor);
-        }
-        let (beta1_power, beta2_power) = adam.powers();
-        for (name, power) in POWERS.into_iter().zip([beta1_power, beta2_power]) {
-            let name = format!("{}.{name}", network.name());
-            tensors.insert(name, Tensor::from(power));
-        }
-    }
-    TensorFile { metadata: header.write()?, tensors }.write_sealed(path)
-}
-
 impl Checkpoint {
+    /// Writes `header` and `tensors` (finite, on the CPU) to `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// If the file cannot be written; then there is none.
+    pub fn write(path: &Path, header: &Header, tensors: BTreeMap<String, Tensor>) -> Result<()> {
+        TensorFile { metadata: header.write()?, tensors }.write_sealed(path)
+    }
+
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// How many tensors it holds.
+    pub fn tensor_count(&self) -> usize {
+        self.tensors.len()
+    }
+
     /// The same state, noise included, as the beginning of another run, which has seen nothing yet.
     pub fn fork(mut self) -> Self {
         self.header.healthy = self.header.iteration;
@@ -224,58 +204,18 @@ impl Checkpoint {
         Header::read(&metadata).with_context(|| path.display().to_string())
     }
 
-    /// The weights and moving statistics of one network, by the names of `tch`'s variable stores.
-    pub fn weights(&self, network: Network) -> BTreeMap<String, Tensor> {
-        let prefix = format!("{}.", network.name());
-        let is_moment = |name: &str| name.ends_with(".adam_m") || name.ends_with(".adam_v");
-        self.tensors
-            .iter()
-            .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?, tensor)))
-            .filter(|(name, _)| !is_moment(name) && !POWERS.contains(name))
-            .map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()))
-            .collect()
-    }
-
-    /// Puts the networks and their optimizers, the generator's and the discriminator's, into this
-    /// state.
+    /// The weights and moving statistics of one network, by the names of `tch`'s variable stores: those of them that
+    /// are there.
     ///
     /// # Errors
-    /// If a tensor is missing, not known, or of another shape; the message names it, and nothing has
-    /// changed.
-    pub fn restore(&self, model: &Model, adams: [&mut Adam; 2]) -> Result<()> {
-        self.restore_all(model, adams).with_context(|| self.path.display().to_string())
-    }
-
-    fn restore_all(&self, model: &Model, adams: [&mut Adam; 2]) -> Result<()> {
-        let saved = |name: &str, shape: &[i64]| {
-            let tensor = self.tensors.get(name).with_context(|| format!("lacks tensor {name}"))?;
-            let found = tensor.size();
-            ensure!(found == shape, "tensor {name}: expected shape {shape:?}, found {found:?}");
-            Ok(tensor)
-        };
-        let (mut pairs, mut powers) = (Vec::new(), Vec::new());
-        for (network, adam) in Network::ALL.into_iter().zip(&adams) {
-            for (name, live) in tensors_of(model, network, adam) {
-                pairs.push((saved(&name, &live.size())?, live));
-            }
-            for name in POWERS {
-                let power = saved(&format!("{}.{name}", network.name()), &[])?;
-                ensure!(power.kind() == Kind::Float, "{name} is no float32");
-                powers.push(power.f_double_value(&[])? as f32);
-            }
-        }
-        let expected = pairs.len() + powers.len();
-        let found = self.tensors.len();
-        ensure!(found == expected, "expected {expected} tensors, found {found}");
-
-        let _no_grad = tch::no_grad_guard();
-        for (saved, mut live) in pairs {
-            live.f_copy_(saved)?;
-        }
-        for (adam, powers) in adams.into_iter().zip(powers.chunks_exact(2)) {
-            adam.set_powers((powers[0], powers[1]));
-        }
-        Ok(())
+    /// If there are no networks for images of the set's size.
+    pub fn weights(&self, network: Network) -> Result<BTreeMap<String, Tensor>> {
+        let architecture = Architecture::new(self.header.config.model(self.header.set.channels))?;
+        let found = architecture.torch_names(network).filter_map(|name| {
+            let tensor = self.tensors.get(&format!("{}.{name}", network.name()))?;
+            Some((name, tensor.shallow_clone()))
+        });
+        Ok(found.collect())
     }
 }
 

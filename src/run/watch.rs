@@ -6,9 +6,7 @@
 
 use std::fmt;
 
-use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
 
 /// Iterations between two readings.
 pub const READ_EVERY: u64 = 10;
@@ -49,8 +47,6 @@ pub enum Collapse {
     SamplesAlike,
     /// Both losses stand still.
     LossesFrozen,
-    /// A value that was to be kept or shown is NaN or infinite.
-    NotFinite,
 }
 
 impl fmt::Display for Collapse {
@@ -59,7 +55,6 @@ impl fmt::Display for Collapse {
             Self::DiscriminatorWon => "the discriminator has won: it is sure of every image",
             Self::SamplesAlike => "the generated images have become one, whatever z is",
             Self::LossesFrozen => "both losses have frozen",
-            Self::NotFinite => "a value is not finite",
         })
     }
 }
@@ -73,15 +68,6 @@ pub struct Alarm {
     pub collapse: Collapse,
     /// Whether it is certain from this reading on; else it was told before.
     pub is_new: bool,
-}
-
-/// Whether every value of `tensor` is finite.
-///
-/// # Errors
-/// [`Collapse::NotFinite`], of `what`, if one is not.
-pub fn ensure_finite(what: &str, tensor: &Tensor) -> Result<()> {
-    let finite = tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
-    if finite { Ok(()) } else { Err(anyhow!(Collapse::NotFinite).context(what.to_owned())) }
 }
 
 /// Bad readings in a row, of each sort.

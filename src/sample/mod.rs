@@ -7,18 +7,18 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
-use crate::data::SIZE;
+use crate::finite::ensure_finite;
 use crate::model::{FoldedGenerator, Model, Network};
 use crate::rng::{Latent, Stream, rng};
-use crate::run::watch::ensure_finite;
+use crate::shape::ImageShape;
 use crate::tf::frame::rotate_images;
 use crate::weights::Weights;
 
 /// Generated images of `z` `[N, z_dim]` (values row by row), with moving statistics:
-/// `[N, 32, 32, C]`, upright.
+/// `[N, H, W, C]`, upright.
 ///
 /// # Errors
-/// If `z` is not whole rows; [`crate::run::watch::Collapse::NotFinite`], if a generated pixel is not finite.
+/// If `z` is not whole rows; [`crate::finite::NotFinite`], if a generated pixel is not finite.
 pub fn sample(model: &Model, z: &[f32]) -> Result<Vec<u8>> {
     Sampler::new(model, Latent::default())?.images(&model.z(z)?)
 }
@@ -31,8 +31,7 @@ const BLOCK: usize = 64;
 #[derive(Debug)]
 pub struct Sampler {
     generator: FoldedGenerator,
-    /// Channels of an image.
-    channels: usize,
+    shape: ImageShape,
     z_dim: usize,
     latent: Latent,
     /// What it was trained on, where that is known.
@@ -49,8 +48,8 @@ impl Sampler {
     pub fn new(model: &Model, latent: Latent) -> Result<Self> {
         Ok(Self {
             generator: model.generator.folded()?,
-            channels: usize::try_from(model.config.channels)?,
-            z_dim: usize::try_from(model.config.z_dim)?,
+            shape: model.config().image,
+            z_dim: usize::try_from(model.config().z_dim)?,
             latent,
             dataset: None,
             device: model.device,
@@ -107,9 +106,14 @@ impl Sampler {
         self.latent
     }
 
+    /// Shape of its images.
+    pub fn shape(&self) -> ImageShape {
+        self.shape
+    }
+
     /// Channels of its images.
     pub fn channels(&self) -> usize {
-        self.channels
+        self.shape.channels
     }
 
     /// Length of its z.
@@ -119,7 +123,7 @@ impl Sampler {
 
     /// Bytes of an image.
     pub fn image_len(&self) -> usize {
-        SIZE * SIZE * self.channels
+        self.shape.len()
     }
 
     /// The noise of images `first` to `first + count` of `seed`, row by row: each image has its own,
@@ -129,7 +133,7 @@ impl Sampler {
         (first..first + count as u64).flat_map(row).collect()
     }
 
-    /// `count` images of `seed`: `[count, 32, 32, C]`, upright.
+    /// `count` images of `seed`: `[count, H, W, C]`, upright.
     ///
     /// # Errors
     /// As [`Self::each`].
@@ -137,7 +141,7 @@ impl Sampler {
         self.all(&self.noise(seed, 0, count))
     }
 
-    /// All images of `z` (values row by row): `[n, 32, 32, C]`, upright.
+    /// All images of `z` (values row by row): `[n, H, W, C]`, upright.
     ///
     /// # Errors
     /// As [`Self::each`].
@@ -150,16 +154,16 @@ impl Sampler {
         Ok(images)
     }
 
-    /// Hands on the images of `z` (values row by row) in order, some at a time: `[n, 32, 32, C]`, upright.
+    /// Hands on the images of `z` (values row by row) in order, some at a time: `[n, H, W, C]`, upright.
     ///
     /// # Errors
-    /// If `z` is not whole rows; [`crate::run::watch::Collapse::NotFinite`], if a pixel is not finite; those of
+    /// If `z` is not whole rows; [`crate::finite::NotFinite`], if a pixel is not finite; those of
     /// `take`.
     pub fn each(&self, z: &[f32], take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.each_tensor(z, &mut |images| take(&bytes(images)?))
     }
 
-    /// As [`Self::each`], before they are made bytes: `[n, C, 32, 32]` in [−1, 1], upright.
+    /// As [`Self::each`], before they are made bytes: `[n, C, H, W]` in [−1, 1], upright.
     ///
     /// # Errors
     /// As there.
@@ -184,15 +188,15 @@ impl Sampler {
         Ok(())
     }
 
-    /// Images of `z` `[N, z_dim]`, of the model's kind on its device: `[N, 32, 32, C]`, upright.
+    /// Images of `z` `[N, z_dim]`, of the model's kind on its device: `[N, H, W, C]`, upright.
     ///
     /// # Errors
-    /// If `z` is of another shape; [`crate::run::watch::Collapse::NotFinite`], if a pixel is not finite.
+    /// If `z` is of another shape; [`crate::finite::NotFinite`], if a pixel is not finite.
     pub fn images(&self, z: &Tensor) -> Result<Vec<u8>> {
         bytes(&self.upright(z)?)
     }
 
-    /// As [`Self::images`], before they are made bytes: `[N, C, 32, 32]` in [−1, 1], upright.
+    /// As [`Self::images`], before they are made bytes: `[N, C, H, W]` in [−1, 1], upright.
     ///
     /// # Errors
     /// As there.

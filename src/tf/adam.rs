@@ -40,14 +40,14 @@ pub struct Slot {
 #[derive(Debug)]
 pub struct Adam {
     hyper: Hyper,
-    beta1_power: f32,
-    beta2_power: f32,
+    /// β1^t and β2^t, t being the number of the next step: scalars on the CPU.
+    // TF: float32 variables whatever the type of the weights, which shows at once in float64.
+    powers: [Tensor; 2],
     slots: Vec<Slot>,
 }
 
 /// What the formula reads.
-// TF: learning rate, betas and ε are float32 tensors and the powers float32 variables whatever the
-// type of the weights, which shows at once in float64.
+// TF: learning rate, betas and ε are float32 tensors, too.
 #[derive(Debug, Clone, Copy)]
 struct Hyper {
     learning_rate: f32,
@@ -87,7 +87,8 @@ impl Adam {
                 Ok(Slot { m: zeros()?, v: zeros()?, theta })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { hyper, beta1_power: hyper.beta1, beta2_power: hyper.beta2, slots })
+        let powers = [hyper.beta1, hyper.beta2].map(Tensor::from);
+        Ok(Self { hyper, powers, slots })
     }
 
     /// The variables with their moments, in the order they were given.
@@ -95,14 +96,10 @@ impl Adam {
         &self.slots
     }
 
-    /// β1^t and β2^t, t being the number of the next step.
-    pub fn powers(&self) -> (f32, f32) {
-        (self.beta1_power, self.beta2_power)
-    }
-
-    /// Puts the powers where they were; the moments are [`Self::slots`]' own.
-    pub fn set_powers(&mut self, (beta1_power, beta2_power): (f32, f32)) {
-        (self.beta1_power, self.beta2_power) = (beta1_power, beta2_power);
+    /// β1^t and β2^t, t being the number of the next step: float32 scalars on the CPU. They are the live ones, as
+    /// [`Self::slots`]' moments are: whoever writes to them changes the next step.
+    pub fn powers(&self) -> &[Tensor; 2] {
+        &self.powers
     }
 
     /// The variables alone, as [`Tensor::run_backward`] takes them.
@@ -134,7 +131,9 @@ impl Adam {
             let (ours, theirs) = ((slot.theta.size(), slot.theta.kind()), (g.size(), g.kind()));
             ensure!(ours == theirs, "expected a gradient of {ours:?}, found {theirs:?}");
         }
-        let (hyper, powers) = (self.hyper, (self.beta1_power, self.beta2_power));
+        let hyper = self.hyper;
+        let power = |power: &Tensor| power.f_double_value(&[]).map(|power| power as f32);
+        let powers = (power(&self.powers[0])?, power(&self.powers[1])?);
         let (narrow, wide) = (hyper.factors::<f32>(powers), hyper.factors::<f64>(powers));
         for (slot, g) in self.slots.iter_mut().zip(gradients) {
             match (slot.theta.device(), slot.theta.f_kind()?, gate) {
@@ -144,8 +143,10 @@ impl Adam {
                 _ => slot.step_by_operations(g, narrow.widen(), gate)?,
             }
         }
-        self.beta1_power *= hyper.beta1;
-        self.beta2_power *= hyper.beta2;
+        let next = [powers.0 * hyper.beta1, powers.1 * hyper.beta2];
+        for (power, next) in self.powers.iter_mut().zip(next) {
+            let _ = power.f_fill_(f64::from(next))?;
+        }
         Ok(())
     }
 }

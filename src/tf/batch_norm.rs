@@ -34,7 +34,7 @@ pub enum Statistics {
 /// Batch normalization with scale and shift.
 #[derive(Debug)]
 pub struct BatchNorm {
-    name: &'static str,
+    name: String,
     epsilon: f64,
     gamma: Tensor,
     beta: Tensor,
@@ -44,11 +44,11 @@ pub struct BatchNorm {
 
 impl BatchNorm {
     /// Creates the layer's variables under `path / name`.
-    pub fn new(path: &nn::Path, name: &'static str, config: BatchNormConfig) -> Self {
+    pub fn new(path: &nn::Path, name: &str, config: BatchNormConfig) -> Self {
         let BatchNormConfig { channels, epsilon } = config;
         let (path, shape) = (path / name, [channels]);
         Self {
-            name,
+            name: name.to_owned(),
             epsilon,
             gamma: path.ones("weight", &shape),
             beta: path.zeros("bias", &shape),
@@ -61,7 +61,7 @@ impl BatchNorm {
     pub fn shallow_clone(&self) -> Self {
         let Self { name, epsilon, gamma, beta, moving_mean, moving_variance } = self;
         Self {
-            name,
+            name: name.clone(),
             epsilon: *epsilon,
             gamma: gamma.shallow_clone(),
             beta: beta.shallow_clone(),
@@ -112,7 +112,7 @@ impl BatchNorm {
         ]
         .into_iter()
         .map(|(torch_name, role, tensor)| {
-            Variable::new(self.name, torch_name, role, Layout::Channels, tensor)
+            Variable::new(&self.name, torch_name, role, Layout::Channels, tensor)
         })
         .collect()
     }

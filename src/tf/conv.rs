@@ -18,20 +18,20 @@ pub struct ConvConfig {
 /// A convolution with bias: kernel 5, stride 2, TensorFlow's "same" padding, in the mirrored frame.
 #[derive(Debug)]
 pub struct Conv {
-    name: &'static str,
+    name: String,
     weight: Tensor,
     bias: Tensor,
 }
 
 impl Conv {
     /// Creates the layer's variables, all zero, under `path / name`.
-    pub fn new(path: &nn::Path, name: &'static str, config: ConvConfig) -> Self {
+    pub fn new(path: &nn::Path, name: &str, config: ConvConfig) -> Self {
         let ConvConfig { in_channels, out_channels } = config;
         let path = path / name;
         let mut weight = path.zeros("weight", &[out_channels, in_channels, KERNEL, KERNEL]);
         weight.set_data(&in_channels_last_order(&weight));
         let bias = path.zeros("bias", &[out_channels]);
-        Self { name, weight, bias }
+        Self { name: name.to_owned(), weight, bias }
     }
 
     /// The same layer, computing in `kind`: its weights are casts, through which gradients reach the
@@ -41,7 +41,7 @@ impl Conv {
     /// If the device cannot hold them.
     pub fn cast(&self, kind: Kind) -> Result<Self> {
         let (weight, bias) = (self.weight.f_to_kind(kind)?, self.bias.f_to_kind(kind)?);
-        Ok(Self { name: self.name, weight, bias })
+        Ok(Self { name: self.name.clone(), weight, bias })
     }
 
     /// `x` `[N, I, H, W]` → `[N, O, H/2, W/2]`, same kind and device, for even `H` and `W`.
@@ -78,10 +78,15 @@ impl Conv {
         Ok(y.f_reshape([n, h / STRIDE, w / STRIDE, outputs])?.f_permute([0, 3, 1, 2])?)
     }
 
+    /// The kind that it computes in.
+    pub fn kind(&self) -> Kind {
+        self.weight.kind()
+    }
+
     /// The layer's variables: kernel, bias.
     pub fn variables(&self) -> Vec<Variable> {
         let bias = (Layout::Channels, &self.bias);
-        kernel_and_bias(self.name, (Layout::ConvKernel, &self.weight), bias)
+        kernel_and_bias(&self.name, (Layout::ConvKernel, &self.weight), bias)
     }
 }
 

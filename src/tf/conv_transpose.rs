@@ -10,12 +10,13 @@ use super::conv::{ConvConfig, in_channels_last_order};
 use super::frame::{KERNEL, Layout, OUTPUT_PADDING, PADDING, STRIDE};
 use super::variable::{Variable, kernel_and_bias};
 use super::winograd::Winograd;
+use crate::shape::Grid;
 
 /// A transposed convolution with bias: kernel 5, stride 2, TensorFlow's "same" padding, in the
 /// mirrored frame.
 #[derive(Debug)]
 pub struct ConvTranspose {
-    name: &'static str,
+    name: String,
     weight: Tensor,
     bias: Tensor,
     /// For the grid that was last seen.
@@ -31,7 +32,7 @@ struct Prepared {
     kernels: Option<[Tensor; 4]>,
 }
 
-/// The reference's.
+/// The reference's batch size, for which memory orders are chosen.
 const USUAL_BATCH: i64 = 128;
 
 /// How to compute a pass.
@@ -47,19 +48,19 @@ enum Algorithm {
 
 impl ConvTranspose {
     /// Creates the layer's variables, all zero, under `path / name`.
-    pub fn new(path: &nn::Path, name: &'static str, config: ConvConfig) -> Self {
+    pub fn new(path: &nn::Path, name: &str, config: ConvConfig) -> Self {
         let ConvConfig { in_channels, out_channels } = config;
         let path = path / name;
         let weight = path.zeros("weight", &[in_channels, out_channels, KERNEL, KERNEL]);
         let bias = path.zeros("bias", &[out_channels]);
-        Self { name, weight, bias, winograd: RefCell::default(), is_frozen: false }
+        Self { name: name.to_owned(), weight, bias, winograd: RefCell::default(), is_frozen: false }
     }
 
     /// Puts the weights into the memory order that is fastest for computing in `kind` on inputs of this
-    /// height and width, and usual batches.
-    pub fn arrange_for(&mut self, kind: Kind, height: i64) {
-        let is_by_winograd = self.weight.device() == Device::Cpu
-            && Winograd::pays(kind, USUAL_BATCH, height, height);
+    /// grid, and usual batches.
+    pub fn arrange_for(&mut self, kind: Kind, grid: Grid) {
+        let is_by_winograd =
+            self.weight.device() == Device::Cpu && Winograd::pays(kind, USUAL_BATCH, grid);
         let weight = self.weight.detach();
         self.weight.set_data(&match is_by_winograd {
             true => in_taps_first_order(&weight),
@@ -75,7 +76,7 @@ impl ConvTranspose {
     pub fn cast(&self, kind: Kind) -> Result<Self> {
         let (weight, bias) = (self.weight.f_to_kind(kind)?, self.bias.f_to_kind(kind)?);
         let is_frozen = self.is_frozen;
-        Ok(Self { name: self.name, weight, bias, winograd: RefCell::default(), is_frozen })
+        Ok(Self { name: self.name.clone(), weight, bias, winograd: RefCell::default(), is_frozen })
     }
 
     /// The same layer and, behind it, `norm` with its moving statistics, in one: for sampling.
@@ -86,7 +87,13 @@ impl ConvTranspose {
         let (factor, addend) = norm.factor_and_addend()?;
         let weight = self.weight.f_mul(&factor.f_view([1, -1, 1, 1])?)?;
         let bias = self.bias.f_mul(&factor)?.f_add(&addend)?;
-        Ok(Self { name: self.name, weight, bias, winograd: RefCell::default(), is_frozen: true })
+        Ok(Self {
+            name: self.name.clone(),
+            weight,
+            bias,
+            winograd: RefCell::default(),
+            is_frozen: true,
+        })
     }
 
     /// `x` `[N, I, H, W]` → `[N, O, 2H, 2W]`, same kind and device.
@@ -107,13 +114,13 @@ impl ConvTranspose {
     }
 
     fn algorithm(&self, x: &Tensor) -> Algorithm {
-        let (batch, height, width) = (x.size()[0], x.size()[2], x.size()[3]);
+        let grid = Grid { height: x.size()[2], width: x.size()[3] };
         if x.device() != Device::Cpu {
             Algorithm::Convolution
         } else if self.weight.size()[1] == 1 {
             // Gray images: oneDNN's pass takes 20 ms both ways, a matrix product's 11.
             Algorithm::Matmul
-        } else if Winograd::pays(x.kind(), batch, height, width) {
+        } else if Winograd::pays(x.kind(), x.size()[0], grid) {
             Algorithm::Winograd
         } else {
             Algorithm::Convolution
@@ -158,10 +165,15 @@ impl ConvTranspose {
         Ok(y.f_add_(&self.bias.f_view([1, -1, 1, 1])?)?)
     }
 
+    /// The kind that it computes in.
+    pub fn kind(&self) -> Kind {
+        self.weight.kind()
+    }
+
     /// The layer's variables: kernel, bias.
     pub fn variables(&self) -> Vec<Variable> {
         let bias = (Layout::Channels, &self.bias);
-        kernel_and_bias(self.name, (Layout::ConvTransposeKernel, &self.weight), bias)
+        kernel_and_bias(&self.name, (Layout::ConvTransposeKernel, &self.weight), bias)
     }
 }
 

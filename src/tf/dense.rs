@@ -6,21 +6,26 @@ use tch::{Kind, Tensor, nn};
 use super::batch_norm::BatchNorm;
 use super::frame::Layout;
 use super::variable::{Variable, kernel_and_bias};
+use crate::shape::Grid;
 
-/// Which side of a dense layer, if any, is the 4×4 grid of channels that the mirrored frame rotates.
+/// Which side of a dense layer is the grid of channels that the mirrored frame rotates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DenseConfig {
-    /// `features` in, a 4×4 grid of `channels` out.
+    /// `features` in, a grid of `channels` out.
     ToGrid {
         /// Input features.
         features: i64,
         /// Channels at each grid position.
         channels: i64,
+        /// The positions.
+        grid: Grid,
     },
-    /// A 4×4 grid of `channels` in, `features` out.
+    /// A grid of `channels` in, `features` out.
     FromGrid {
         /// Channels at each grid position.
         channels: i64,
+        /// The positions.
+        grid: Grid,
         /// Output features.
         features: i64,
     },
@@ -29,7 +34,7 @@ pub enum DenseConfig {
 /// A fully connected layer with bias, in the mirrored frame.
 #[derive(Debug)]
 pub struct Dense {
-    name: &'static str,
+    name: String,
     config: DenseConfig,
     weight: Tensor,
     bias: Tensor,
@@ -37,15 +42,17 @@ pub struct Dense {
 
 impl Dense {
     /// Creates the layer's variables, all zero, under `path / name`.
-    pub fn new(path: &nn::Path, name: &'static str, config: DenseConfig) -> Self {
-        let cells = super::frame::GRID * super::frame::GRID;
+    pub fn new(path: &nn::Path, name: &str, config: DenseConfig) -> Self {
         let (inputs, outputs) = match config {
-            DenseConfig::ToGrid { features, channels } => (features, cells * channels),
-            DenseConfig::FromGrid { channels, features } => (cells * channels, features),
+            DenseConfig::ToGrid { features, channels, grid } => (features, grid.cells() * channels),
+            DenseConfig::FromGrid { channels, grid, features } => {
+                (grid.cells() * channels, features)
+            }
         };
         let path = path / name;
         let weight = path.zeros("weight", &[outputs, inputs]);
-        Self { name, config, weight, bias: path.zeros("bias", &[outputs]) }
+        let bias = path.zeros("bias", &[outputs]);
+        Self { name: name.to_owned(), config, weight, bias }
     }
 
     /// The same layer, computing in `kind`: its weights are casts, through which gradients reach the
@@ -55,7 +62,7 @@ impl Dense {
     /// If the device cannot hold them.
     pub fn cast(&self, kind: Kind) -> Result<Self> {
         let (weight, bias) = (self.weight.f_to_kind(kind)?, self.bias.f_to_kind(kind)?);
-        Ok(Self { name: self.name, config: self.config, weight, bias })
+        Ok(Self { name: self.name.clone(), config: self.config, weight, bias })
     }
 
     /// The same layer and, behind it, `norm` with its moving statistics, in one: for sampling.
@@ -68,7 +75,7 @@ impl Dense {
         let cells = [self.bias.size1()? / factor.size1()?];
         let (factor, addend) = (factor.f_repeat(cells)?, addend.f_repeat(cells)?);
         Ok(Self {
-            name: self.name,
+            name: self.name.clone(),
             config: self.config,
             weight: self.weight.f_mul(&factor.f_unsqueeze(1)?)?,
             bias: self.bias.f_mul(&factor)?.f_add(&addend)?,
@@ -92,9 +99,11 @@ impl Dense {
     /// The layer's variables: kernel, bias.
     pub fn variables(&self) -> Vec<Variable> {
         let (kernel, bias) = match self.config {
-            DenseConfig::ToGrid { .. } => (Layout::KernelToGrid, Layout::BiasOfGrid),
-            DenseConfig::FromGrid { .. } => (Layout::KernelFromGrid, Layout::Channels),
+            DenseConfig::ToGrid { grid, .. } => {
+                (Layout::KernelToGrid(grid), Layout::BiasOfGrid(grid))
+            }
+            DenseConfig::FromGrid { grid, .. } => (Layout::KernelFromGrid(grid), Layout::Channels),
         };
-        kernel_and_bias(self.name, (kernel, &self.weight), (bias, &self.bias))
+        kernel_and_bias(&self.name, (kernel, &self.weight), (bias, &self.bias))
     }
 }

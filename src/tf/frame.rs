@@ -10,6 +10,8 @@
 use anyhow::{Result, ensure};
 use tch::Tensor;
 
+use crate::shape::Grid;
+
 /// Width and height of every kernel.
 pub const KERNEL: i64 = 5;
 /// Stride of every convolution.
@@ -18,10 +20,6 @@ pub const STRIDE: i64 = 2;
 pub const PADDING: i64 = 2;
 /// Extra rows and columns at the end of a transposed convolution's output.
 pub const OUTPUT_PADDING: i64 = 1;
-/// Width and height of every image.
-pub const IMAGE_SIZE: i64 = 32;
-/// Width and height of the grid between the dense layers and the convolutions.
-pub const GRID: i64 = 4;
 
 /// How a variable is laid out in TensorFlow, and so how it maps to the mirrored libtorch tensor.
 ///
@@ -35,18 +33,19 @@ pub enum Layout {
     /// `kernel_hwoi` ↔ `weight_iohw`, rotated.
     ConvTransposeKernel,
     /// `kernel [i, (h, w, c)]` ↔ `weight [(h, w, c), i]`, the grid rotated.
-    KernelToGrid,
+    KernelToGrid(Grid),
     /// `bias [(h, w, c)]` in both, the grid rotated.
-    BiasOfGrid,
+    BiasOfGrid(Grid),
     /// `kernel [(h, w, c), o]` ↔ `weight [o, (h, w, c)]`, the grid rotated.
-    KernelFromGrid,
+    KernelFromGrid(Grid),
 }
 
 impl Layout {
     /// TensorFlow's upright tensor as the mirrored libtorch one, contiguous.
     ///
     /// # Errors
-    /// If the tensor's rank is not the layout's, or a grid axis is no multiple of 16.
+    /// If the tensor's rank is not the layout's, or the length of a grid axis is no multiple of the grid's
+    /// positions.
     pub fn mirrored_from_tf(self, tf: &Tensor) -> Result<Tensor> {
         self.check_rank(tf)?;
         Ok(match self {
@@ -55,9 +54,9 @@ impl Layout {
                 // [h, w, a, b] -> [b, a, h, w]
                 tf.f_permute([3, 2, 0, 1])?.f_flip([2, 3])?
             }
-            Self::KernelToGrid => rotate_grid(&tf.f_tr()?, 0)?,
-            Self::BiasOfGrid => rotate_grid(tf, 0)?,
-            Self::KernelFromGrid => rotate_grid(&tf.f_tr()?, 1)?,
+            Self::KernelToGrid(grid) => rotate_grid(&tf.f_tr()?, 0, grid)?,
+            Self::BiasOfGrid(grid) => rotate_grid(tf, 0, grid)?,
+            Self::KernelFromGrid(grid) => rotate_grid(&tf.f_tr()?, 1, grid)?,
         }
         .f_contiguous()?)
     }
@@ -75,17 +74,17 @@ impl Layout {
                 // [b, a, h, w] -> [h, w, a, b]
                 mirrored.f_flip([2, 3])?.f_permute([2, 3, 1, 0])?
             }
-            Self::KernelToGrid => rotate_grid(mirrored, 0)?.f_tr()?,
-            Self::BiasOfGrid => rotate_grid(mirrored, 0)?,
-            Self::KernelFromGrid => rotate_grid(mirrored, 1)?.f_tr()?,
+            Self::KernelToGrid(grid) => rotate_grid(mirrored, 0, grid)?.f_tr()?,
+            Self::BiasOfGrid(grid) => rotate_grid(mirrored, 0, grid)?,
+            Self::KernelFromGrid(grid) => rotate_grid(mirrored, 1, grid)?.f_tr()?,
         }
         .f_contiguous()?)
     }
 
     fn check_rank(self, x: &Tensor) -> Result<()> {
         let rank = match self {
-            Self::Channels | Self::BiasOfGrid => 1,
-            Self::KernelToGrid | Self::KernelFromGrid => 2,
+            Self::Channels | Self::BiasOfGrid(_) => 1,
+            Self::KernelToGrid(_) | Self::KernelFromGrid(_) => 2,
             Self::ConvKernel | Self::ConvTransposeKernel => 4,
         };
         ensure!(x.dim() == rank, "{self:?}: expected rank {rank}, found shape {:?}", x.size());
@@ -93,18 +92,19 @@ impl Layout {
     }
 }
 
-/// Rotates the axis `axis`, which runs over (h, w, c) of the 4×4 grid, by 180°.
-fn rotate_grid(x: &Tensor, axis: usize) -> Result<Tensor> {
+/// Rotates the axis `axis`, which runs over (h, w, c) of the grid, by 180°.
+fn rotate_grid(x: &Tensor, axis: usize, grid: Grid) -> Result<Tensor> {
     let shape = x.size();
     let length = shape[axis];
+    let Grid { height, width } = grid;
     ensure!(
-        length % (GRID * GRID) == 0,
-        "axis {axis} of shape {shape:?} is no {GRID}×{GRID} grid of channels"
+        length % grid.cells() == 0,
+        "axis {axis} of shape {shape:?} is no {height}×{width} grid of channels"
     );
-    let mut grid = shape.clone();
-    grid.splice(axis..=axis, [GRID, GRID, length / (GRID * GRID)]);
+    let mut split = shape.clone();
+    split.splice(axis..=axis, [height, width, length / grid.cells()]);
     let axis = axis as i64;
-    Ok(x.f_reshape(&grid)?.f_flip([axis, axis + 1])?.f_reshape(&shape)?)
+    Ok(x.f_reshape(&split)?.f_flip([axis, axis + 1])?.f_reshape(&shape)?)
 }
 
 /// Images `[N, C, H, W]`, rotated by 180°: from either frame into the other.
@@ -131,13 +131,17 @@ mod tests {
 
     #[test]
     fn every_layout_maps_back_to_itself() -> Result<()> {
-        let cases: [(Layout, &[i64]); 6] = [
+        let (square, wide) = (Grid { height: 4, width: 4 }, Grid { height: 3, width: 5 });
+        let cases: [(Layout, &[i64]); 9] = [
             (Layout::Channels, &[7]),
             (Layout::ConvKernel, &[5, 5, 3, 2]),
             (Layout::ConvTransposeKernel, &[5, 5, 2, 3]),
-            (Layout::KernelToGrid, &[10, 48]),
-            (Layout::BiasOfGrid, &[48]),
-            (Layout::KernelFromGrid, &[48, 1]),
+            (Layout::KernelToGrid(square), &[10, 48]),
+            (Layout::BiasOfGrid(square), &[48]),
+            (Layout::KernelFromGrid(square), &[48, 1]),
+            (Layout::KernelToGrid(wide), &[10, 45]),
+            (Layout::BiasOfGrid(wide), &[45]),
+            (Layout::KernelFromGrid(wide), &[45, 1]),
         ];
         for (layout, shape) in cases {
             let tf = Tensor::rand(shape, (Kind::Double, Device::Cpu));
@@ -163,6 +167,7 @@ mod tests {
         let x = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
         let error = Layout::ConvKernel.mirrored_from_tf(&x).unwrap_err().to_string();
         assert!(error.contains("[2, 3]"), "{error}");
-        assert!(Layout::KernelToGrid.mirrored_from_tf(&x).is_err());
+        let grid = Grid { height: 4, width: 4 };
+        assert!(Layout::KernelToGrid(grid).mirrored_from_tf(&x).is_err());
     }
 }

@@ -19,7 +19,8 @@
 use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
 
-use super::frame::{GRID, KERNEL};
+use super::frame::KERNEL;
+use crate::shape::Grid;
 
 /// Taps of a phase's kernel in one direction.
 const TAPS: usize = 3;
@@ -33,6 +34,14 @@ fn finite_points(kind: Kind) -> &'static [f64] {
         _ => &[0.0, 1.0, -1.0, 0.5, -2.0],
     }
 }
+
+/// Positions of a whole batch below which the transforms cost more than they save. Measured on Zen 4
+/// (`benches/NOTES.md`): a batch of 32 on a grid of 4×4.
+const LEAST_POSITIONS: i64 = 32 * 4 * 4;
+/// The largest grid on which float32 is faster this way; above, libtorch's convolution is (measured likewise).
+const LARGEST_SIDE: i64 = 8;
+/// The grid on which bfloat16 is faster this way (measured likewise).
+const BF16_SIDE: i64 = 4;
 
 /// Outputs of a tile in one direction.
 fn tile(kind: Kind) -> i64 {
@@ -67,14 +76,15 @@ struct Phase {
 impl Winograd {
     /// Whether it is faster on the CPU than libtorch's convolution, for a batch of `kind` on a coarse
     /// grid of this size. `benches/NOTES.md` has the measurements.
-    pub(super) fn pays(kind: Kind, batch: i64, height: i64, width: i64) -> bool {
+    pub(super) fn pays(kind: Kind, batch: i64, grid: Grid) -> bool {
+        let Grid { height, width } = grid;
         let is_whole = height == width && height > 0 && height % tile(kind) == 0;
+        let is_large_enough = batch * grid.cells() >= LEAST_POSITIONS;
         is_whole
+            && is_large_enough
             && match kind {
-                Kind::Float | Kind::Double => {
-                    height <= 2 * GRID && batch * height * width >= 32 * GRID * GRID
-                }
-                Kind::BFloat16 => height == GRID && batch >= 32,
+                Kind::Float | Kind::Double => height <= LARGEST_SIDE,
+                Kind::BFloat16 => height == BF16_SIDE,
                 _ => false,
             }
     }

@@ -3,17 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use tch::{Device, Tensor};
+use tch::Device;
 
+use super::state::{Entry, Part, save, state};
+use super::step::Gan;
 use crate::data::SetIdentity;
 use crate::error::Usage;
 use crate::files::TensorFile;
+use crate::finite::ensure_finite;
 use crate::model::{Model, Network};
-use crate::run::checkpoint::{self, Checkpoint, Header, Origin};
-use crate::run::watch::{Watch, ensure_finite};
-use crate::tf::Adam;
-use crate::tf::frame::Layout;
-use crate::train::step::Gan;
+use crate::run::checkpoint::{Checkpoint, Header, Origin};
+use crate::run::watch::Watch;
 use crate::weights::Weights;
 
 /// Both networks with their optimizers, and what became of them.
@@ -75,8 +75,8 @@ impl Imported {
                 "{} and {} do not fit together: channels {} and {}, base_width {} and {}, z_dim {} and {}",
                 first.name,
                 other.name,
-                ours.channels,
-                theirs.channels,
+                ours.image.channels,
+                theirs.image.channels,
                 ours.base_width,
                 theirs.base_width,
                 ours.z_dim,
@@ -84,7 +84,7 @@ impl Imported {
             );
         }
         let model = Model::new(&first.model_config(), config.seed, Device::Cpu, kind)?;
-        let mut gan = Gan::new(model, config.step())?;
+        let gan = Gan::new(model, config.step())?;
         all.iter().try_for_each(|(weights, _)| weights.load_into(&gan.model))?;
         let mut notes = Vec::new();
         if let Some((other, _)) = all.iter().find(|(other, _)| other.config != config) {
@@ -100,18 +100,8 @@ impl Imported {
                 ));
                 continue;
             };
-            let variables = gan.model.trainable(network);
-            let names: Vec<_> = variables
-                .iter()
-                .map(|variable| (network.full_name(variable), variable.layout))
-                .collect();
-            let adam = match network {
-                Network::Generator => &mut gan.g_adam,
-                Network::Discriminator => &mut gan.d_adam,
-            };
             let name = &weights.name;
-            let restored =
-                restore_adam(file, network, &names, adam).with_context(|| name.clone())?;
+            let restored = restore_optimizer(file, network, &gan).with_context(|| name.clone())?;
             let state = if restored { "Adam's moments too" } else { "Adam's moments begin at 0" };
             notes.push(format!("{what}: {name}; {state}"));
         }
@@ -142,7 +132,7 @@ impl Imported {
     /// If it cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let Self { gan, header, .. } = self;
-        checkpoint::save(path, header, &gan.model, [&gan.g_adam, &gan.d_adam])
+        save(path, header, gan)
     }
 }
 
@@ -157,61 +147,48 @@ fn networks_in(file: &TensorFile) -> Vec<Network> {
     Network::ALL.into_iter().filter(holds).collect()
 }
 
-/// Gives `adam` the moments and powers that `file` has by TensorFlow's names, if it has them.
-fn restore_adam(
-    file: &TensorFile,
-    network: Network,
-    names: &[(String, Layout)],
-    adam: &mut Adam,
-) -> Result<bool> {
-    let TensorFile { tensors, .. } = file;
-    let prefix = format!("{}/", network.name());
-    let is_of_adam = |name: &String| {
-        let ends = ["/adam_m", "/adam_v", "_power"].iter().any(|end| name.ends_with(end));
-        name.starts_with(&prefix) && ends
-    };
-    if !tensors.keys().any(is_of_adam) {
+/// Gives the optimizer of `network` the moments and powers that `file` has by TensorFlow's names, if it has them.
+///
+/// # Errors
+/// If it has some of them only, or one is of another shape, not finite or not possible; then nothing has changed.
+fn restore_optimizer(file: &TensorFile, network: Network, gan: &Gan) -> Result<bool> {
+    let mut entries = state(gan);
+    entries.retain(|entry| entry.network == network && !matches!(entry.part, Part::Variable(_)));
+    if !entries.iter().any(|entry| file.tensors.contains_key(&entry.tf_name)) {
         return Ok(false);
     }
-    let get = |name: &str| -> Result<&Tensor> {
-        let tensor = tensors.get(name).with_context(|| format!("lacks tensor {name}"))?;
-        ensure_finite(name, tensor)?;
-        Ok(tensor)
-    };
     let mut pairs = Vec::new();
-    for ((name, layout), slot) in names.iter().zip(adam.slots()) {
-        for (moment, live) in [("adam_m", &slot.m), ("adam_v", &slot.v)] {
-            let is_variance = moment == "adam_v";
-            let name = format!("{name}/{moment}");
-            let moment = layout.mirrored_from_tf(get(&name)?).with_context(|| name.clone())?;
-            ensure!(
-                !is_variance || moment.f_min()?.f_double_value(&[])? >= 0.0,
+    for Entry { tf_name: name, part, layout, tensor: live, .. } in entries {
+        let found = file.tensors.get(&name).with_context(|| format!("lacks tensor {name}"))?;
+        ensure_finite(&name, found)?;
+        let found = match layout {
+            Some(layout) => layout.mirrored_from_tf(found).with_context(|| name.clone())?,
+            None => {
+                ensure!(found.numel() == 1, "tensor {name}: expected one value");
+                found.f_reshape([0; 0])?
+            }
+        };
+        let (expected, size) = (live.size(), found.size());
+        ensure!(expected == size, "tensor {name}: expected shape {expected:?}, found {size:?}");
+        match part {
+            Part::SecondMoment => ensure!(
+                found.f_min()?.f_double_value(&[])? >= 0.0,
                 "tensor {name}: a mean of squares is negative"
-            );
-            let (expected, found) = (live.size(), moment.size());
-            ensure!(
-                expected == found,
-                "tensor {name}: expected shape {expected:?}, found {found:?}"
-            );
-            pairs.push((live.shallow_clone(), moment));
+            ),
+            Part::Power => {
+                let power = found.f_double_value(&[])?;
+                ensure!(
+                    (0.0..1.0).contains(&power),
+                    "tensor {name}: expected 0 or more, below 1, found {power}"
+                );
+            }
+            Part::FirstMoment | Part::Variable(_) => {}
         }
+        pairs.push((live, found));
     }
-    let power = |name: &str| -> Result<f32> {
-        let name = format!("{}/{name}", network.name());
-        let power = get(&name)?;
-        ensure!(power.numel() == 1, "tensor {name}: expected one value");
-        let power = power.f_double_value(&vec![0; power.dim()])? as f32;
-        ensure!(
-            (0.0..1.0).contains(&power),
-            "tensor {name}: expected 0 or more, below 1, found {power}"
-        );
-        Ok(power)
-    };
-    let powers = (power("beta1_power")?, power("beta2_power")?);
     let _no_grad = tch::no_grad_guard();
-    for (mut live, moment) in pairs {
-        live.f_copy_(&moment)?;
+    for (mut live, found) in pairs {
+        live.f_copy_(&found)?;
     }
-    adam.set_powers(powers);
     Ok(true)
 }

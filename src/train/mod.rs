@@ -3,6 +3,8 @@
 mod finite;
 pub mod import;
 pub mod interrupt;
+pub mod objective;
+pub mod state;
 pub mod step;
 mod trainer;
 

@@ -7,14 +7,15 @@ use anyhow::{Result, ensure};
 use tch::Tensor;
 
 use super::finite::FiniteCheck;
-use crate::model::{Model, Network};
-use crate::tf::{Adam, AdamConfig, Statistics, sigmoid_cross_entropy};
+use super::objective::Objective;
+use crate::model::{Discriminator, Model, Network};
+use crate::tf::{Adam, AdamConfig, Statistics};
 
 /// What one iteration does.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepConfig {
-    /// One-sided: real images are labelled 1 − this.
-    pub label_smoothing: f64,
+    /// What both networks are trained to do.
+    pub objective: Objective,
     /// Generator steps an iteration; at least 1.
     pub g_steps: u64,
     /// Of both optimizers.
@@ -23,7 +24,7 @@ pub struct StepConfig {
 
 impl Default for StepConfig {
     fn default() -> Self {
-        Self { label_smoothing: 0.1, g_steps: 2, adam: AdamConfig::default() }
+        Self { objective: Objective::default(), g_steps: 2, adam: AdamConfig::default() }
     }
 }
 
@@ -83,7 +84,7 @@ pub struct StepValues {
 }
 
 impl StepStats {
-    /// The images that the discriminator step was shown as generated: `[N, C, 32, 32]`, mirrored.
+    /// The images that the discriminator step was shown as generated: `[N, C, H, W]`, mirrored.
     pub fn fake(&self) -> &Tensor {
         &self.fake
     }
@@ -117,6 +118,11 @@ pub fn spread(images: &Tensor) -> Result<Option<f64>> {
     Ok(Some(deviation.f_mean(images.kind())?.f_double_value(&[])?))
 }
 
+/// What the discriminator says of images, real or generated: the one place where images meet it in training.
+fn judge(discriminator: &Discriminator, images: &Tensor, statistics: Statistics) -> Result<Tensor> {
+    discriminator.forward(images, statistics)
+}
+
 impl Gan {
     /// Fresh optimizers around `model`.
     ///
@@ -147,7 +153,7 @@ impl Gan {
     /// One iteration.
     ///
     /// # Shapes
-    /// `real` `[n, C, 32, 32]` in [−1, 1], mirrored; `z` `[N, z_dim]`; `n` and `N` may differ.
+    /// `real` `[n, C, H, W]` in [−1, 1], mirrored; `z` `[N, z_dim]`; `n` and `N` may differ.
     /// Both of the model's kind, on its device.
     ///
     /// # Errors
@@ -210,8 +216,8 @@ impl Gan {
         z: &Tensor,
         done: &mut dyn FnMut(Phase) -> Result<()>,
     ) -> Result<StepStats> {
-        let StepConfig { label_smoothing, g_steps, .. } = self.config;
-        let momentum = self.model.config.bn_momentum;
+        let StepConfig { objective, g_steps, .. } = self.config;
+        let momentum = self.model.config().bn_momentum;
         let updating = Statistics::BatchUpdating { momentum };
         // Both the discriminator's run and the first generator run update the generator's moving
         // statistics, from this one pass: two decays at once.
@@ -219,22 +225,17 @@ impl Gan {
 
         // The weights change with each optimizer step only, so they are cast once for each.
         let compute = self.model.compute;
-        let mut fake = self.model.generator.cast(compute)?.forward(z, twice)?; // [N, C, 32, 32]
+        let mut fake = self.model.generator.cast(compute)?.forward(z, twice)?; // [N, C, H, W]
         done(Phase::GeneratorForward)?;
 
         // TF: real and fake are two batches, each with its own statistics.
         let discriminator = self.model.discriminator.cast(compute)?;
-        let real_logits = discriminator.forward(real, updating)?; // [n, 1]
+        let real_logits = judge(&discriminator, real, updating)?; // [n, 1]
         let d_fake = fake.f_detach()?;
-        let fake_logits = discriminator.forward(&d_fake, updating)?; // [N, 1]
-        let d_loss = sigmoid_cross_entropy(&real_logits, 1.0 - label_smoothing)?
-            .f_add(&sigmoid_cross_entropy(&fake_logits, 0.0)?)?;
+        let fake_logits = judge(&discriminator, &d_fake, updating)?; // [N, 1]
+        let d_loss = objective.discriminator(&real_logits, &fake_logits)?;
         done(Phase::DiscriminatorForward)?;
-        let gradients = Tensor::f_run_backward(&[&d_loss], &self.d_adam.variables(), false, false)?;
-        done(Phase::DiscriminatorBackward)?;
-        let gate = self.finite.gate(&d_loss, &gradients, self.iterations_done, 0)?;
-        self.d_adam.step(&gradients, gate.as_ref())?;
-        done(Phase::Optimizers)?;
+        self.update(Network::Discriminator, &d_loss, 0, done)?;
 
         let discriminator = self.model.discriminator.cast(compute)?;
         let mut g_loss = Tensor::new();
@@ -244,15 +245,10 @@ impl Gan {
                 done(Phase::GeneratorForward)?;
             }
             // TF: this run also feeds the discriminator's moving statistics, which nothing reads.
-            let logits = discriminator.forward(&fake, Statistics::Batch)?;
-            let loss = sigmoid_cross_entropy(&logits, 1.0)?;
+            let logits = judge(&discriminator, &fake, Statistics::Batch)?;
+            let loss = objective.generator(&logits)?;
             done(Phase::DiscriminatorForward)?;
-            let gradients =
-                Tensor::f_run_backward(&[&loss], &self.g_adam.variables(), false, false)?;
-            done(Phase::GeneratorBackward)?;
-            let gate = self.finite.gate(&loss, &gradients, self.iterations_done, g_step)?;
-            self.g_adam.step(&gradients, gate.as_ref())?;
-            done(Phase::Optimizers)?;
+            self.update(Network::Generator, &loss, g_step, done)?;
             g_loss = loss.f_detach()?;
         }
         Ok(StepStats {
@@ -262,6 +258,38 @@ impl Gan {
             fake_logits: fake_logits.f_detach()?,
             fake: d_fake,
         })
+    }
+
+    /// One optimizer step of `network`, the `step`-th of the iteration, down the gradients of `loss`.
+    fn update(
+        &mut self,
+        network: Network,
+        loss: &Tensor,
+        step: u64,
+        done: &mut dyn FnMut(Phase) -> Result<()>,
+    ) -> Result<()> {
+        // Only the stepped network's weights get gradients.
+        let variables = self.adam(network).variables();
+        let gradients = Tensor::f_run_backward(&[loss], &variables, false, false)?;
+        done(match network {
+            Network::Generator => Phase::GeneratorBackward,
+            Network::Discriminator => Phase::DiscriminatorBackward,
+        })?;
+        let gate = self.finite.gate(loss, &gradients, self.iterations_done, step)?;
+        let adam = match network {
+            Network::Generator => &mut self.g_adam,
+            Network::Discriminator => &mut self.d_adam,
+        };
+        adam.step(&gradients, gate.as_ref())?;
+        done(Phase::Optimizers)
+    }
+
+    /// The optimizer of `network`.
+    pub fn adam(&self, network: Network) -> &Adam {
+        match network {
+            Network::Generator => &self.g_adam,
+            Network::Discriminator => &self.d_adam,
+        }
     }
 
     /// Takes the moving statistics back to before the iteration: always, or where `gate` is 0.
@@ -286,7 +314,7 @@ mod tests {
 
     use super::super::NonFinite;
     use super::*;
-    use crate::model::{BIASES_OF_NO_EFFECT, ModelConfig};
+    use crate::model::ModelConfig;
     use crate::rng::{Latent, Stream, rng};
     use crate::tf::Role;
 
@@ -399,14 +427,14 @@ mod tests {
         }
         // Their Adams round differently: one works by whole tensors, one by elements.
         let [deferred, immediate] = &both;
+        let of_no_effect = deferred.model.architecture.biases_of_no_effect();
         for network in Network::ALL {
             let variables = deferred.model.variables(network);
             for (ours, theirs) in variables.iter().zip(immediate.model.variables(network)) {
                 // Where the true gradient is 0, rounding is all there is, and a moving mean holds
                 // such a bias.
                 let name = network.full_name(ours);
-                let rounding =
-                    ours.role == Role::MovingMean || BIASES_OF_NO_EFFECT.contains(&name.as_str());
+                let rounding = ours.role == Role::MovingMean || of_no_effect.contains(&name);
                 let bound = if rounding { 1e-8 } else { 1e-12 };
                 let error = (&ours.tensor - &theirs.tensor).abs().max().double_value(&[]);
                 assert!(error <= bound, "{name}: {error:e}");

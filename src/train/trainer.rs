@@ -7,17 +7,19 @@ use tch::Device;
 
 use super::finite::NonFinite;
 use super::interrupt::{Interrupt, Signal};
+use super::state;
 use super::step::{Gan, StepStats, StepValues, spread};
 use crate::data::{Batches, ImageSet, Prefetch};
 use crate::eval::evaluator::Evaluator;
 use crate::eval::metric::Better;
 use crate::files::remove;
+use crate::finite::NotFinite;
 use crate::model::Model;
 use crate::record::jsonl::{Evaluation, Metrics, Rollback};
 use crate::record::progress::Progress;
 use crate::rng::{Stream, noise, rng};
 use crate::run::RunDir;
-use crate::run::checkpoint::{Checkpoint, Header, Origin, save};
+use crate::run::checkpoint::{Checkpoint, Header, Origin};
 use crate::run::journal::{GRID, Journal, config_toml};
 use crate::run::watch::{Alarm, Collapse, READ_EVERY, Reading, Watch};
 use crate::sample::{Sampler, sample};
@@ -76,7 +78,7 @@ pub struct Outcome {
 /// [`crate::device::configure`] has set the threads before.
 ///
 /// # Errors
-/// [`NonFinite`] or [`Collapse`], where the settings make that the end of the run; if a file of the
+/// [`NonFinite`], [`NotFinite`] or [`Collapse`], where the settings make that the end of the run; if a file of the
 /// run cannot be written. TensorBoard's events are not such a file: that is a warning. Whatever the
 /// error, the checkpoints that there are stay whole.
 pub fn train(job: Job) -> Result<Outcome> {
@@ -156,7 +158,7 @@ impl<'a> Trainer<'a> {
             if checkpoint.path.starts_with(run.path()) {
                 lines_every = Some(checkpoint.header.config.log_every.max(config.log_every));
             }
-            restore(&mut gan, &checkpoint)?;
+            state::restore(&mut gan, &checkpoint)?;
             let Header { iteration, watch, healthy, salt, rollbacks, .. } = checkpoint.header;
             state = Header { iteration, watch, healthy, salt, rollbacks, ..state };
         }
@@ -174,7 +176,7 @@ impl<'a> Trainer<'a> {
         let journal = Journal::open(&text, &set, run, progress, at, lines_every)?;
         let fixed_z = {
             let mut rng = rng(config.seed, Stream::SampleZ, 0);
-            config.latent.sample(&mut rng, GRID * GRID, gan.model.config.z_dim as usize)
+            config.latent.sample(&mut rng, GRID * GRID, gan.model.config().z_dim as usize)
         };
         let batches = Batches::new(set, config.batch_size, config.seed).flipped(config.flip);
         let batches = Prefetch::new(batches, device, kind);
@@ -214,7 +216,7 @@ impl<'a> Trainer<'a> {
         let z = config.latent.sample(
             &mut noise(config.seed, self.state.salt, iteration),
             config.batch_size,
-            self.gan.model.config.z_dim as usize,
+            self.gan.model.config().z_dim as usize,
         );
         let stats = self.gan.iteration(&real, &self.gan.model.z(&z)?)?;
         self.images += real.size()[0];
@@ -321,7 +323,7 @@ impl<'a> Trainer<'a> {
         let path = self.run.checkpoints().best();
         if is_best || !path.exists() {
             self.journal.sync()?;
-            save(&path, &self.state, &self.gan.model, [&self.gan.g_adam, &self.gan.d_adam])?;
+            state::save(&path, &self.state, &self.gan)?;
         }
         Ok(())
     }
@@ -370,7 +372,7 @@ impl<'a> Trainer<'a> {
 
     /// Goes back to the last healthy state where the settings say so and `error` is a reason to.
     fn recover(&mut self, error: anyhow::Error) -> Result<()> {
-        if !(error.is::<NonFinite>() || error.is::<Collapse>()) {
+        if !(error.is::<NonFinite>() || error.is::<NotFinite>() || error.is::<Collapse>()) {
             return Err(error);
         }
         let from = self.state.iteration;
@@ -402,7 +404,7 @@ impl<'a> Trainer<'a> {
         if Checkpoint::header(&best).is_ok_and(|header| is_later(&header)) {
             remove(&best)?;
         }
-        restore(&mut self.gan, &checkpoint)?;
+        state::restore(&mut self.gan, &checkpoint)?;
         self.state.salt = self.state.salt.wrapping_add(1);
         self.state.rollbacks.push(Rollback { iteration: to, rolled_back_from: from, because });
         let Header { iteration, watch, healthy, .. } = checkpoint.header;
@@ -436,14 +438,8 @@ impl<'a> Trainer<'a> {
 const REMEDY: &str = "try a smaller --learning-rate, another --seed or more --label-smoothing";
 
 /// Writes the state's checkpoint.
-fn write(run: &RunDir, state: &Header, gan: &Gan) -> Result<()> {
+fn write(run: &RunDir, header: &Header, gan: &Gan) -> Result<()> {
     let checkpoints = run.checkpoints();
     checkpoints.make()?;
-    let path = checkpoints.file(state.iteration);
-    save(&path, state, &gan.model, [&gan.g_adam, &gan.d_adam])
-}
-
-fn restore(gan: &mut Gan, checkpoint: &Checkpoint) -> Result<()> {
-    checkpoint.restore(&gan.model, [&mut gan.g_adam, &mut gan.d_adam])?;
-    gan.continue_from(checkpoint.header.iteration)
+    state::save(&checkpoints.file(header.iteration), header, gan)
 }

@@ -10,7 +10,9 @@ use dcgan::model::{Model, ModelConfig, Network};
 use dcgan::record::jsonl::{Evaluation, Line, Metrics, read};
 use dcgan::rng::{Latent, Stream, rng};
 use dcgan::run::checkpoint::{Checkpoint, Folder};
+use dcgan::shape::ImageShape;
 use dcgan::tf::{Role, Variable};
+use dcgan::train::state::Entry;
 use dcgan::train::step::Gan;
 use tch::{Device, Kind, Tensor};
 
@@ -172,9 +174,14 @@ pub fn randomize(variables: &mut [Variable], seed: u64) {
 }
 
 /// A small float64 model with [`randomize`]d variables.
-pub fn random_model(channels: i64, base_width: i64) -> Result<Model> {
+pub fn random_model(channels: usize, base_width: i64) -> Result<Model> {
     one_thread();
-    let config = ModelConfig { channels, base_width, z_dim: 5, ..Default::default() };
+    let config = ModelConfig {
+        image: ImageShape::reference(channels),
+        base_width,
+        z_dim: 5,
+        ..Default::default()
+    };
     let model = Model::new(&config, 0, Device::Cpu, Kind::Double)?;
     for network in Network::ALL {
         randomize(&mut model.variables(network), network as u64);
@@ -182,20 +189,10 @@ pub fn random_model(channels: i64, base_width: i64) -> Result<Model> {
     Ok(model)
 }
 
-/// Every variable and every moment, by name: copies.
+/// Everything that a checkpoint holds, by TensorFlow's names: copies.
 pub fn state(gan: &Gan) -> Vec<(String, Tensor)> {
-    let mut all = Vec::new();
-    for (network, adam) in
-        [(Network::Generator, &gan.g_adam), (Network::Discriminator, &gan.d_adam)]
-    {
-        all.extend(named(network, &gan.model.variables(network)));
-        for (variable, slot) in gan.model.trainable(network).iter().zip(adam.slots()) {
-            let name = network.full_name(variable);
-            all.push((format!("{name}/adam_m"), slot.m.copy()));
-            all.push((format!("{name}/adam_v"), slot.v.copy()));
-        }
-    }
-    all
+    let copy = |entry: Entry| (entry.tf_name, entry.tensor.detach().copy());
+    dcgan::train::state::state(gan).into_iter().map(copy).collect()
 }
 
 /// Every variable of a network, by its full name: copies.

@@ -1,0 +1,217 @@
+//! A network as a fold over its layers.
+
+use anyhow::{Context, Result, bail};
+use tch::{Kind, Tensor, nn};
+
+use crate::architecture::{Activation, Features, Layer, ModelConfig, Operation};
+use crate::tf::{
+    BatchNorm, BatchNormConfig, Conv, ConvConfig, ConvTranspose, Dense, DenseConfig, Statistics,
+    Variable, leaky_relu,
+};
+
+/// The layers of a network, in the mirrored frame.
+#[derive(Debug)]
+pub(super) struct Stack {
+    blocks: Vec<Block>,
+    /// Slope of the leaky ReLU.
+    alpha: f64,
+}
+
+/// A layer, the batch norm behind it, and the activation behind both.
+#[derive(Debug)]
+struct Block {
+    operation: Tf,
+    norm: Option<BatchNorm>,
+    activation: Activation,
+    input: Features,
+    output: Features,
+}
+
+/// A layer as TensorFlow computes it.
+#[derive(Debug)]
+enum Tf {
+    Dense(Dense),
+    Conv(Conv),
+    ConvTranspose(ConvTranspose),
+}
+
+impl Tf {
+    fn new(path: &nn::Path, layer: &Layer) -> Result<Self> {
+        let channels = ConvConfig {
+            in_channels: layer.input.channels(),
+            out_channels: layer.output.channels(),
+        };
+        let name = &layer.name;
+        Ok(match (layer.operation, layer.input, layer.output) {
+            (Operation::Dense, Features::Vector(features), Features::Map { channels, grid }) => {
+                let to_grid = DenseConfig::ToGrid { features, channels, grid };
+                Self::Dense(Dense::new(path, name, to_grid))
+            }
+            (Operation::Dense, Features::Map { channels, grid }, Features::Vector(features)) => {
+                let from_grid = DenseConfig::FromGrid { channels, grid, features };
+                Self::Dense(Dense::new(path, name, from_grid))
+            }
+            (Operation::Dense, ..) => {
+                bail!("{name}: expected a vector on one side, a map on the other")
+            }
+            (Operation::Conv, ..) => Self::Conv(Conv::new(path, name, channels)),
+            (Operation::ConvTranspose, ..) => {
+                Self::ConvTranspose(ConvTranspose::new(path, name, channels))
+            }
+        })
+    }
+
+    fn cast(&self, kind: Kind) -> Result<Self> {
+        Ok(match self {
+            Self::Dense(layer) => Self::Dense(layer.cast(kind)?),
+            Self::Conv(layer) => Self::Conv(layer.cast(kind)?),
+            Self::ConvTranspose(layer) => Self::ConvTranspose(layer.cast(kind)?),
+        })
+    }
+
+    fn variables(&self) -> Vec<Variable> {
+        match self {
+            Self::Dense(layer) => layer.variables(),
+            Self::Conv(layer) => layer.variables(),
+            Self::ConvTranspose(layer) => layer.variables(),
+        }
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(layer) => layer.forward(x),
+            Self::Conv(layer) => layer.forward(x),
+            Self::ConvTranspose(layer) => layer.forward(x),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Dense(layer) => layer.kind(),
+            Self::Conv(layer) => layer.kind(),
+            Self::ConvTranspose(layer) => layer.kind(),
+        }
+    }
+}
+
+impl Block {
+    /// `x` → the layer's output before its batch norm.
+    fn linear(&self, x: &Tensor) -> Result<Tensor> {
+        // TF: grids are flattened, and made of vectors, in (h, w, c) order. That is libtorch's channels-last memory
+        // order, so that neither permutation moves anything.
+        let flat = match (&self.operation, self.input) {
+            (Tf::Dense(_), Features::Map { .. }) => {
+                Some(x.f_permute([0, 2, 3, 1])?.f_flatten(1, 3)?) // [N, C, H, W] -> [N, H·W·C]
+            }
+            _ => None,
+        };
+        let y = self.operation.forward(flat.as_ref().unwrap_or(x))?;
+        match (&self.operation, self.output) {
+            (Tf::Dense(_), Features::Map { channels, grid }) => {
+                let y = y.f_view([-1, grid.height, grid.width, channels])?;
+                Ok(y.f_permute([0, 3, 1, 2])?) // [N, H·W·C] -> [N, C, H, W]
+            }
+            _ => Ok(y),
+        }
+    }
+}
+
+impl Stack {
+    /// Creates the variables of `layers` under `path`; [`super::initialize`] fills them.
+    pub(super) fn new(path: &nn::Path, layers: &[Layer], config: &ModelConfig) -> Result<Self> {
+        let block = |layer: &Layer| -> Result<Block> {
+            let norm = |name: &String| {
+                let channels = layer.output.channels();
+                BatchNorm::new(path, name, BatchNormConfig { channels, epsilon: config.bn_epsilon })
+            };
+            Ok(Block {
+                operation: Tf::new(path, layer)?,
+                norm: layer.norm.as_ref().map(norm),
+                activation: layer.activation,
+                input: layer.input,
+                output: layer.output,
+            })
+        };
+        Ok(Self { blocks: layers.iter().map(block).collect::<Result<_>>()?, alpha: config.alpha })
+    }
+
+    /// The same layers with other operations and norms.
+    fn map(&self, change: impl Fn(&Block) -> Result<(Tf, Option<BatchNorm>)>) -> Result<Self> {
+        let block = |block: &Block| -> Result<Block> {
+            let (operation, norm) = change(block)?;
+            let Block { activation, input, output, .. } = *block;
+            Ok(Block { operation, norm, activation, input, output })
+        };
+        Ok(Self {
+            blocks: self.blocks.iter().map(block).collect::<Result<_>>()?,
+            alpha: self.alpha,
+        })
+    }
+
+    /// The same network, computing in `kind`: kernels and biases are casts, made once for any number of passes,
+    /// through which gradients reach the variables. Batch norm stays in the variables' kind.
+    pub(super) fn cast(&self, kind: Kind) -> Result<Self> {
+        self.map(|block| {
+            let norm = block.norm.as_ref().map(BatchNorm::shallow_clone);
+            Ok((block.operation.cast(kind)?, norm))
+        })
+    }
+
+    /// The network as it samples: batch norm's moving statistics are folded into the weights before it.
+    pub(super) fn folded(&self) -> Result<Self> {
+        let _no_grad = tch::no_grad_guard();
+        self.map(|block| {
+            let operation = match (&block.operation, &block.norm) {
+                (operation, None) => operation.cast(operation.kind())?,
+                (Tf::Dense(layer), Some(norm)) => Tf::Dense(layer.folded(norm)?),
+                (Tf::ConvTranspose(layer), Some(norm)) => Tf::ConvTranspose(layer.folded(norm)?),
+                (Tf::Conv(_), Some(_)) => bail!("only generators are folded"),
+            };
+            Ok((operation, None))
+        })
+    }
+
+    /// Puts the weights of transposed convolutions into the memory order that is fastest for computing in `kind`.
+    pub(super) fn arrange_for(&mut self, kind: Kind) {
+        for block in &mut self.blocks {
+            if let (Tf::ConvTranspose(layer), Features::Map { grid, .. }) =
+                (&mut block.operation, block.input)
+            {
+                layer.arrange_for(kind, grid);
+            }
+        }
+    }
+
+    /// `x` through all layers, out in the kind that it came in.
+    pub(super) fn forward(&self, x: &Tensor, statistics: Statistics) -> Result<Tensor> {
+        let (last, inner) = self.blocks.split_last().context("a network has layers")?;
+        let mut y = x.f_to_kind(last.operation.kind())?;
+        for block in inner {
+            y = block.linear(&y)?;
+            if let Some(norm) = &block.norm {
+                y = norm.forward(&y, statistics)?;
+            }
+            y = self.activate(y, block.activation)?;
+        }
+        self.activate(last.linear(&y)?.f_to_kind(x.kind())?, last.activation)
+    }
+
+    fn activate(&self, mut x: Tensor, activation: Activation) -> Result<Tensor> {
+        Ok(match activation {
+            Activation::None => x,
+            // In place: no gradient of what comes before needs the values that this replaces.
+            Activation::Relu => x.f_relu_()?,
+            Activation::LeakyRelu => leaky_relu(&x, self.alpha)?,
+            Activation::Tanh => x.f_tanh()?,
+        })
+    }
+
+    /// The variables, in TensorFlow's order of creation.
+    pub(super) fn variables(&self) -> Vec<Variable> {
+        let of_block = |block: &Block| {
+            let norm = block.norm.iter().flat_map(BatchNorm::variables);
+            block.operation.variables().into_iter().chain(norm).collect::<Vec<_>>()
+        };
+        self.blocks.iter().flat_map(of_block).collect()
+    }
+}

@@ -1,0 +1,123 @@
+//! Everything that a checkpoint holds of the networks and their optimizers, listed once.
+//!
+//! Saving, restoring, importing and comparing go over [`state`]. Another replica of the weights, such as a moving
+//! average, is another line there.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use tch::{Device, Kind, Tensor};
+
+use super::step::Gan;
+use crate::architecture::Network;
+use crate::finite::ensure_finite;
+use crate::run::checkpoint::{Checkpoint, Header};
+use crate::tf::Role;
+use crate::tf::frame::Layout;
+
+/// What one of the tensors is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A variable of the network, trained or not.
+    Variable(Role),
+    /// A trained variable's first moment.
+    FirstMoment,
+    /// A trained variable's second moment.
+    SecondMoment,
+    /// A power of one of Adam's decays: always one float32.
+    Power,
+}
+
+/// One tensor of the state.
+#[derive(Debug)]
+pub struct Entry {
+    /// Whose it is.
+    pub network: Network,
+    /// What it is.
+    pub part: Part,
+    /// Its name in checkpoints, such as `generator.dense.weight.adam_m`.
+    pub name: String,
+    /// TensorFlow's name, such as `generator/dense/kernel/adam_m`.
+    pub tf_name: String,
+    /// How it maps between the frames; a power is a number and has no layout.
+    pub layout: Option<Layout>,
+    /// The live tensor: whoever writes to it changes the run.
+    pub tensor: Tensor,
+}
+
+/// Everything that has to be saved so that training goes on bit for bit.
+pub fn state(gan: &Gan) -> Vec<Entry> {
+    let mut all = Vec::new();
+    for network in Network::ALL {
+        let (scope, adam) = (network.name(), gan.adam(network));
+        let entry = |part, torch: String, tf: String, layout, tensor: &Tensor| Entry {
+            network,
+            part,
+            name: format!("{scope}.{torch}"),
+            tf_name: format!("{scope}/{tf}"),
+            layout,
+            tensor: tensor.shallow_clone(),
+        };
+        for v in gan.model.variables(network) {
+            let part = Part::Variable(v.role);
+            all.push(entry(part, v.torch_name, v.tf_name, Some(v.layout), &v.tensor));
+        }
+        for (v, slot) in gan.model.trainable(network).iter().zip(adam.slots()) {
+            for (part, moment, tensor) in
+                [(Part::FirstMoment, "adam_m", &slot.m), (Part::SecondMoment, "adam_v", &slot.v)]
+            {
+                let (torch, tf) =
+                    (format!("{}.{moment}", v.torch_name), format!("{}/{moment}", v.tf_name));
+                all.push(entry(part, torch, tf, Some(v.layout), tensor));
+            }
+        }
+        for (power, tensor) in ["beta1_power", "beta2_power"].into_iter().zip(adam.powers()) {
+            all.push(entry(Part::Power, power.to_owned(), power.to_owned(), None, tensor));
+        }
+    }
+    all
+}
+
+/// Writes the state to `path`, whole or not at all.
+///
+/// # Errors
+/// [`crate::finite::NotFinite`], or if the file cannot be written; then there is none.
+pub fn save(path: &Path, header: &Header, gan: &Gan) -> Result<()> {
+    let mut tensors = BTreeMap::new();
+    for Entry { name, tensor, .. } in state(gan) {
+        let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?;
+        ensure_finite(&name, &tensor)?;
+        tensors.insert(name, tensor);
+    }
+    Checkpoint::write(path, header, tensors)
+}
+
+/// Puts `gan` into the state that `checkpoint` holds.
+///
+/// # Errors
+/// If a tensor is missing, not known, or of another shape; the message names it, and nothing has changed.
+pub fn restore(gan: &mut Gan, checkpoint: &Checkpoint) -> Result<()> {
+    let restore = || -> Result<()> {
+        let mut pairs = Vec::new();
+        for Entry { name, part, tensor, .. } in state(gan) {
+            let saved = checkpoint.tensor(&name).with_context(|| format!("lacks tensor {name}"))?;
+            let (expected, found) = (tensor.size(), saved.size());
+            ensure!(
+                found == expected,
+                "tensor {name}: expected shape {expected:?}, found {found:?}"
+            );
+            ensure!(part != Part::Power || saved.kind() == Kind::Float, "{name} is no float32");
+            pairs.push((saved, tensor));
+        }
+        let (expected, found) = (pairs.len(), checkpoint.tensor_count());
+        ensure!(found == expected, "expected {expected} tensors, found {found}");
+        let _no_grad = tch::no_grad_guard();
+        for (saved, mut live) in pairs {
+            live.f_copy_(saved)?;
+        }
+        Ok(())
+    };
+    restore().with_context(|| checkpoint.path.display().to_string())?;
+    gan.continue_from(checkpoint.header.iteration)
+}
