@@ -1,4 +1,6 @@
-//! A network's weights by themselves: out of runs, checkpoints and files, into models and files.
+//! A network's weights by themselves: out of models and files, into models and files.
+//!
+//! [`crate::run::model`] finds them in runs and checkpoints, too.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,18 +9,16 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
 use crate::architecture;
-use crate::error::Usage;
 use crate::files::TensorFile;
 use crate::finite::ensure_finite;
 use crate::model::{Model, ModelConfig, Network};
-use crate::run::checkpoint::{Checkpoint, Folder};
 use crate::settings::TrainConfig;
 
-/// Of files by PyTorch's names, in the mirrored frame.
+/// Format of files by PyTorch's names, in the mirrored frame.
 const FORMAT: &str = "dcgan-weights";
-/// Of files by TensorFlow's names, in its upright frame.
+/// Format of files by TensorFlow's names, in its upright frame.
 const TF_FORMAT: &str = "dcgan-tf";
-/// Of both.
+/// Format version of both kinds of file.
 const VERSION: &str = "1";
 
 /// The generator that the program holds: width 16, trained by it on the built-in digits.
@@ -61,46 +61,6 @@ impl Weights {
             iteration,
             tensors: tensors.map(|variable| (variable.torch_name, variable.tensor)).collect(),
         })
-    }
-
-    /// Those in a checkpoint.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::weights`].
-    pub fn of_checkpoint(checkpoint: &Checkpoint, network: Network) -> Result<Self> {
-        let header = &checkpoint.header;
-        Ok(Self {
-            name: checkpoint.path.display().to_string(),
-            network,
-            config: header.config.clone(),
-            channels: header.set.channels,
-            iteration: header.iteration,
-            tensors: checkpoint.weights(network)?,
-        })
-    }
-
-    /// Those in `path`: a run's folder (its newest checkpoint that can be read), a checkpoint, or a file
-    /// that [`Self::file`] or [`Self::tf_file`] made. `report` is told of every newer checkpoint of a run that
-    /// cannot be read.
-    ///
-    /// # Errors
-    /// [`Usage`], if there is no such thing; if it cannot be read, is something else, is damaged, or holds
-    /// the other network only.
-    pub fn read(path: &Path, network: Network, report: impl FnMut(&anyhow::Error)) -> Result<Self> {
-        if path.is_dir() {
-            let checkpoint = Folder::of_run(path).latest(u64::MAX, report)?;
-            let checkpoint = checkpoint.with_context(|| {
-                let message = "expected a run with a checkpoint, found a folder without";
-                Usage(format!("{}: {message}", path.display()))
-            })?;
-            return Self::of_checkpoint(&checkpoint, network);
-        }
-        ensure_not_exported_as_program(path)?;
-        if Checkpoint::is_one(path)? {
-            return Self::of_checkpoint(&Checkpoint::load(path)?, network);
-        }
-        let name = path.display().to_string();
-        Self::parse(&name, &TensorFile::read(path)?, network).context(name)
     }
 
     /// The generator that the program holds, of handwritten digits.
@@ -277,20 +237,6 @@ impl Weights {
         about.insert("frame".to_owned(), frame.to_owned());
         Ok(about)
     }
-}
-
-/// Whether `path` may be weights: what `torch.jit.load` and onnxruntime take is no way back.
-///
-/// # Errors
-/// [`Usage`], if its name ends in `.onnx` or `.pt`.
-fn ensure_not_exported_as_program(path: &Path) -> Result<()> {
-    let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    if ["onnx", "pt"].contains(&ending.as_str()) {
-        let message = "expected a run, a checkpoint or weights (.safetensors); a program that was exported holds \
-                       them in a form that is not read back";
-        return Err(Usage(format!("{}: {message}", path.display())).into());
-    }
-    Ok(())
 }
 
 /// The variables of `network` among TensorFlow's `tensors`, in the mirrored frame and by PyTorch's names.

@@ -13,6 +13,7 @@ use crate::files::write_bytes;
 use crate::model::Network;
 use crate::record::progress::say;
 use crate::run::list::find;
+use crate::run::model;
 use crate::train::import::Imported;
 use crate::weights::Weights;
 
@@ -34,7 +35,7 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode> {
                 "--network discriminator: the program holds a generator only; name a MODEL";
             return Err(Usage(message.to_owned()).into());
         }
-        Some(model) => Weights::read(&find(model)?, network, super::warn_of_damage)?,
+        Some(model) => model::read(&find(model)?, network, super::warn_of_damage)?,
     };
     // Whatever is wrong with the weights shows before anything is written.
     match format {

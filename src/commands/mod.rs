@@ -34,6 +34,7 @@ use crate::device::{self, DeviceChoice, default_threads};
 use crate::error::Usage;
 use crate::record::progress::say;
 use crate::run::list::find;
+use crate::run::model;
 use crate::sample::Sampler;
 use crate::verify::Report;
 use crate::weights::Weights;
@@ -79,12 +80,12 @@ fn resolve_aloud(choice: DeviceChoice, kind: Kind) -> Result<Device> {
 /// The generator that the flags name, ready to sample; threads are set.
 ///
 /// # Errors
-/// As [`Weights::read`] and [`device::resolve`].
+/// As [`model::read`] and [`device::resolve`].
 fn sampler(args: &GeneratorArgs) -> Result<Sampler> {
     let device = device_of(args)?;
     let weights = match &args.model {
         None => Weights::built_in()?,
-        Some(model) => Weights::read(&find(model)?, Network::Generator, warn_of_damage)?,
+        Some(model) => model::read(&find(model)?, Network::Generator, warn_of_damage)?,
     };
     Sampler::of(&weights, device, args.precision.kind())?.computing_in(args.precision.compute())
 }

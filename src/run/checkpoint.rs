@@ -20,6 +20,7 @@ use crate::finite::ensure_finite;
 use crate::record::jsonl::Rollback;
 use crate::run::watch::Watch;
 use crate::settings::TrainConfig;
+use crate::weights::Weights;
 
 const FORMAT: &str = "dcgan-checkpoint";
 const VERSION: &str = "1";
@@ -204,18 +205,25 @@ impl Checkpoint {
         Header::read(&metadata).with_context(|| path.display().to_string())
     }
 
-    /// The weights and moving statistics of one network, by the names of `tch`'s variable stores: those of them that
-    /// are there.
+    /// The weights and moving statistics of one network.
     ///
     /// # Errors
     /// If there are no networks for images of the set's size.
-    pub fn weights(&self, network: Network) -> Result<BTreeMap<String, Tensor>> {
-        let architecture = Architecture::new(self.header.config.model(self.header.set.channels))?;
+    pub fn weights(&self, network: Network) -> Result<Weights> {
+        let Header { config, set, iteration, .. } = &self.header;
+        let architecture = Architecture::new(config.model(set.channels))?;
         let found = architecture.torch_names(network).filter_map(|name| {
             let tensor = self.tensors.get(&format!("{}.{name}", network.name()))?;
             Some((name, tensor.shallow_clone()))
         });
-        Ok(found.collect())
+        Ok(Weights {
+            name: self.path.display().to_string(),
+            network,
+            config: config.clone(),
+            channels: set.channels,
+            iteration: *iteration,
+            tensors: found.collect(),
+        })
     }
 }
 

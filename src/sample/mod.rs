@@ -61,9 +61,9 @@ impl Sampler {
     /// exported weights.
     ///
     /// # Errors
-    /// As [`Weights::read`] and [`Self::of`].
+    /// As [`crate::run::model::read`] and [`Self::of`].
     pub fn load(path: &Path, device: Device, kind: Kind) -> Result<Self> {
-        Self::of(&Weights::read(path, Network::Generator, |_| {})?, device, kind)
+        Self::of(&crate::run::model::read(path, Network::Generator, |_| {})?, device, kind)
     }
 
     /// The generator that the program holds, of handwritten digits.
