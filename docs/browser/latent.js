@@ -265,11 +265,11 @@ export function toByte(value) {
 }
 
 /**
- * Image number `index` of `values` [N, channels, size, size] as the RGBA bytes of a canvas.
- * @param {{channels: number, size: number}} shape
+ * Image number `index` of `values` [N, channels, height, width] as the RGBA bytes of a canvas.
+ * @param {{channels: number, width: number, height: number}} shape
  */
-export function pixels(values, index, { channels, size }) {
-  const plane = size * size;
+export function pixels(values, index, { channels, width, height }) {
+  const plane = width * height;
   const start = index * channels * plane;
   const bytes = new Uint8ClampedArray(4 * plane);
   for (let i = 0; i < plane; i++) {

@@ -22,6 +22,9 @@ const LEG_MS = 3000; // of an animation, from corner to corner
 const LARGEST_FILE = 512 * 1024 * 1024;
 const LARGEST_Z_FOR_PRINCIPAL = 256; // above that, finding them would hold up the page for seconds
 const BESIDE = "generator.onnx";
+// Width of one image in saved pictures: small images are enlarged about to that, larger ones are not.
+const SAVED_SMALL = 128; // in the samples and in the walk
+const SAVED_LARGE = 256; // alone
 
 ort.env.logLevel = "error";
 // Threads need headers that a plain static server doesn't send.
@@ -43,8 +46,8 @@ function inTurn(work) {
 }
 
 /**
- * Images [N, channels, size, size] of N rows of z, and the milliseconds that took; null if another
- * generator has come in the place of this one.
+ * Images [N, channels, height, width] of N rows of z, and the milliseconds that took; null if another
+ * generator has taken the place of this one.
  */
 function generate(rows, { session, model } = generator) {
   return inTurn(async () => {
@@ -55,7 +58,7 @@ function generate(rows, { session, model } = generator) {
     const { images } = await session.run({ z: new ort.Tensor("float32", z, [rows.length, model.zDim]) });
     const ms = performance.now() - start;
     const values = images.data;
-    if (values.length !== rows.length * model.channels * model.size ** 2) {
+    if (values.length !== rows.length * model.channels * model.height * model.width) {
       throw new Error(`the generator gave images of shape [${images.dims.join(", ")}], other than its file says.`);
     }
     return { values, ms };
@@ -142,7 +145,7 @@ function showFacts() {
     name,
     model.dataset === null ? null : `trained on ${model.dataset}`,
     `${model.zDim} numbers in z, ${model.latent}${model.latentIsKnown ? "" : " (assumed: the file doesn't say)"}`,
-    `${model.size}×${model.size}, ${model.channels === 3 ? "colour" : "grey"}`,
+    `${model.width}×${model.height}, ${model.channels === 3 ? "colour" : "grey"}`,
     model.program === null ? null : `made by ${model.program}`,
   ]
     .filter((fact) => fact !== null)
@@ -175,10 +178,11 @@ function pointAt(position) {
 function started() {
   const { model } = generator;
   for (const canvas of [...cells.map((cell) => cell.canvas), $("here"), $("here-again")]) {
-    canvas.width = canvas.height = model.size;
+    canvas.width = model.width;
+    canvas.height = model.height;
   }
-  $("strip").width = STEPS * model.size;
-  $("strip").height = model.size;
+  $("strip").width = STEPS * model.width;
+  $("strip").height = model.height;
   timings.clear();
   const principal = $("kind").querySelector("[value=principal]");
   principal.disabled = model.firstWeight === null || model.zDim > LARGEST_Z_FOR_PRINCIPAL;
@@ -289,14 +293,14 @@ async function drawWanted() {
       if (wanted.has("strip")) {
         for (let step = 0; step < STEPS; step++) {
           const z = pointAt((step / (STEPS - 1)) * (corners.length - 1));
-          targets.push([z, stripContext, step * model.size]);
+          targets.push([z, stripContext, step * model.width]);
         }
       }
       wanted.clear();
       const images = await generate(targets.map(([z]) => z), current);
       if (images === null || generator !== current) continue; // all is wanted again
       targets.forEach(([, context, x], i) => {
-        context.putImageData(new ImageData(pixels(images.values, i, model), model.size, model.size), x, 0);
+        context.putImageData(new ImageData(pixels(images.values, i, model), model.width, model.height), x, 0);
       });
       hereAgainContext.drawImage($("here"), 0, 0);
       showTime(targets.length, images.ms);
@@ -362,8 +366,10 @@ function save(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-/** Saves canvases, `columns` in a row, each pixel as `scale` by `scale`. */
-function savePng(name, canvases, columns, scale) {
+/** Saves canvases, `columns` in a row, enlarged so that an image is about `side` pixels wide or high. */
+function savePng(name, canvases, columns, side) {
+  const { model } = generator;
+  const scale = Math.max(1, Math.round(side / Math.max(model.width, model.height)));
   const { width, height } = canvases[0];
   const whole = document.createElement("canvas");
   whole.width = columns * width * scale;
@@ -388,7 +394,7 @@ const cells = Array.from({ length: SIDE * SIDE }, (_, cell) => {
   button.type = "button";
   button.tabIndex = cell === 0 ? 0 : -1;
   const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = 32;
+  canvas.width = canvas.height = 1; // until a generator says how large its images are
   const badge = document.createElement("span");
   badge.className = "corner";
   badge.hidden = true;
@@ -462,10 +468,10 @@ $("play").addEventListener("click", () => (playing ? stop() : play()));
 $("kind").addEventListener("change", newDirections);
 $("reset").addEventListener("click", () => setAmounts(amounts.map(() => 0)));
 $("save-grid").addEventListener("click", () => {
-  savePng(`samples-seed-${seed}.png`, cells.map((cell) => cell.canvas), SIDE, 4);
+  savePng(`samples-seed-${seed}.png`, cells.map((cell) => cell.canvas), SIDE, SAVED_SMALL);
 });
-$("save-here").addEventListener("click", () => savePng("image.png", [$("here")], 1, 8));
-$("save-strip").addEventListener("click", () => savePng("walk.png", [$("strip")], 1, 4));
+$("save-here").addEventListener("click", () => savePng("image.png", [$("here")], 1, SAVED_LARGE));
+$("save-strip").addEventListener("click", () => savePng("walk.png", [$("strip")], 1, SAVED_SMALL));
 $("save-z").addEventListener("click", () => save("z.npy", new Blob([npy(pointAt(at))])));
 
 // Files are dropped anywhere. Entering a child leaves its parent, so the two are counted.
