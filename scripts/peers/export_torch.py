@@ -40,7 +40,7 @@ def main():
         extra = {"dcgan.json": ""}
         module = torch.jit.load(folder / "generator.pt", _extra_files=extra)
         images = module(z).contiguous()
-        # Any batch size, and the same images whatever it is.
+        # The module takes any batch size and gives the same images.
         alone = torch.cat([module(row[None]) for row in z])
         assert (images - alone).abs().max() <= 1e-5, "another batch size gives other images"
         np.save(folder / "torchscript.npy", images.numpy())
