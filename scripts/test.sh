@@ -6,16 +6,18 @@ set -euo pipefail
 
 usage() {
     cat <<EOF_USAGE
-Sets libtorch up (scripts/setup.sh) and runs every check: rustfmt, clippy, rustdoc, all tests. Two more
+Sets libtorch up (scripts/setup.sh) and runs every check: rustfmt, clippy, rustdoc, all tests. Three more
 run where their tools are at hand, and are skipped with a line that says so where they are not:
-cargo-deny (licences, sources and advisories of dependencies) and Node.js (the browser page's tests).
+  cargo-deny  licences, sources and advisories of the crates that the program depends on
+  Node.js     the browser page's tests
+  Python 3    links, paths and test names in the Markdown pages (scripts/check_docs.py)
 
 Usage: scripts/test.sh [--cpu | --cuda]
 
 The options are those of scripts/setup.sh. Everything is built once, in release.
 CONTRIBUTING.md names the longer checks.
 
-Exit code: 0 all passed, 1 something failed, 2 wrong usage.
+Exit code: 0 if all passed, 1 if something failed, 2 on wrong usage.
 EOF_USAGE
 }
 
@@ -42,10 +44,10 @@ for component in fmt clippy; do
 done
 step cargo fmt --all --check
 if cargo deny --version >/dev/null 2>&1; then
-    step cargo deny check bans licenses sources
-    # The list of advisories is a download of its own, which fails without a network.
+    step cargo deny --locked check bans licenses sources
+    # The list of advisories is downloaded separately, which fails without a network.
     if cargo deny fetch db >/dev/null 2>&1; then
-        step cargo deny check --disable-fetch advisories
+        step cargo deny --frozen check advisories
     else
         skip "cargo deny check advisories: the list of advisories cannot be downloaded here"
     fi
@@ -54,9 +56,14 @@ else
 fi
 if node -e 'const [major, minor] = process.versions.node.split(".").map(Number);
 process.exit(major > 18 || (major === 18 && minor >= 18) ? 0 : 1)' >/dev/null 2>&1; then
-    step node --test docs/browser/*.test.js
+    step node --test --test-reporter=spec docs/browser/*.test.js
 else
     skip "node --test docs/browser/*.test.js: Node.js 18.18 or later is not installed"
+fi
+if command -v python3 >/dev/null 2>&1; then
+    step python3 -B scripts/check_docs.py
+else
+    skip "scripts/check_docs.py: there is no python3"
 fi
 # Clippy checks every target. It checks in release, so that libtorch's bindings are compiled only once.
 step cargo clippy --release --all-targets --locked -- -D warnings
