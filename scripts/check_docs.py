@@ -3,7 +3,8 @@
 
   links      every link to a file leads to a file, and every #anchor to a heading of its page
   pictures   every picture is there and has a text for those who do not see it
-  paths      every path in `backticks` that begins with a folder of the repository is there
+  paths      every path in `backticks` that begins with a folder of the repository is there, every script
+             that a command names, and every Rust file, by its path in src/ or by its name alone
   tests      every test that is named in `backticks` (a name of six words or more) is in tests/ or src/
 
 Addresses on the web are not looked at. Needs Python 3.8 or newer, nothing else.
@@ -23,6 +24,8 @@ FOREIGN = {".libtorch", "node_modules", "runs", "target"}
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 CODE = re.compile(r"`([^`]+)`")
 PATH = re.compile(r"(?:%s)/[\w./*-]*" % "|".join(FOLDERS))
+SCRIPT = re.compile(r"\bscripts/[\w/]+\.(?:sh|py)\b")
+RUST = re.compile(r"(?:\w+/)*\w+\.rs")
 TEST = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+){5,}")
 
 
@@ -64,6 +67,19 @@ def check_link(page, is_picture, text, target):
     return None
 
 
+def check_path(word, rust_files):
+    """What is wrong with a path, or None."""
+    if PATH.fullmatch(word):
+        is_there = any(ROOT.glob(word.rstrip("/")))
+    elif RUST.fullmatch(word) and "/" in word:
+        is_there = (ROOT / "src" / word).exists()
+    elif RUST.fullmatch(word):
+        is_there = word in rust_files
+    else:
+        return None
+    return None if is_there else f"there is no {word}"
+
+
 def main():
     if len(sys.argv) > 1:
         print(__doc__)
@@ -71,11 +87,16 @@ def main():
     pages = sorted(p for p in ROOT.rglob("*.md") if not FOREIGN & set(p.relative_to(ROOT).parts))
     sources = [p for folder in ("src", "tests") for p in (ROOT / folder).rglob("*.rs")]
     functions = set(re.findall(r"\bfn (\w+)", "\n".join(p.read_text(encoding="utf-8") for p in sources)))
+    rust_files = {p.name for folder in (*FOLDERS, ".") for p in (ROOT / folder).glob("*.rs")}
+    rust_files |= {p.name for p in sources}
     faults = 0
     for page in pages:
         for number, line, is_code in lines_of(page):
             found = []
-            if not is_code:
+            if is_code:
+                for word in SCRIPT.findall(line) + re.findall(r"(?<![\w/.])\w+\.rs\b", line):
+                    found.append(check_path(word, rust_files))
+            else:
                 plain = CODE.sub(lambda code: "`" + "x" * len(code[1]) + "`", line)
                 for match in LINK.finditer(plain):
                     target = line[match.start(3) : match.end(3)]
@@ -83,9 +104,7 @@ def main():
                 for code in CODE.findall(line):
                     # Commands and patterns name paths, too.
                     for word in code.split():
-                        word = word.split("::")[0].rstrip(".,:")
-                        if PATH.fullmatch(word) and not any(ROOT.glob(word.rstrip("/"))):
-                            found.append(f"there is no {word}")
+                        found.append(check_path(word.split("::")[0].rstrip(".,:"), rust_files))
                     if TEST.fullmatch(code) and code not in functions:
                         found.append(f"there is no test {code}")
             for fault in filter(None, found):
