@@ -1,4 +1,4 @@
-// The page: the generator in onnxruntime-web, what a person has chosen, and what is drawn of it.
+// The page: runs the generator in onnxruntime-web, keeps what a person has chosen, and draws it.
 import * as ort from "onnxruntime-web/wasm";
 
 import {
@@ -14,13 +14,13 @@ import {
 } from "./latent.js";
 import { ModelError, readModel } from "./model.js";
 
-const SIDE = 6; // the samples are a square of so many by so many
+const SIDE = 6; // the samples are a square of this many by this many
 const DIRECTIONS = 8;
 const FARTHEST = 8; // standard deviations at the end of a direction's slider
 const STEPS = 9; // images of the walk from end to end
 const LEG_MS = 3000; // of an animation, from corner to corner
 const LARGEST_FILE = 512 * 1024 * 1024;
-const LARGEST_Z_FOR_PRINCIPAL = 256; // above that, finding them would hold up the page for seconds
+const LARGEST_Z_FOR_PRINCIPAL = 256; // for a longer z, finding them would block the page for seconds
 const BESIDE = "generator.onnx";
 // Width of one image in saved pictures: small images are enlarged about to that, larger ones are not.
 const SAVED_SMALL = 128; // in the samples and in the walk
@@ -65,7 +65,7 @@ function generate(rows, { session, model } = generator) {
   });
 }
 
-let opening = 0; // counts the files: of two in a row, the later one wins
+let opening = 0; // counts the opened files, so that of two in a row the later one wins
 
 async function open(name, bytes) {
   const turn = ++opening;
@@ -97,7 +97,7 @@ async function open(name, bytes) {
   }
 }
 
-/** What onnxruntime says, without its codes and the place in its own sources. */
+/** The message of onnxruntime without its error codes and the position in its own sources. */
 function plain(message) {
   const text = message.replace(/^.*ERROR_MESSAGE: /s, "").replace(/^\/\S+:\d+ .*?\) /s, "").trim();
   return text.length > 300 ? `${text.slice(0, 300)} ...` : text;
@@ -273,7 +273,7 @@ function setSeed(text) {
 const wanted = new Set();
 let drawing = null; // the promise of what is being drawn
 
-/** Draws "grid", "strip" and "here" as soon as the generator is free; what comes meanwhile is drawn once. */
+/** Draws "grid", "strip" and "here" as soon as the generator is free. What is asked for meanwhile is drawn once. */
 function draw(...parts) {
   for (const part of parts) wanted.add(part);
   drawing ??= drawWanted();
@@ -282,7 +282,7 @@ function draw(...parts) {
 
 async function drawWanted() {
   try {
-    // What this very event chooses yet goes into the same batch.
+    // Let the current event finish, so that everything it changes is drawn in one batch.
     await null;
     while (wanted.size > 0) {
       const current = generator;
@@ -298,7 +298,7 @@ async function drawWanted() {
       }
       wanted.clear();
       const images = await generate(targets.map(([z]) => z), current);
-      if (images === null || generator !== current) continue; // all is wanted again
+      if (images === null || generator !== current) continue; // the new generator has asked for everything again
       targets.forEach(([, context, x], i) => {
         context.putImageData(new ImageData(pixels(images.values, i, model), model.width, model.height), x, 0);
       });
@@ -314,7 +314,7 @@ async function drawWanted() {
   }
 }
 
-// The newest measurements of each size of batch; their middle is shown.
+// The newest measurements for each size of batch. Their median is shown.
 const timings = new Map();
 let timeShown = -Infinity;
 
@@ -324,7 +324,7 @@ function showTime(images, ms) {
   if (newest.length > 15) newest.shift();
   timings.set(images, newest);
   const now = performance.now();
-  if (playing && now - timeShown < 500) return; // readable
+  if (playing && now - timeShown < 500) return; // change it slowly enough to be read
   timeShown = now;
   const parts = Array.from(timings, ([count, each]) => [count, each.toSorted((a, b) => a - b)[each.length >> 1]])
     .sort(([a], [b]) => a - b)
@@ -347,7 +347,7 @@ async function play() {
   while (playing) {
     const now = await new Promise(requestAnimationFrame);
     if (!playing) break;
-    // A tab in the background gets no frames: it goes on where it was.
+    // A tab in the background gets no frames. Limit the step, so that it continues where it was.
     legs += Math.min(100, Math.max(0, now - before)) / LEG_MS;
     before = now;
     at = backAndForth(corners.length, legs);
@@ -407,7 +407,7 @@ const [hereContext, hereAgainContext, stripContext] = ["here", "here-again", "st
   $(id).getContext("2d", { willReadFrequently: true }),
 );
 
-// One stop for the tab key; the arrow keys lead from sample to sample.
+// The tab key stops once at the samples; the arrow keys lead from sample to sample.
 $("grid").addEventListener("keydown", (event) => {
   const cell = cells.findIndex(({ button }) => button === document.activeElement);
   const column = cell % SIDE;
@@ -451,7 +451,7 @@ const sliders = Array.from({ length: DIRECTIONS }, (_, k) => {
 $("file").addEventListener("change", () => {
   const [file] = $("file").files;
   if (file) openFile(file);
-  $("file").value = ""; // the same file may be opened again, mended
+  $("file").value = ""; // so that the same file can be opened again after a correction
 });
 $("seed").addEventListener("change", () => setSeed($("seed").value));
 $("new-seed").addEventListener("click", () => {
@@ -474,7 +474,7 @@ $("save-here").addEventListener("click", () => savePng("image.png", [$("here")],
 $("save-strip").addEventListener("click", () => savePng("walk.png", [$("strip")], 1, SAVED_SMALL));
 $("save-z").addEventListener("click", () => save("z.npy", new Blob([npy(pointAt(at))])));
 
-// Files are dropped anywhere. Entering a child leaves its parent, so the two are counted.
+// Files can be dropped anywhere. Entering an element leaves its parent, so entering and leaving are counted.
 let inside = 0;
 const hasFiles = (event) => event.dataTransfer?.types.includes("Files") ?? false;
 function drag(change) {
@@ -501,9 +501,9 @@ const ready = openBeside();
 
 // For check.js, and for the browser's console.
 globalThis.latentPage = {
-  /** Settles when the first generator is there, or is known not to be. */
+  /** Settles when the first generator is ready, or when it is known that there is none. */
   ready,
-  /** The values of the images of rows of z. */
+  /** The values of the images that the generator makes of rows of z. */
   async generate(rows) {
     return Array.from((await generate(rows)).values);
   },
@@ -512,7 +512,7 @@ globalThis.latentPage = {
     samples = samples.map((z, cell) => (cell < rows.length ? Float32Array.from(rows[cell]) : z));
     await draw("grid", "strip", "here");
   },
-  /** Waits until all that was asked for is drawn. */
+  /** Waits until everything that was asked for is drawn. */
   async drawn() {
     while (drawing !== null) await drawing;
   },
