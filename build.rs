@@ -1,13 +1,13 @@
-//! Run path, CUDA linking, and the commit that a run's record names; nothing else.
+//! Sets the run path, links libtorch's CUDA library, and records the commit that a run's files name.
 //!
-//! `torch-sys` finds libtorch and links it, but its linker arguments don't reach our executables.
+//! `torch-sys` finds libtorch and links it, but its linker arguments do not reach our executables.
 
 use std::path::Path;
 use std::process::Command;
 use std::{env, fs, process};
 
 fn main() {
-    // From torch-sys' `links = "tch"`; set only when this package depends on torch-sys directly.
+    // torch-sys provides this through `links = "tch"`, to packages that depend on it directly.
     let Ok(lib_dir) = env::var("DEP_TCH_LIBTORCH_LIB") else {
         fail("torch-sys named no libtorch folder (DEP_TCH_LIBTORCH_LIB is not set)")
     };
@@ -15,21 +15,21 @@ fn main() {
     if !lib_dir.is_dir() {
         fail(&format!("there is no libtorch in {}", lib_dir.display()));
     }
-    // The folder, not the file: cargo takes a file that doesn't exist for changed, every time.
-    // scripts/setup.sh gives the folder a new time when it puts another set in its place.
+    // Watches the folder, not the CUDA library in it: cargo treats a file that does not exist as changed
+    // at every build. scripts/setup.sh gives the folder a new time when it installs another set.
     println!("cargo:rerun-if-changed={}", lib_dir.display());
     println!("cargo:rerun-if-changed=build.rs");
 
     let target_os = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
     if target_os == "linux" || target_os == "macos" {
-        // The executable finds libtorch wherever it is moved, as long as the checkout stays.
+        // With this the executable finds libtorch wherever it is moved, as long as the checkout stays.
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib_dir.display());
     }
     if target_os == "linux" {
         for name in ["torch_cuda", "torch_hip"] {
             if lib_dir.join(format!("lib{name}.so")).exists() {
-                // No symbol of ours is in it: it registers itself when it is loaded. The linker
-                // would drop it as unneeded, and libtorch would then report no GPU.
+                // We use none of its symbols: it registers itself when it is loaded. The linker would
+                // therefore drop it as unneeded, and libtorch would report that there is no GPU.
                 println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-l{name},--as-needed");
             }
         }
@@ -39,14 +39,14 @@ fn main() {
     name_commit();
 }
 
-/// `DCGAN_GIT_COMMIT`, where this is a checkout and git is there.
+/// Sets `DCGAN_GIT_COMMIT` where this is a checkout and git is installed.
 fn name_commit() {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(arguments).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         output.status.success().then(|| text.trim().to_owned())
     };
-    // A crate unpacked inside somebody else's checkout is not of that checkout's commit.
+    // A crate that is unpacked inside another project's checkout does not belong to that commit.
     if !Path::new(".git").exists() {
         return;
     }
@@ -56,7 +56,7 @@ fn name_commit() {
         commit.push_str(" (modified)");
     }
     println!("cargo:rustc-env=DCGAN_GIT_COMMIT={commit}");
-    // Only what exists: cargo takes the rest for changed, every time.
+    // Watches only what exists, because cargo treats a missing file as changed at every build.
     println!("cargo:rerun-if-changed=src");
     for name in ["HEAD", "logs/HEAD"] {
         if let Some(path) = git(&["rev-parse", "--git-path", name])
@@ -67,8 +67,10 @@ fn name_commit() {
     }
 }
 
-/// A torch-sys that was built on the CUDA set asks for `-ltorch_cuda` ever after, and cargo has no
-/// reason to build it anew on the CPU set: there, give the linker an empty library of that name.
+/// Gives the linker an empty `libtorch_cuda` where the CPU set is in use.
+///
+/// A torch-sys that was built with the CUDA set keeps asking for `-ltorch_cuda`, and cargo has no reason to
+/// build it again when the CPU set takes its place.
 fn satisfy_cuda_request(lib_dir: &Path) {
     let out_dir = env::var("OUT_DIR").unwrap_or_default();
     let empty = Path::new(&out_dir).join("libtorch_cuda.a");
@@ -76,7 +78,7 @@ fn satisfy_cuda_request(lib_dir: &Path) {
         println!("cargo:rustc-link-search=native={out_dir}");
         fs::write(&empty, "!<arch>\n")
     } else if empty.exists() {
-        fs::remove_file(&empty) // or the linker might take it for the real one
+        fs::remove_file(&empty) // otherwise the linker might use it in place of the real one
     } else {
         Ok(())
     };

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
 """Measures how fast a folder of images is decoded, against a PyTorch DataLoader over Pillow.
 
-Makes folders of JPEG and PNG photographs (500x375 and 64x64), and reads each once: the trainer with an
-empty cache (`dcgan data show`, less the time of the same command with a full one: its start), and a
-DataLoader with as many workers as cores that does what the usual recipe does: open, convert to RGB, the
-largest centred square, 32x32 by Lanczos (from the first worker's start to the last batch). In turns; the
-median of the rounds. The files are in the system's cache in both.
+Makes folders of JPEG and PNG photographs (500x375 and 64x64) and reads each of them
+
+  - with `dcgan data show` and an empty cache, less the time that the same command takes with a full cache,
+    which is the program's start;
+  - with a DataLoader that has as many workers as there are cores and does what the usual recipe does: open,
+    convert to RGB, take the largest centred square, resample to 32x32 by Lanczos. Its time is that from the
+    first worker's start to the last batch.
+
+Both take turns, and the median of the rounds counts. The files are in the system's cache for both.
 
 Needs torch, numpy, Pillow, and target/release/dcgan (scripts/setup.sh && cargo build --release).
 """
@@ -56,8 +60,8 @@ def photos(folder, count, size, extension, **save):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=3000, metavar="N", help="images of each sort [default: 3000]")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns [default: 3]")
+    parser.add_argument("--count", type=int, default=3000, metavar="N", help="images in each folder [default: 3000]")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds [default: 3]")
     arguments = parser.parse_args()
     executable = ROOT / "target" / "release" / "dcgan"
     if not executable.exists():

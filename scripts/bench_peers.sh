@@ -3,8 +3,9 @@
 # Measures one training iteration of dcgan against other programs that train the same network.
 # See --help.
 #
-# This script parses, makes the peers' environments and names the contenders; scripts/peers/compare.py
-# measures. A further peer is one program in scripts/peers/ (see measure.py) and one line in add().
+# This script parses its arguments, makes the peers' environments and names the contenders.
+# scripts/peers/compare.py measures them. A further peer is one program in scripts/peers/ (see measure.py)
+# and one line in add().
 # Written for bash 3.2 (macOS) and later.
 set -euo pipefail
 
@@ -12,8 +13,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 usage() {
     cat <<'EOF_USAGE'
-Measures one training iteration of dcgan and of its peers on this machine, in turn, and prints
-milliseconds an iteration, peak memory and the ratios dcgan/peer (below 1: dcgan is faster).
+Measures one training iteration of dcgan and of other programs that train the same network, on this
+machine and in turn. Prints milliseconds an iteration, peak memory, and the ratios dcgan/peer; below 1,
+dcgan is faster.
 
 Usage: scripts/bench_peers.sh [OPTIONS]
 
@@ -22,34 +24,34 @@ Usage: scripts/bench_peers.sh [OPTIONS]
                       pytorch            PyTorch 2.13.0, eager, f32: the usual port
                       pytorch-bf16       the same under bfloat16 autocast
                       torch-compile      the same in f32, through torch.compile (needs a C++ compiler)
-                      torch-compile-bf16 both
+                      torch-compile-bf16 torch.compile under bfloat16 autocast
                       tensorflow         TensorFlow 2.15.1, graph mode, f32: the reference itself
-  --rounds N        every contender runs once a round, in a new process (default: 10)
-  --iterations N    measured iterations of a run (default: 6)
-  --warmup N        iterations before them (default: 2)
+  --rounds N        in each round, every contender runs once in a new process (default: 10)
+  --iterations N    measured iterations of each run (default: 6)
+  --warmup N        iterations before them that are not measured (default: 2)
   --batch-size N    images in a batch (default: 128)
-  --samples N       sample N images after the iterations, in dcgan and pytorch (default: 0)
-  --floor           measure libtorch's convolutions alone, too, each pass in its best memory layout
+  --samples N       after the iterations, time sampling N images with dcgan and pytorch (default: 0)
+  --floor           also measure libtorch's convolutions alone, each pass in its best memory layout
   --threads N       threads of each contender (default: the number of cores)
-  --out FILE        save every number with command, machine, versions and date as JSON
+  --out FILE        save every number as JSON, with the command, machine, versions and date
   --force           replace FILE if it exists
-  --prepare         make the environments of the peers and stop
-  -h, --help        this text
+  --prepare         only make the environments of the peers
+  -h, --help        print this text
 
-The default takes about 4 minutes on 2 cores. Nothing else should run meanwhile: what other programs
-take of the processors is recorded, and warned about above 5 %.
+The default takes about 4 minutes on 2 cores. Nothing else should run meanwhile. The script records how
+much of the processors other programs take, and warns above 5 %.
 
-Environments are made once, under target/peers/, with pip: pytorch 2 GB to download and 3.7 GB on disk
-(the wheel of Linux needs CUDA's libraries to load, also where no GPU is), tensorflow 0.3 GB and
-1.3 GB. TensorFlow needs Python 3.9 to 3.11, PyTorch 3.10 to 3.13.
+Environments are made once with pip, under target/peers/. pytorch takes 2 GB to download and 3.7 GB on disk
+(on Linux the wheel needs CUDA's libraries even where there is no GPU); tensorflow takes 0.3 GB and 1.3 GB.
+TensorFlow needs Python 3.9 to 3.11, PyTorch 3.10 to 3.13.
 
 Variables:
-  DCGAN_BIN=PROGRAM          our program (default: target/release/dcgan, not built here)
-  PEER_PYTORCH_VENV=DIR      an environment of yours instead of target/peers/pytorch
+  DCGAN_BIN=PROGRAM          the dcgan to measure (default: target/release/dcgan; it is not built here)
+  PEER_PYTORCH_VENV=DIR      use your own environment instead of target/peers/pytorch
   PEER_TENSORFLOW_VENV=DIR   the same for target/peers/tensorflow
   PYTHON=PROGRAM             the Python that makes the environments
 
-Exit code: 0 measured, 1 a contender or an environment failed, 2 wrong usage.
+Exit code: 0 if all was measured, 1 if a contender or an environment failed, 2 on wrong usage.
 EOF_USAGE
 }
 

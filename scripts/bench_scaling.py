@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measures how an iteration's cost grows with the batch and the width, ours and PyTorch's.
+"""Measures how the time of an iteration grows with the batch and the width, for dcgan and for PyTorch.
 
     scripts/bench_scaling.py [--out FILE] [--iterations N] [--threads 1,2]
 
 Batches of 16 to 512 images at width 64, and widths of 16 to 128 at batch 128. Needs the release build and
 PyTorch's environment (scripts/bench_peers.sh --prepare). Takes 10 to 15 minutes on 2 cores; nothing else
-should run meanwhile. Prints a table in Markdown; --out adds every number as JSON.
+should run meanwhile. Prints a table in Markdown. --out also saves every number as JSON.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def measure(command, batch, width, threads, iterations):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="save every number as JSON")
-    parser.add_argument("--iterations", type=int, default=3, help="measured iterations of each (default: 3)")
+    parser.add_argument("--iterations", type=int, default=3, help="measured iterations of each case (default: 3)")
     parser.add_argument("--threads", default="1,2", help="numbers of threads (default: 1,2)")
     args = parser.parse_args()
     programs = contenders()

@@ -8,25 +8,25 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 usage() {
     cat <<'EOF_USAGE'
-Builds the page that walks through the latent space of a generator, and puts it with the generator and
-onnxruntime-web into one folder. Any static server can serve it, and it needs no network then:
+Builds the page that walks through the latent space of a generator, and puts the page, the generator and
+onnxruntime-web into one folder. Any static web server can serve that folder, and no other network is used:
 
   scripts/build_browser.sh && python3 -m http.server --bind 127.0.0.1 --directory target/browser
 
 Usage: scripts/build_browser.sh [OPTIONS]
 
-  --model FILE.onnx  the generator (default: the digits that the program holds, exported with
+  --model FILE.onnx  the generator (default: the built-in generator of digits, exported with
                      target/release/dcgan, which is not built here)
-  --out DIR          folder to write (default: target/browser); files of these names are replaced
-  -h, --help         this text
+  --out DIR          folder to write (default: target/browser); older files of the page are replaced
+  -h, --help         print this text
 
-Needs Node.js 18.18 or later with npm. The packages go into docs/browser/node_modules: 40 MB to
-download and 160 MB on disk, once. What is built has 16 MB.
+Needs Node.js 18.18 or later with npm. The packages go into docs/browser/node_modules: 40 MB to download
+and 160 MB on disk, once. The built page has 16 MB.
 
 Variables:
-  DCGAN_BIN=PROGRAM  our program instead of target/release/dcgan
+  DCGAN_BIN=PROGRAM  the dcgan that exports, instead of target/release/dcgan
 
-Exit code: 0 built, 1 not, 2 wrong usage.
+Exit code: 0 if the page is built, 1 if it is not, 2 on wrong usage.
 EOF_USAGE
 }
 
@@ -41,7 +41,7 @@ die_usage() {
     exit 2
 }
 
-# For run_child: a signal ends what runs, too.
+# Provides run_child, with which a signal also ends the command that is running.
 # shellcheck source=scripts/peers/venv.sh
 . "$root/scripts/peers/venv.sh"
 
@@ -95,12 +95,12 @@ process.exit(major > 18 || (major === 18 && minor >= 18) ? 0 : 1)' ||
 # ---- packages ---------------------------------------------------------------------------------
 
 page=$root/docs/browser
-# npm ci starts from nothing each time. The stamp is written last and holds the locked versions: a cut or
-# outdated folder lacks it. The platform is in it because esbuild is a program of one platform.
+# npm ci installs everything anew each time, so it only runs when the stamp is missing or different. The
+# stamp is written last and holds the locked versions and the platform, for which esbuild is built.
 stamp=$page/node_modules/.complete
 locked=$(node -p 'process.platform + " " + process.arch' && cat "$page/package-lock.json")
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$locked" ]; then
-    # No package has to run a program of its own here, so none may.
+    # No package needs an install script of its own here, so none may run.
     run_child npm --prefix "$page" ci --ignore-scripts --no-audit --no-fund >&2 ||
         die "npm could not install the packages of docs/browser; what it said is above."
     printf '%s\n' "$locked" >"$stamp"
@@ -110,13 +110,13 @@ fi
 
 mkdir -p "$out" || die "--out $out: can't be made."
 out=$(cd "$out" && pwd -P)
-# Everything is made beside its place first: a failure leaves the old page as it was.
+# Everything is made in a scratch folder first, so a failure leaves the old page as it was.
 scratch=$(mktemp -d "$out/.building.XXXXXX") || die "--out $out: can't be written."
 
 if [ -n "$model" ]; then
     cp "$model" "$scratch/generator.onnx" || die "--model $model: can't be copied to $out."
 else
-    # It names the file that it writes, which is not yet in its place: so only an error is shown.
+    # dcgan prints the name of the file it writes, which is not the final one. So only an error is shown.
     run_child "$dcgan" export --format onnx --out "$scratch/generator.onnx" >"$scratch/said" 2>&1 ||
         die "$dcgan could not export its generator; it said:" "$(tail -n 8 "$scratch/said")"
     rm -f "$scratch/said"
@@ -126,7 +126,7 @@ run_child "$page/node_modules/.bin/esbuild" "$page/main.js" --bundle --minify --
     die "esbuild could not bundle docs/browser/main.js; what it said is above."
 cp "$page/index.html" "$page/style.css" "$page/node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm" \
     "$scratch" || die "the page can't be copied to $out."
-# The model may be of another mode; a server that runs as somebody else has to read all of them.
+# A server that runs as another user has to be able to read all files, whatever the model's mode was.
 chmod 644 "$scratch"/*
 mv -f "$scratch"/* "$out" || die "the page can't be moved to $out."
 echo "$out: built; serve it: python3 -m http.server --bind 127.0.0.1 --directory $out"

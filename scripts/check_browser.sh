@@ -9,32 +9,32 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 usage() {
     cat <<'EOF_USAGE'
 Builds the page of docs/browser/, serves it on a free port of the loopback address, opens it in headless
-Chromium, checks it, and writes a picture of it to OUT.png. Checked are:
+Chromium, checks it, and writes a picture of it to OUT.png. It checks
 
-  - with --expect: that onnxruntime-web in the browser computes the expected images to 1e-5, and that
-    the page draws them; the largest difference is printed
-  - that samples, corners, the walk, directions, play, seed and keyboard do what they should
+  - with --expect: that onnxruntime-web in the browser computes the expected images to within 1e-5, and
+    that the page draws them; the largest difference is printed
+  - that samples, corners, the walk, directions, play, seed and keyboard work
   - that a wrong file is refused with a reason
-  - that nothing has to be scrolled sideways, at 360, 768 and 1440 pixels
-  - that the page logs no error and asks for nothing from elsewhere
+  - that the page need not be scrolled sideways when it is 360, 768 or 1440 pixels wide
+  - that the page logs no error and requests nothing from other servers
 
 Usage: scripts/check_browser.sh [OPTIONS] OUT.png
 
   OUT.png             picture to write; an existing one is replaced
   --model FILE.onnx   the generator (default: see scripts/build_browser.sh)
-  --expect FILE.json  what it should give: {"z": [[...], ...], "images": [[...], ...]}, 1 to 36 rows; a row
-                      of images is an image, channel by channel and row by row, in [-1, 1]
+  --expect FILE.json  the expected images: {"z": [[...], ...], "images": [[...], ...]} with 1 to 36 rows each.
+                      A row of "images" is one image in [-1, 1], channel by channel and row by row
   --width N           width of the picture in pixels, 320 to 3840 (default: 1440)
-  --dark              the page in dark colours
-  -h, --help          this text
+  --dark              show the page in dark colours
+  -h, --help          print this text
 
 Needs Node.js 18.18 or later with npm, and Chromium.
 
 Variables:
   CHROMIUM=PROGRAM    the browser (default: chromium, chromium-browser or google-chrome)
-  DCGAN_BIN=PROGRAM   our program, see scripts/build_browser.sh
+  DCGAN_BIN=PROGRAM   the dcgan that exports, see scripts/build_browser.sh
 
-Exit code: 0 all is as it should be, 1 it is not, 2 wrong usage.
+Exit code: 0 if every check passed, 1 if one failed, 2 on wrong usage.
 EOF_USAGE
 }
 
@@ -49,7 +49,7 @@ die_usage() {
     exit 2
 }
 
-# For run_child: a signal ends what runs, too.
+# Provides run_child, with which a signal also ends the command that is running.
 # shellcheck source=scripts/peers/venv.sh
 . "$root/scripts/peers/venv.sh"
 # shellcheck source=scripts/peers/chromium.sh
@@ -59,7 +59,7 @@ scratch=""
 cleanup() {
     if [ -n "$child" ]; then
         kill "$child" 2>/dev/null || true
-        # It ends Chromium first.
+        # Wait, because check.js ends Chromium before it ends itself.
         wait "$child" 2>/dev/null || true
     fi
     if [ -n "$scratch" ]; then rm -rf "$scratch"; fi
@@ -115,7 +115,7 @@ find_chromium
 scratch=$(mktemp -d)
 run_child "$root/scripts/build_browser.sh" --out "$scratch/page" ${model:+--model "$model"} >/dev/null ||
     die "the page is not built; why is above."
-# TMPDIR, so that what a stopped Chromium leaves goes with the scratch folder.
+# TMPDIR lies in the scratch folder, so that what a stopped Chromium leaves behind is removed with it.
 TMPDIR=$scratch run_child node "$root/docs/browser/check.js" --folder "$scratch/page" --out "$out" \
     --chromium "$chromium" --width "$width" ${expect:+--expect "$expect"} ${dark:+"$dark"} || exit 1
 echo "$picture: the page, $width pixels wide"

@@ -10,20 +10,20 @@ dcgan=$root/target/release/dcgan
 usage() {
     cat <<EOF_USAGE
 Exports a generator in every format, gives the same z to PyTorch, TensorFlow and onnxruntime, and compares
-their float32 images with this program's in float64: the largest absolute difference must be 1e-5 or less. Then
-it saves a TensorFlow 1 checkpoint, imports it, and compares again.
+their float32 images with dcgan's in float64. The largest absolute difference must be 1e-5 or less. Then it
+saves a TensorFlow 1 checkpoint, imports it, and compares again.
 
 Usage: scripts/check_exports.sh [MODEL] [--save FILE.safetensors] [--browser]
 
   MODEL       a run or a checkpoint (default: the built-in generator)
-  --save F    write z and every program's images, as the test suite holds them
-  --browser   onnxruntime-web in headless Chromium, too (see scripts/check_browser.sh)
-  -h, --help  this text
+  --save F    write z and every program's images to F, in the form of tests/reference/exports.safetensors
+  --browser   also compare onnxruntime-web in headless Chromium (see scripts/check_browser.sh)
+  -h, --help  print this text
 
-Environments with the three are made under target/peers/ at first (see scripts/bench_peers.sh --help for
-sizes). Needs target/release/dcgan: cargo build --release.
+The first time, environments with the three programs are made under target/peers/ (scripts/bench_peers.sh
+--help says how large they are). Needs target/release/dcgan: cargo build --release.
 
-Exit code: 0 all agree, 1 not, 2 wrong usage.
+Exit code: 0 if all agree, 1 if not, 2 on wrong usage.
 EOF_USAGE
 }
 
@@ -99,7 +99,7 @@ run_child "$pytorch" -B "$root/scripts/peers/export_torch.py" "$scratch"
 run_child "$tensorflow" -B "$root/scripts/peers/export_tensorflow1.py" "$scratch"
 run_child "$onnx" -B "$root/scripts/peers/export_onnx.py" "$scratch"
 
-# Back: a checkpoint of the real TensorFlow.
+# The way back: import a checkpoint that the real TensorFlow saved.
 run_child "$tensorflow" -B "$root/scripts/tf_checkpoint_to_safetensors.py" "$scratch/tf1" \
     --out "$scratch/converted.safetensors"
 run_child "$dcgan" import "$scratch/converted.safetensors" --out "$scratch/imported.safetensors"

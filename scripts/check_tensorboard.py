@@ -9,9 +9,9 @@ Reads the run's event files with TensorBoard's own reader and compares them with
   real      is real.png, pixel for pixel
   config    is a text of one string, not empty
 
-Steps ascend, each is there once. scripts/check_tensorboard.sh makes the environment for it.
+Steps ascend, and each occurs once. scripts/check_tensorboard.sh makes the environment for this script.
 
-exit status: 0 all is as expected, 1 something is not, 2 wrong usage
+exit status: 0 if all is as expected, 1 if something is not, 2 on wrong usage
 """
 
 import argparse
@@ -21,7 +21,7 @@ import logging
 import sys
 from pathlib import Path
 
-# Event tag: its key in metrics.jsonl.
+# The tag of each event, and its key in metrics.jsonl.
 SCALARS = {
     "discriminator_loss": "d_loss",
     "generator_loss": "g_loss",
@@ -166,7 +166,7 @@ def check_image(what, event, path):
     image = decode(what, event.encoded_image_string)
     expect(f"{what}: (width, height) of {path.name}", wanted.size, image.size)
     expect(f"{what}: width and height fields", image.size, (event.width, event.height))
-    # RGBA holds what any 8 bit mode does, so gray and RGB files of the same picture are equal.
+    # RGBA can hold any 8-bit picture, so gray and RGB files of the same picture become equal.
     expected, found = wanted.convert("RGBA").tobytes(), image.convert("RGBA").tobytes()
     if expected != found:
         pixels = [i for i in range(0, len(expected), 4) if expected[i : i + 4] != found[i : i + 4]]
@@ -209,7 +209,7 @@ def check_config(run, events):
     expect("config: plugin", "text", events.SummaryMetadata("config").plugin_data.plugin_name)
     found = events.Tensors("config")
     expect_ascending("config", [event.step for event in found])
-    # A run that was resumed with more iterations has one text for each; the file is the last.
+    # A run that was resumed with more iterations has one text for each time; config.toml is the last.
     for event in found[-1:]:
         what = f"config at step {event.step}"
         dtype = types_pb2.DataType.Name(event.tensor_proto.dtype)
@@ -249,7 +249,7 @@ def check(run):
         try:
             print(f"{name:8} ok: {group()}")
         except (Failure, KeyError) as failure:
-            # The reader's KeyError names the tag that isn't there.
+            # The reader's KeyError names the tag that is missing.
             print(f"{name:8} FAILED: {failure.args[0]}")
             failures += 1
     if failures:
@@ -260,7 +260,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, with its event files")
     args = parser.parse_args()
-    # TensorBoard's own reader warns of damaged files: keep that, drop its chatter.
+    # Keep the warnings of TensorBoard's reader about damaged files, and drop its other messages.
     logging.getLogger("tensorboard").setLevel(logging.WARNING)
     try:
         if not args.run.is_dir():

@@ -8,22 +8,22 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 usage() {
     cat <<'EOF_USAGE'
-Checks that TensorBoard reads from a run what the run's own files say: tags, every scalar of
-metrics.jsonl, every image of samples/ and real.png pixel for pixel, and the config's text.
+Checks that TensorBoard reads from a run what the run's own files say: the tags, every scalar in
+metrics.jsonl, every image in samples/ and real.png pixel for pixel, and the text of the settings.
 
 Usage: scripts/check_tensorboard.sh RUN
 
   RUN         folder of a run, for example runs/NAME
-  -h, --help  this text
+  -h, --help  print this text
 
-TensorBoard 2.21.0 (no TensorFlow) is installed with pip into target/peers/tensorboard at first, 25 MB
-to download and 0.2 GB on disk; it needs Python 3.10 to 3.13.
+The first time, TensorBoard 2.21.0 (without TensorFlow) is installed with pip into target/peers/tensorboard:
+25 MB to download and 0.2 GB on disk. It needs Python 3.10 to 3.13.
 
 Variables:
-  PEER_TENSORBOARD_VENV=DIR  an environment of yours instead, with tensorboard and pillow
+  PEER_TENSORBOARD_VENV=DIR  use your own environment, with tensorboard and pillow
   PYTHON=PROGRAM             the Python that makes the environment
 
-Exit code: 0 all is as expected, 1 something is not, 2 wrong usage.
+Exit code: 0 if all is as expected, 1 if something is not, 2 on wrong usage.
 EOF_USAGE
 }
 

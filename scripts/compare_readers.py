@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Compares what the trainer reads of image files and arrays with what Python's readers do.
+"""Compares what dcgan reads from image files and arrays with what Python's readers read from them.
 
-  decoding    PNG, BMP, GIF, TIFF, WebP (lossless), 16 bits, palettes, alpha: Pillow, every pixel equal
-  jpeg        Pillow (libjpeg-turbo): the largest and the mean difference, in levels of 255
-  resampling  crop, stretch, pad from several sizes: Pillow's Lanczos, largest and mean difference
-  arrays      IDX, MAT (scipy.io), NPY (numpy): every pixel equal
+  decoding    PNG, BMP, GIF, TIFF, WebP (lossless), 16 bits, palettes, alpha: every pixel must equal Pillow's
+  jpeg        the largest and the mean difference from Pillow (libjpeg-turbo), in levels of 255
+  resampling  crop, stretch and pad from several sizes: the same differences from Pillow's Lanczos filter
+  arrays      IDX, MAT and NPY: every pixel must equal what was stored with struct, scipy.io and numpy
 
-Makes its own files; SPEC... are compared too (mat:FILE, idx:FILE, tar:FILE).
+The script makes its own files. Data sets that are named (SPEC: mat:FILE, idx:FILE, tar:FILE) are compared too.
 Needs numpy, scipy, Pillow, and target/release/dcgan (scripts/setup.sh && cargo build --release).
 
-exit status: 0 all within bounds, 1 something is not, 2 wrong usage
+exit status: 0 if all is within bounds, 1 if something is not, 2 on wrong usage
 """
 
 import argparse
@@ -32,7 +32,7 @@ SIZE = 32
 
 
 class Reader:
-    """The trainer's way of reading: by a contact sheet of at most 144 images, which shows every pixel."""
+    """Reads images with dcgan: from its contact sheet of at most 144 images, which shows every pixel."""
 
     def __init__(self, executable, folder):
         self.executable, self.folder = executable, folder
@@ -95,7 +95,7 @@ def pad(image):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("specs", nargs="*", metavar="SPEC", help="more to compare")
+    parser.add_argument("specs", nargs="*", metavar="SPEC", help="further data sets to compare")
     arguments = parser.parse_args()
     executable = ROOT / "target" / "release" / "dcgan"
     if not executable.exists():
@@ -118,7 +118,7 @@ def main():
             place.mkdir()
             for i, picture in enumerate(pictures):
                 picture.save(place / f"{i:03}.{extension}", **save)
-            # What Pillow itself reads back of the file.
+            # What Pillow itself reads back from the file.
             opened = [Image.open(place / f"{i:03}.{extension}") for i in range(len(pictures))]
             theirs = np.stack([np.asarray((expected or (lambda image: image.convert("RGB")))(image)) for image in opened])
             told(what, difference(read(f"folder:{place}", *options), theirs), *bounds)

@@ -9,25 +9,25 @@ dcgan=$root/target/release/dcgan
 
 usage() {
     cat <<EOF_USAGE
-Trains the reference on MNIST in TensorFlow 1 and with this program, from several seeds, generates images with
-each, and measures them with 'dcgan eval': the mean Fréchet distance of this program must be at most 1.1 times
-TensorFlow's.
+Trains the reference on MNIST in TensorFlow 1 and with dcgan, from several seeds, generates images with each,
+and measures them with 'dcgan eval'. The mean Fréchet distance of dcgan's images must be at most 1.1 times that
+of TensorFlow's.
 
 Usage: scripts/compare_reference.sh --mnist DIR [OPTION...]
 
   --mnist DIR     folder with MNIST's image and label files, gzipped or not
   --seeds N       seeds 0 to N-1 (default: 3)
-  --epochs N      passes over the 70,000 images (default: 1, as the reference)
+  --epochs N      passes over the 70,000 images (default: 1, as in the reference)
   --width N       base width (default: 64, the reference's)
-  --count N       images each generates (default: 10000)
-  --out DIR       keep what is trained there, and go on from what is there already
+  --count N       images that each program generates (default: 10000)
+  --out DIR       folder for everything that is trained; what is there already is not trained again
                   (default: target/compare)
-  -h, --help      this text
+  -h, --help      print this text
 
-At the defaults it takes 70 minutes on two cores. TensorFlow 2.15.1 is installed with pip into
-target/peers/tensorflow at first. Needs target/release/dcgan: cargo build --release.
+With the defaults it takes 70 minutes on two cores. The first time, TensorFlow 2.15.1 is installed with pip
+into target/peers/tensorflow. Needs target/release/dcgan: cargo build --release.
 
-Exit code: 0 the ratio is 1.1 or less, 1 it is not or something failed, 2 wrong usage.
+Exit code: 0 if the ratio is 1.1 or less, 1 if it is not or something failed, 2 on wrong usage.
 EOF_USAGE
 }
 
@@ -92,7 +92,7 @@ while [ "$seed" -lt "$seeds" ]; do
             --epochs "$epochs" --base-width "$width" --count "$count" --out "$out/tf-$seed.npz"
     fi
     if ! [ -e "$out/ours-$seed.npz" ]; then
-        # A run that was stopped goes on.
+        # A run that was stopped is resumed.
         if [ -e "$out/ours-$seed/config.toml" ]; then
             run_child "$dcgan" train --resume "$out/ours-$seed"
         else

@@ -1,20 +1,20 @@
-"""Fetches libtorch as the files of the `torch` wheel. Called by setup.sh; Python 3.8, stdlib only.
+"""Downloads libtorch as the files of the `torch` wheel. setup.sh calls it. Python 3.8, stdlib only.
 
     install_libtorch.py .libtorch VERSION cpu|cuda PLATFORM
 
-The wheels are downloaded with pip for one fixed Python version and unpacked, never imported.
+The wheels are downloaded with pip for one fixed Python version. They are unpacked and never imported.
 
-Layout, a site-packages folder for each set, because the libraries find each other by
+Each set has the layout of a site-packages folder, because the libraries find each other by
 `$ORIGIN/../../nvidia/cu13/lib`:
 
     .libtorch/cpu/{torch,nvidia,complete}     the CPU set
     .libtorch/cuda/{torch,nvidia,complete}    the CUDA set
     .libtorch/torch -> cpu/torch              the set in use
     .libtorch/.lock                           held by the one process that works here
-    .libtorch/.new-*                          scratch of a run; what a killed run left is removed
+    .libtorch/.new-*                          scratch of a run; the next run removes what a killed one left
 
-A set is made in the scratch folder and renamed when it is whole, then the link is replaced in one
-step: whenever the run is cut, the set in use before it is still in use, whole.
+A set is made in the scratch folder and renamed when it is complete. Then the link is replaced in one step.
+So whenever a run is interrupted, the set that was in use before it is still in use and complete.
 """
 
 import contextlib
@@ -31,15 +31,15 @@ import zipfile
 import zlib
 from pathlib import Path
 
-# pip doesn't derive the older manylinux tags from the newer ones: name them all.
+# pip does not derive the older manylinux tags from the newer ones, so all of them are named.
 WHEEL_TAGS = {
     "linux-x86_64": ["manylinux_2_%d_x86_64" % n for n in range(28, 11, -1)] + ["manylinux2014_x86_64"],
     "linux-aarch64": ["manylinux_2_%d_aarch64" % n for n in range(28, 16, -1)] + ["manylinux2014_aarch64"],
     "macos-arm64": ["macosx_%d_0_arm64" % n for n in range(14, 10, -1)],
 }
 
-# (MB to download, MB of disk that the run needs at its peak, with some room). All were measured;
-# pip holds every wheel twice for a moment.
+# MB to download, and MB of disk that the run needs at its peak, with some room. All were measured. At the
+# peak pip holds a wheel twice.
 SIZES_MB = {
     ("linux-x86_64", "cpu"): (540, 1200),
     ("linux-x86_64", "cuda"): (2530, 5500),
@@ -48,10 +48,10 @@ SIZES_MB = {
     ("macos-arm64", "cpu"): (111, 600),
 }
 
-# Parts of torch/lib that serve Python only.
+# Parts of torch/lib that only Python needs.
 PYTHON_ONLY = re.compile(r"torch_python|libshm|global_deps")
-# Parts that need CUDA packages. libtorch.so too: it is an empty library that needs both
-# libtorch_cpu.so and libtorch_cuda.so; the CPU set has a link to libtorch_cpu.so in its place.
+# Parts that need CUDA packages. libtorch.so is one of them: it is an empty library that needs both
+# libtorch_cpu.so and libtorch_cuda.so. The CPU set has a link to libtorch_cpu.so in its place.
 CUDA_ONLY = re.compile(r"cuda|nvrtc|nvshmem|^libtorch\.so$")
 
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Makes the small TorchScript modules that tests measure by: features-*.pt in the folder that is named.
+"""Makes the small TorchScript modules whose features the tests use: features-*.pt.
 
-They stand for the Inception files of public tools: `flag` takes bytes and `return_features`, as that of
-StyleGAN's authors does; `plain` takes floats and gives [N, d, 1, 1]; `nan` gives what is no number. Run with
-scripts/peers/requirements-pytorch.txt.
+Usage: make_feature_stubs.py FOLDER
+
+They stand for the Inception files of public tools. `flag` takes bytes and `return_features`, as the file of
+StyleGAN's authors does. `plain` takes floats and returns [N, d, 1, 1]. `nan` returns values that are not
+numbers. Needs scripts/peers/requirements-pytorch.txt.
 """
 
 import sys
@@ -28,7 +30,7 @@ class Plain(torch.nn.Module):
 
 class NoNumber(torch.nn.Module):
     def forward(self, x):
-        # Digits have a black border: the logarithm of -1.
+        # Digits have a black border, so this is the logarithm of -1.
         return torch.log(x.to(torch.float32).amin(dim=[2, 3]) - 1)
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Record what the usual Python tools compute for the metrics of generative models, as a reference
-file to check this program against.
+"""Records what the usual Python tools compute for the metrics of generative models, as a reference file
+that the tests compare with.
 
-Draws small feature matrices, logits and images from the seed, gives them to torch-fidelity,
-pytorch-fid, torchmetrics, prdc, scikit-learn, scikit-image and pytorch-msssim, all in float64, and
-writes the inputs and every tool's numbers to one safetensors file. Where tools disagree, each
-number is kept under the tool's name. Before anything is written, the numbers are compared with one
-another and with plain computations of this script's own.
+Draws small feature matrices, logits and images from the seed, and gives them to torch-fidelity,
+pytorch-fid, torchmetrics, prdc, scikit-learn, scikit-image and pytorch-msssim, all in float64. The
+inputs and every tool's numbers are written to one safetensors file. Where tools disagree, each number
+is kept under the tool's name. Before anything is written, the numbers are compared with one another
+and with plain computations in this script.
 """
 
 import argparse
@@ -46,16 +46,16 @@ TOOLS = (
     "mpmath",
 )
 
-# torch-fidelity's own default; its subsets come from numpy's RandomState of this seed.
+# torch-fidelity's default. It draws its subsets with numpy's RandomState of this seed.
 KID_SEED = 2020
 KID_SUBSETS = 10
 NEIGHBOURS = (3, 5)
 SPLITS = (1, 10)
 
-# Of Wang et al. 2003, for five scales. An image of 32 x 32 has room for fewer.
+# From Wang et al. 2003, for five scales. An image of 32 x 32 has room for fewer.
 MS_SSIM_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-# Name: width of the Gaussian, taps of its window, scales. The 11 taps don't fit into the third
-# scale, 8 x 8, unless it is padded: only torchmetrics gives that number.
+# For each name: the width of the Gaussian, the taps of its window, the scales. The 11 taps do not fit into
+# the third scale, 8 x 8, unless it is padded, so only torchmetrics gives that number.
 MS_SSIM_SETTINGS = {
     "ms_ssim_11x2": (1.5, 11, 2),
     "ms_ssim_5x3": (0.5, 5, 3),
@@ -132,7 +132,7 @@ def draw_features(np, seed):
     real = correlated(rng(2), 100, 24, 0.5, 1)
     cases["same"] = real, real.copy()
 
-    # One image again and again.
+    # All generated rows are the same.
     r = rng(3)
     cases["constant"] = (
         correlated(r, 100, 24, 0.5, 1),
@@ -151,14 +151,14 @@ def draw_features(np, seed):
         on_grid(centres[fake] + r.normal(0, 0.4, (120, 8))),
     )
 
-    # Equal distances everywhere, and rows that are there several times.
+    # Many equal distances, and rows that occur several times.
     r = rng(6)
     cases["ties"] = (
         r.integers(0, 4, (120, 4)).astype(np.float64),
         r.integers(0, 3, (100, 4)).astype(np.float64),
     )
 
-    # Means of 100 beside deviations of 1, where careless sums lose digits; 60 rows in common.
+    # Means of 100 and deviations of 1, where careless sums lose digits. The first 60 rows are the same.
     r = rng(7)
     real = np.float64(np.float32(r.normal(100, 1, (100, 24))))
     fake = np.float64(np.float32(r.normal(100.1, 0.9, (90, 24))))
@@ -215,7 +215,7 @@ def draw_images(np, seed):
         )
         cases[name] = real, distort(r, real, other)
 
-    # Room for five scales of a window of 3.
+    # Large enough for five scales with a window of 3.
     r = np.random.default_rng([seed, 3, 2])
     real = np.rint((images_like_photographs(np, r, 4, 1) + 1) * 127.5)
     real = real.repeat(2, 1).repeat(2, 2)[:, :48, :48] + r.normal(0, 6, (4, 48, 48, 1))
@@ -228,7 +228,7 @@ def draw_images(np, seed):
 
 
 def frechet(lib, real, fake):
-    """What every tool gives for the Fréchet distance, and the exact value."""
+    """The Fréchet distance by every tool, and its exact value."""
     np, torch = lib.np, lib.torch
     torch_real, torch_fake = torch.from_numpy(real), torch.from_numpy(fake)
     statistics = [
@@ -267,7 +267,7 @@ def exact_frechet(mp, real, fake):
         (mean1, rows1), (mean2, rows2) = (centred(mp, rows) for rows in (real, fake))
         n1, n2 = len(real), len(fake)
         shift = mean1 - mean2
-        # Square root of the product: by its nonzero eigenvalues, which a symmetric matrix shares.
+        # The trace of the product's square root, from its nonzero eigenvalues. A symmetric matrix has the same.
         if real.shape[1] < n1:
             covariance1 = rows1.T * rows1 / (n1 - 1)
             lower = mp.cholesky(covariance1)
@@ -307,7 +307,7 @@ def kernel_distance(lib, real, fake):
         verbose=False,
     )
 
-    # The tool doesn't tell which rows it took: draw them as it does, and check the mean.
+    # The tool does not say which rows it took, so they are drawn here as it draws them, and the mean is checked.
     rng = np.random.RandomState(KID_SEED)
     rows_real, rows_fake = [], []
     for _ in range(KID_SUBSETS):
@@ -404,7 +404,7 @@ def exact_prdc(np, real, fake, k):
 
 
 def classifier_score(lib, logits):
-    """The score that is the Inception score where the classifier is Inception; rows in order."""
+    """The classifier score, which is the Inception score where the classifier is Inception. Rows keep their order."""
     np, torch = lib.np, lib.torch
     tensors = {}
     for splits in SPLITS:
@@ -421,7 +421,7 @@ def classifier_score(lib, logits):
         expect_close(np, "scipy's classifier score", np.mean(plain), mean, 1e-9)
         expect_close(np, "scipy's classifier score", np.std(plain), std, 1e-9, 1e-12)
 
-        # torchmetrics always shuffles: give it rows that its shuffle puts in order.
+        # torchmetrics always shuffles, so it gets the rows in such an order that its shuffle restores theirs.
         torch.manual_seed(0)
         order = torch.randperm(len(logits))
         shuffled = torch.empty(logits.shape, dtype=torch.float64)
@@ -496,7 +496,7 @@ def similarity(lib, real, fake):
         tensors[f"{name}/torchmetrics"] = lib.torchmetrics_ms_ssim(
             *pair,
             sigma=sigma,
-            # Beside a Gaussian, only the check of the image's size reads this.
+            # With a Gaussian window, only the check of the image's size uses this.
             kernel_size=3,
             data_range=255,
             betas=tuple(map(float, betas)),
@@ -517,7 +517,7 @@ def similarity(lib, real, fake):
 
 
 def similarity_48(lib, real, fake):
-    """pytorch-msssim's own MS-SSIM; it insists on the room that five scales need."""
+    """pytorch-msssim's own MS-SSIM, which requires images that are large enough for five scales."""
     np = lib.np
     window = gaussian(np, 1.5, 3)
     value = lib.msssim.ms_ssim(
@@ -532,19 +532,19 @@ def similarity_48(lib, real, fake):
 
 
 def gaussian(np, sigma, taps):
-    """The window of one axis [taps], of sum 1."""
+    """The window along one axis [taps]; its sum is 1."""
     x = np.arange(taps) - taps // 2
     window = np.exp(-(x**2) / (2 * sigma**2))
     return window / window.sum()
 
 
 def torch_window(lib, window, channels):
-    # pytorch-msssim would make its own in float32, which shows in the eighth digit.
+    # pytorch-msssim would make its own window in float32, which changes the eighth digit.
     return lib.torch.from_numpy(window).reshape(1, 1, 1, -1).repeat(channels, 1, 1, 1)
 
 
 def composed_ms_ssim(lib, pair, window, betas, of_channels):
-    """pytorch-msssim's scales put together: it has no way to ask for fewer than five."""
+    """MS-SSIM from pytorch-msssim's single scales, because it cannot be asked for fewer than five."""
     torch = lib.torch
     window = torch_window(lib, window, pair[0].shape[1])
     terms = []
@@ -653,7 +653,7 @@ def sliced_wasserstein(lib, real, fake, seed):
     return tensors
 
 
-# One axis of the pyramid's filter. The image is continued by reflection about its border pixels.
+# The pyramid's filter along one axis. The image is continued by reflection about its border pixels.
 BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
@@ -706,7 +706,7 @@ def expect_close(np, what, found, expected, relative, absolute=0.0):
 
 
 def check_features(np, name, real, fake, tensors):
-    """The tools agree where they should, and where they don't, it is for the known reason."""
+    """Checks that the tools agree where they should, and that they differ elsewhere for the known reason."""
 
     def value(key):
         return tensors[f"{name}/{key}"]
@@ -744,7 +744,7 @@ def check_features(np, name, real, fake, tensors):
 
 
 def quietly(compute):
-    """What `compute` returns, without what it prints and warns."""
+    """What `compute` returns. Its output and its warnings are discarded."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return compute()
@@ -754,7 +754,7 @@ def import_tools():
     low, high = PYTHON_VERSIONS
     if not low <= sys.version_info[:2] <= high:
         raise Failure(f"Python 3.10 to 3.13 is needed, this is {sys.version.split()[0]}")
-    # One thread: the same sums in the same order every time.
+    # One thread, so that the same sums are made in the same order every time.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     try:
@@ -785,7 +785,7 @@ def import_tools():
     warnings.filterwarnings("ignore", module="torchmetrics")
 
     class Identity(torch.nn.Module):
-        """Stands where the tools have their network: its input is the features."""
+        """Takes the place of the tools' network. Its input already is the features."""
 
         def __init__(self, num_features):
             super().__init__()
@@ -822,7 +822,7 @@ def import_tools():
 
 
 def record(lib, seed):
-    """Everything the file holds: inputs, numbers of every tool."""
+    """Everything that the file holds: the inputs, and the numbers of every tool."""
     np = lib.np
     tensors = {}
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Record what the real TensorFlow computes, as a reference file to check this program against.
+"""Records what the real TensorFlow computes, as a reference file that `dcgan verify` compares with.
 
-Builds the reference DCGAN with `tf.compat.v1.layers`, trains it for a few iterations on images
-drawn from the seed, and writes one safetensors file: the variables before and after training,
-every input, the first forward pass, its losses and gradients, the losses of every iteration,
-Adam's moments and a sample. Tensors keep TensorFlow's names, layouts and upright frame.
+Builds the reference DCGAN with `tf.compat.v1.layers`, trains it for a few iterations on images that
+are drawn from the seed, and writes one safetensors file. It holds the variables before and after
+training, every input, the first forward pass, its losses and gradients, the losses of every
+iteration, Adam's moments, and samples. Tensors keep TensorFlow's names, layouts and upright frame.
 """
 
 import argparse
@@ -29,7 +29,7 @@ environment:
     reference-env/bin/python scripts/make_reference.py --out reference.safetensors
 
 exit status:
-  0 written, 1 failed (nothing is left at --out), 2 wrong usage
+  0 if the file is written, 1 if not (then nothing is left at --out), 2 on wrong usage
 
 On one machine the same arguments give the same bytes. On another kind of CPU the inputs and the
 initial variables are the same, and the results agree to rounding.
@@ -37,7 +37,7 @@ initial variables are the same, and the results agree to rounding.
 
 
 class Failure(Exception):
-    """What went wrong, for the person who ran the script. Exit status 1."""
+    """Says what went wrong to the person who ran the script. The exit status is 1."""
 
 
 # ---------------------------------------------------------------------------------- arguments
@@ -72,16 +72,16 @@ def dtype_name(text):
     return text
 
 
-# Every setting of a file: name in the metadata, parser, default, help.
+# Every setting of a reference file: its name in the metadata, its parser, its default, its help.
 SETTINGS = (
     ("dtype", dtype_name, "f64", "type of every tensor: f32 or f64"),
     ("seed", number(int, 0), 0, "seed of kernels, images and noise"),
     ("channels", number(int, 1), 3, "channels C of an image"),
     ("batch", number(int, 1), 8, "images and noise vectors of an iteration"),
-    ("iterations", number(int, 1), 1, "one discriminator and g-steps generator updates each"),
+    ("iterations", number(int, 1), 1, "iterations, each of one discriminator and g-steps generator updates"),
     ("base_width", number(int, 1), 8, "width w of every layer; 64 is the full width"),
     ("z_dim", number(int, 1), 100, "length of a noise vector"),
-    ("g_steps", number(int, 1), 2, "generator updates an iteration, on the same noise"),
+    ("g_steps", number(int, 1), 2, "generator updates in each iteration, all on the same noise"),
     ("smooth", number(float, 0, 1, below=True), 0.1, "label smoothing of real images"),
     ("alpha", number(float, 0, 1), 0.2, "slope of the leaky ReLU"),
     ("learning_rate", number(float, 0, above=True), 2e-4, "Adam's learning rate"),
@@ -94,7 +94,7 @@ SETTINGS = (
 
 
 def parse_arguments():
-    """The checked arguments; settings that were not given hold their defaults."""
+    """The checked arguments. Settings that were not given have their defaults."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -105,13 +105,13 @@ def parse_arguments():
         type=Path,
         metavar="FILE",
         help="take every setting, the initial variables, images and noise from this reference "
-        "file: the same case again, on another machine or TensorFlow",
+        "file, to repeat its case on another machine or with another TensorFlow",
     )
     parser.add_argument(
         "--last-batch",
         type=number(int, 1),
         metavar="K",
-        help="images of the last iteration, its noise stays whole (default: --batch)",
+        help="images in the last iteration; it gets as much noise as the others (default: --batch)",
     )
     for name, parse, default, text in SETTINGS:
         flag = "--" + name.replace("_", "-")
@@ -124,7 +124,7 @@ def parse_arguments():
         given.append("last_batch")
     if args.inputs and given:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
-        parser.error(f"--inputs brings its own settings: leave out {flags}")
+        parser.error(f"--inputs has settings of its own; leave out {flags}")
     for name, _, default, _ in SETTINGS:
         if getattr(args, name) is None:
             setattr(args, name, default)
@@ -168,7 +168,7 @@ def draw_inputs(np, settings, last_batch):
         images = images_like_photographs(np, rng, count, settings["channels"])
         tensors[f"input/images/{i}"] = images.astype(dtype)
         rng = np.random.default_rng([settings["seed"], 2, i])
-        # [0,1) on the type's own grid: 2u - 1 is exact and never reaches 1.
+        # u is in [0, 1) and a multiple of the type's spacing there, so 2u - 1 is exact and never reaches 1.
         u = rng.random((settings["batch"], settings["z_dim"]), dtype=dtype)
         tensors[f"input/z/{i}"] = 2 * u - 1
     return tensors
@@ -329,7 +329,7 @@ class Graph:
             epsilon=self.settings["epsilon"],
         )
         trained = [v for v in self.tf1.trainable_variables() if v.op.name.startswith(scope)]
-        # Outside the control dependencies, so that fetching a gradient moves no statistic.
+        # Outside the control dependencies, so that fetching a gradient does not update moving statistics.
         pairs = optimizer.compute_gradients(loss, var_list=trained)
         with self.tf1.control_dependencies(updates):
             run = optimizer.apply_gradients(pairs)
@@ -349,9 +349,9 @@ class Graph:
 def record(np, tf1, settings, tensors, inputs_path):
     """Everything a reference file holds, from `input/…` and, where given, `init/…` in `tensors`."""
     graph = Graph(tf1, settings)
-    # No GPU, no threads within an operation, and all operations in this very thread (-1; 1 would be
-    # a pool of one beside it, and the discriminator's moving statistics would still race): the
-    # same sums in the same order every time.
+    # The same sums in the same order every time: no GPU, no threads within an operation, and all
+    # operations in this thread. That is what -1 means; 1 would be a pool of one thread beside this
+    # one, and the updates of the discriminator's moving statistics would still race.
     config = tf1.ConfigProto(
         intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1, device_count={"GPU": 0}
     )
@@ -377,7 +377,7 @@ def record(np, tf1, settings, tensors, inputs_path):
             for _ in range(settings["g_steps"]):
                 g_loss, _ = session.run([graph.g_loss, graph.g_train], feed)
             d_losses.append(d_loss)
-            g_losses.append(g_loss)  # of the last generator run, before its update
+            g_losses.append(g_loss)  # the last generator run's, before its update
         tensors["trace/d_loss"] = np.array(d_losses)
         tensors["trace/g_loss"] = np.array(g_losses)
 
@@ -402,7 +402,7 @@ def set_initial_variables(np, graph, session, tensors, inputs_path):
             value = draw_kernel(np, graph.settings, name, shape)
         else:
             continue
-        # A placeholder, so that no large constant enters the graph.
+        # Assigned through a placeholder, so that no large constant becomes part of the graph.
         holder = graph.tf1.placeholder(variable.dtype.base_dtype, shape)
         session.run(graph.tf1.assign(variable, holder), {holder: value})
 
@@ -476,7 +476,7 @@ def import_tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         import numpy as np
-        import safetensors  # noqa: F401, so that its absence shows before the work
+        import safetensors  # noqa: F401, so that its absence is noticed before the work
         import tensorflow as tf
     except ImportError as error:
         raise Failure(f"{error}; pip install -r {REQUIREMENTS}") from error

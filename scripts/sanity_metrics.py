@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Shows that metrics order images rightly: noise, a GAN after 100, 500 and 2,000 iterations, real digits; and digits
-that are blurred more and more.
+"""Shows whether metrics order images as one would.
 
-Trains the GAN (width 16, on the built-in digits; 5 minutes on two cores), or takes the run that --run names, and
-measures each step of both ladders with `dcgan eval`. Needs target/release/dcgan and numpy (scripts/peers/venv.sh
-makes environments that have it).
+There are two ladders: noise, a GAN after 100, 500 and 2,000 iterations, real digits; and real digits that are
+blurred more and more. The GAN is trained here (width 16, built-in digits; 5 minutes on two cores), or is the run
+that --run names. Each step of both ladders is measured with `dcgan eval`. Needs target/release/dcgan and numpy
+(scripts/peers/venv.sh makes environments that have it).
 
-Exit code: 0 Fréchet and kernel distance order all steps rightly, 1 not, 2 wrong usage.
+Exit code: 0 if the Fréchet and the kernel distance order all steps correctly, 1 if not, 2 on wrong usage.
 """
 
 import argparse
@@ -31,13 +31,13 @@ def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", type=Path, metavar="DIR", help="where the run is, or will be")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there, too")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="folder of the run; it is trained there if it is not there yet")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers to FILE")
     return parser.parse_args()
 
 
 def digits():
-    """The built-in digits, padded: [10000, 32, 32], in an order of their own."""
+    """The built-in digits, padded and shuffled: [10000, 32, 32]."""
     content = gzip.open(ROOT / "assets" / "t10k-images-idx3-ubyte.gz").read()
     images = np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
     images = np.pad(images, ((0, 0), (2, 2), (2, 2)))

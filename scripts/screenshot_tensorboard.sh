@@ -15,24 +15,24 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 usage() {
     cat <<EOF_USAGE
-Starts TensorBoard on a run, on a free port of the loopback address, opens its scalars and images
-pages in headless Chromium, and writes both screenshots, one above the other, to OUT.png.
+Starts TensorBoard for a run, on a free port of the loopback address, opens its pages of scalars and images
+in headless Chromium, and writes both screenshots, one above the other, to OUT.png.
 
 Usage: scripts/screenshot_tensorboard.sh RUN OUT.png
 
   RUN         folder of a run, for example runs/NAME
   OUT.png     picture to write, $WIDTH pixels wide; an existing one is replaced
-  -h, --help  this text
+  -h, --help  print this text
 
-TensorBoard 2.21.0 (no TensorFlow) is installed with pip into target/peers/tensorboard at first, 25 MB
-to download and 0.2 GB on disk; it needs Python 3.10 to 3.13. Chromium has to be there.
+The first time, TensorBoard 2.21.0 (without TensorFlow) is installed with pip into target/peers/tensorboard:
+25 MB to download and 0.2 GB on disk. It needs Python 3.10 to 3.13. Chromium has to be installed.
 
 Variables:
   CHROMIUM=PROGRAM           the browser (default: chromium, chromium-browser or google-chrome)
-  PEER_TENSORBOARD_VENV=DIR  an environment of yours instead, with tensorboard and pillow
+  PEER_TENSORBOARD_VENV=DIR  use your own environment, with tensorboard and pillow
   PYTHON=PROGRAM             the Python that makes the environment
 
-Exit code: 0 OUT.png is written, 1 it is not, 2 wrong usage.
+Exit code: 0 if OUT.png is written, 1 if it is not, 2 on wrong usage.
 EOF_USAGE
 }
 
@@ -57,7 +57,7 @@ cleanup() {
     stop_child
     if [ -n "$tensorboard" ]; then
         kill "$tensorboard" 2>/dev/null || true
-        # Its data server ends with it.
+        # Wait, because TensorBoard ends its data server before it ends itself.
         wait "$tensorboard" 2>/dev/null || true
     fi
     if [ -n "$scratch" ]; then rm -rf "$scratch"; fi
@@ -75,7 +75,7 @@ get = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 end, url, missing = time.monotonic() + limit_s, None, ["scalars", "images"]
 while time.monotonic() < end:
     try:
-        os.kill(pid, 0)  # asks whether it is there, no more
+        os.kill(pid, 0)  # sends nothing; it only fails if the process has ended
     except OSError:
         sys.exit("TensorBoard ended at once")
     if url is None:
@@ -120,7 +120,7 @@ ensure_venv tensorboard 10 13 "$root/scripts/peers/requirements-tensorboard.txt"
 # ---- TensorBoard -------------------------------------------------------------------------------
 
 scratch=$(mktemp -d)
-# From the folder above, because the page shows the folder's name as it was given.
+# Start it in the folder above, because the page shows the folder's name as it is given.
 cd "$run/.."
 "$venv_python" -B -m tensorboard.main --logdir "$(basename "$run")" --host 127.0.0.1 --port 0 \
     >"$scratch/log" 2>&1 </dev/null &
@@ -138,8 +138,8 @@ files=()
 for page in $PAGES; do
     files+=("$scratch/$page.png")
     # tagFilter=. matches every tag: TensorBoard then shows all of them in one open group.
-    # Virtual time stands still while a request is on its way, so a slow machine is no problem.
-    # TMPDIR, so that what a stopped Chromium leaves goes with the scratch folder.
+    # Virtual time stands still while a request is under way, so this also works on a slow machine.
+    # TMPDIR lies in the scratch folder, so that what a stopped Chromium leaves behind is removed with it.
     # shellcheck disable=SC2086 # limit is a command and its argument, or nothing
     TMPDIR=$scratch run_child $limit "$chromium" --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
         --disable-background-networking --disable-component-update --disable-sync --no-proxy-server \

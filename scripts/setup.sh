@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 #
-# Puts libtorch into .libtorch/, where .cargo/config.toml looks for it. See --help.
+# Installs libtorch into .libtorch/, where .cargo/config.toml looks for it. See --help.
 #
-# This script looks at the machine and decides; scripts/install_libtorch.py downloads and unpacks.
+# This script looks at the machine and decides what to install. scripts/install_libtorch.py downloads and
+# unpacks it.
 # Written for bash 3.2 (macOS) and later.
 set -euo pipefail
 
@@ -13,31 +14,33 @@ libtorch=$root/.libtorch
 
 usage() {
     cat <<EOF_USAGE
-Puts libtorch $TORCH_VERSION into .libtorch/ (about 1 minute on a fast line; instant when it is there).
+Installs libtorch $TORCH_VERSION into .libtorch/. This takes about 1 minute on a fast line, and nothing when it
+is there already.
 
 Usage: scripts/setup.sh [--cpu | --cuda]
 
-  --cpu       the CPU set, even where an NVIDIA GPU is found
+  --cpu       install the CPU set, even where an NVIDIA GPU is found
               (Linux x86_64: 540 MB to download, 0.5 GB on disk, 1.2 GB while it works)
-  --cuda      the CUDA set, even where no NVIDIA GPU is found; Linux only
+  --cuda      install the CUDA set, even where no NVIDIA GPU is found; Linux only
               (2.5 GB to download, 3.9 GB on disk, 5.5 GB while it works)
-  -h, --help  this text
+  -h, --help  print this text
 
-Without an option: the CUDA set where an NVIDIA GPU is found or where the CUDA set is in use
-already, else the CPU set. Both sets can be there; the last one asked for is in use, and the next
-'cargo build' links it.
+Without an option, the script takes the CUDA set where it finds an NVIDIA GPU or where the CUDA set is in
+use already, and the CPU set otherwise. Both sets can be installed side by side: the one that was asked for
+last is in use, and the next 'cargo build' links it.
 
-Needed: a C++ compiler, and Python 3.8 or newer with pip 20.3.4 or newer. They fetch and unpack the
-files of the 'torch' wheel; nothing is installed into Python, and Python is not needed afterwards.
+Needed: a C++ compiler, and Python 3.8 or newer with pip 20.3.4 or newer. pip downloads the files of the
+'torch' wheel and Python unpacks them. Nothing is installed into Python, and it is not needed afterwards.
 
-A libtorch of your own works instead, and then nothing is downloaded, only checked:
+You can use a libtorch of your own. Then nothing is downloaded, and the script only checks it:
   LIBTORCH=DIR            DIR holds include/ and lib/ of libtorch $TORCH_VERSION
   LIBTORCH_USE_PYTORCH=1  the active Python has torch $TORCH_VERSION
 Keep the variable set when you run cargo.
 
-Other variables: PYTHON=PROGRAM chooses the Python that downloads; pip's own (PIP_INDEX_URL, ...) hold.
+Other variables: PYTHON=PROGRAM chooses the Python that downloads. pip's own variables (PIP_INDEX_URL and
+so on) are honoured.
 
-Exit code: 0 libtorch is ready, 1 it is not, 2 wrong usage.
+Exit code: 0 if libtorch is ready, 1 if it is not, 2 on wrong usage.
 EOF_USAGE
 }
 
@@ -55,7 +58,7 @@ die_usage() {
 
 # ---- what the machine has ---------------------------------------------------------------------
 
-# Linux or macOS, on a processor that torch has wheels for.
+# Sets platform, where torch has wheels for this system and processor, and the libraries' file extension.
 find_platform() {
     case "$(uname -s)-$(uname -m)" in
     Linux-x86_64 | Linux-amd64) platform=linux-x86_64 ;;
@@ -89,7 +92,7 @@ need_platform() {
     esac
 }
 
-# tch compiles C++17 and links with cc (and libgomp on Linux): try that before anything is fetched.
+# tch compiles C++17 and links with cc (and libgomp on Linux). Try that before anything is downloaded.
 need_compiler() {
     local hint="Debian, Ubuntu: apt install build-essential. Fedora: dnf install gcc-c++. macOS: xcode-select --install."
     local cxx=${CXX:-c++} log libs="" program
@@ -116,8 +119,8 @@ gpu_found() {
     [ -e /dev/nvidia0 ] || [[ "$(nvidia-smi -L 2>/dev/null || true)" == "GPU "* ]]
 }
 
-# The first Python 3.8 or newer that has pip 20.3.4 or newer (20.2 takes one --platform only, and
-# 20.3.0 doesn't find these wheels). PYTHON, where it is set, is the only candidate.
+# Finds the first Python 3.8 or newer with pip 20.3.4 or newer. (pip 20.2 accepts only one --platform, and
+# 20.3.0 does not find these wheels.) Where PYTHON is set, it is the only candidate.
 python_probe='
 import sys
 try:
@@ -159,7 +162,7 @@ check_own() {
         [ -e "$file" ] || die "$what is not a libtorch with headers and libraries: there is no $file." \
             "Correct the variable, or unset it and run scripts/setup.sh again."
     done
-    # The headers are what tch is compiled against; build-version is what torch-sys looks at.
+    # tch is compiled against the headers, and torch-sys checks build-version, so both must be right.
     for file in "$include/torch/headeronly/version.h" "$include/torch/csrc/api/include/torch/version.h"; do
         [ -n "$version" ] || [ ! -e "$file" ] || version=$(awk '
             $1 == "#define" && $2 ~ /^TORCH_VERSION_(MAJOR|MINOR|PATCH)$/ { v = v (v == "" ? "" : ".") $3 }
@@ -183,7 +186,7 @@ check_own() {
 }
 
 check_own_pytorch() {
-    # The Python, and the question, are those of torch-sys' build script.
+    # torch-sys' build script asks the same Python the same question.
     local py=python3 answer
     [ -z "${VIRTUAL_ENV+set}" ] || py=python
     command -v "$py" >/dev/null 2>&1 || die "LIBTORCH_USE_PYTORCH is set and '$py' is not in PATH."
@@ -203,7 +206,7 @@ print(cpp_extension.library_paths()[-1])' 2>&1) ||
 
 check_own_libtorch() {
     [ -n "$LIBTORCH" ] || die "LIBTORCH is set, and empty." "Unset it (unset LIBTORCH), or set it to a libtorch folder."
-    # torch-sys looks from a folder of its own.
+    # torch-sys resolves the path from a folder of its own, so it has to be absolute.
     case $LIBTORCH in
         /*) ;;
         *) die "LIBTORCH=$LIBTORCH is a relative path." "Set it to the whole path: $(cd "$LIBTORCH" 2>/dev/null && pwd || echo /path/to/libtorch)" ;;
@@ -214,8 +217,8 @@ check_own_libtorch() {
 
 # ---- ours -----------------------------------------------------------------------------------------
 
-# Layout: .libtorch/cpu and .libtorch/cuda are complete sets, each with torch/ and nvidia/ side by
-# side; .libtorch/torch is a link to the torch/ of the set in use. install_libtorch.py makes it so.
+# The layout that install_libtorch.py makes: .libtorch/cpu and .libtorch/cuda are complete sets, each with
+# torch/ and nvidia/ side by side. .libtorch/torch is a link to the torch/ of the set in use.
 in_use() { # in_use SET
     local lib=$libtorch/$1/torch/lib
     [ "$(readlink "$libtorch/torch" 2>/dev/null)" = "$1/torch" ] &&
@@ -225,7 +228,8 @@ in_use() { # in_use SET
         { [ "$1" = cpu ] || [ -e "$lib/libtorch_cuda.$lib_ext" ]; }
 }
 
-# What a killed run left, or a run that is at work: a case for install_libtorch.py and its lock.
+# True if a killed run left its scratch folder, or if a run is at work. install_libtorch.py and its lock
+# deal with both.
 scratch_is_there() { ls -d "$libtorch"/.new-* >/dev/null 2>&1; }
 
 want=""
@@ -247,7 +251,7 @@ find_platform
 need_compiler
 need_cargo
 
-# torch-sys looks at LIBTORCH_USE_PYTORCH first, then at LIBTORCH: so does this script.
+# Like torch-sys, this script looks at LIBTORCH_USE_PYTORCH first and then at LIBTORCH.
 if [ -n "${LIBTORCH_USE_PYTORCH+set}" ]; then
     check_own_pytorch
     exit 0
@@ -267,7 +271,7 @@ if [ -z "$want" ]; then
         want=cuda
     elif gpu_found; then
         want=cuda
-        say "an NVIDIA GPU is there, so the CUDA set it is (--cpu takes the smaller CPU set)."
+        say "found an NVIDIA GPU, so the CUDA set will be installed (--cpu installs the smaller CPU set)."
     fi
 fi
 

@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""Stops training runs in every way, goes on with them, and compares the end with a run never stopped.
+"""Stops training runs in every way, resumes them, and compares the result with a run that was never stopped.
 
   kill      kill -9 at random instants, a quarter of them while a file is being written
-  signals   SIGINT, SIGTERM or SIGHUP, some twice: exit status, time to the end, state saved
+  signals   SIGINT, SIGTERM or SIGHUP, some of them twice: the exit status, the time until the run has
+            ended, and whether its state was saved
   full      a small disk (tmpfs) fills up while checkpoints, samples, metrics and events are written
-  memory    20,000 iterations: resident memory after the first hundreds stays what it is
-  all       one after the other
+  memory    20,000 iterations: resident memory must not grow after the first hundreds
+  all       all of these, one after the other
 
-After each stop the run is resumed; at the end every weight and moment, every sample and every line of
-metrics (time fields aside) must be that of an uninterrupted run, byte for byte. Networks are tiny, so
-that a stop may come anywhere between two writes. `full` mounts a tmpfs: run it as root or under
+After each stop the run is resumed. At the end every weight and moment, every sample and every line of
+metrics (except for times) must equal those of an uninterrupted run, byte for byte. Networks are tiny, so
+that a stop can fall anywhere between two writes. `full` mounts a tmpfs, so run it as root or under
 `unshare -rm`. Needs Linux, Python 3.9 and target/release/dcgan (scripts/setup.sh && cargo build --release).
 
-exit status: 0 all is as expected, 1 something is not, 2 wrong usage
+exit status: 0 if all is as expected, 1 if something is not, 2 on wrong usage
 """
 
 import argparse
@@ -39,11 +40,11 @@ SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
 class Failure(Exception):
-    """Something is not as it should be."""
+    """Something is not as expected."""
 
 
 class Program:
-    """The trainer, in a folder of its own."""
+    """Starts the trainer in a folder of its own."""
 
     def __init__(self, executable, folder):
         self.executable, self.folder = executable, folder
@@ -68,12 +69,12 @@ class Program:
 
 
 def end(process, expected=None, timeout=120):
-    """Waits for the end; the exit status and what was said, which is never a panic."""
+    """Waits until the process has ended. Returns its exit status and its messages; a panic is a failure."""
     try:
         _, said = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         process.kill()
-        raise Failure(f"{process.args}: goes on after {timeout} s") from None
+        raise Failure(f"{process.args}: still runs after {timeout} s") from None
     if "panicked" in said:
         raise Failure(f"{process.args}: {said}")
     if expected is not None and process.returncode != expected:
@@ -93,7 +94,7 @@ def lines(run):
 
 
 def compare(program, run, seed):
-    """Finishes `run` a little further on, and compares it with one that was never stopped."""
+    """Trains `run` a little further, to an end, and compares it with one that was never stopped."""
     total = newest(run) + 23
     end(program.resume(run.name, "--iterations", total), 0)
     end(program.begin("whole", seed, total), 0)
@@ -123,7 +124,7 @@ def wait_for_checkpoint(run, process):
 
 
 def terminate(run, process):
-    """Ends the run once it is under way: before that a signal ends it as it ends any program."""
+    """Ends the run by a signal, once it has written a checkpoint. Before that, a signal ends it like any program."""
     wait_for_checkpoint(run, process)
     process.send_signal(signal.SIGTERM)
     end(process, SIGNALS[signal.SIGTERM])
@@ -142,7 +143,7 @@ def wait_for_write(run, process, deadline):
 
 
 def in_rounds(count, per_round, work):
-    """Calls `work(seed, number)` with as many stops each as make up `count`."""
+    """Calls `work(seed, number)` for one run after the other, until `count` stops are done."""
     seed = 0
     while count > 0:
         number = min(count, per_round)
@@ -211,7 +212,7 @@ def signals(program, count, chance):
 
 
 def full(program, count, chance):
-    """Fills the disk to a random rest, lets the run fail, makes room and goes on."""
+    """Fills the disk up to a random rest, lets the run fail, makes room, and resumes it."""
     disk = program.folder / "disk"
     disk.mkdir()
     try:
@@ -227,7 +228,7 @@ def full(program, count, chance):
             terminate(run, on_disk.begin(run.name, seed))
             for _ in range(number):
                 free = shutil.disk_usage(disk).free
-                # A second process keeps the disk full: what the run itself frees is gone as well.
+                # Fill the disk except for a random rest, in which some of the run's next writes fit.
                 rest = chance.randrange(0, 150_000)
                 (disk / "filler").write_bytes(b"x" * max(0, free - rest))
                 _, said = end(on_disk.resume(run.name), 1)
@@ -278,8 +279,8 @@ TASKS = {"kill": (kill, 200), "signals": (signals, 50), "full": (full, 30), "mem
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=[*TASKS, "all"], help="what to do to the runs")
-    parser.add_argument("--count", type=int, metavar="N", help="stops; iterations of `memory` [default: 200, 50, 30, 20000]")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="decides the instants [default: 0]")
+    parser.add_argument("--count", type=int, metavar="N", help="number of stops; for `memory`, of iterations [default: 200, 50, 30, 20000]")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="decides when runs are stopped [default: 0]")
     arguments = parser.parse_args()
     executable = ROOT / "target" / "release" / "dcgan"
     if arguments.count is not None and arguments.count < 1:

@@ -1,16 +1,23 @@
 #!/usr/bin/env bash
 #
-# Does all set-up and passes the tests: formatting, clippy, docs, tests. See --help.
+# Does all set-up and runs every check and test. See --help.
+# Written for bash 3.2 (macOS) and later.
 set -euo pipefail
 
 usage() {
     cat <<EOF_USAGE
-Sets libtorch up (scripts/setup.sh) and runs every check: rustfmt, clippy, rustdoc, all tests.
+Sets libtorch up (scripts/setup.sh) and runs every check: rustfmt, clippy, rustdoc, all tests. Three more
+run where their tools are at hand, and are skipped with a line that says so where they are not:
+  cargo-deny  licences, sources and advisories of the crates that the program depends on
+  Node.js     the browser page's tests
+  Python 3    links, paths and test names in the Markdown pages (scripts/check_docs.py)
 
 Usage: scripts/test.sh [--cpu | --cuda]
 
 The options are those of scripts/setup.sh. Everything is built once, in release.
-Longer checks are marked #[ignore]: cargo test --release -- --ignored
+CONTRIBUTING.md names the longer checks.
+
+Exit code: 0 if all passed, 1 if something failed, 2 on wrong usage.
 EOF_USAGE
 }
 
@@ -25,9 +32,10 @@ done
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 step() { printf '\n== %s\n' "$*"; "$@"; }
+skip() { printf '\n== skipped: %s\n' "$*"; }
 
 step scripts/setup.sh ${setup_options[@]+"${setup_options[@]}"}
-# rustup leaves these two out of its minimal profile.
+# rustup's minimal profile lacks these two.
 for component in fmt clippy; do
     if ! cargo "$component" --version >/dev/null 2>&1; then
         echo "test: error: cargo $component is missing; install it: rustup component add rustfmt clippy" >&2
@@ -35,11 +43,33 @@ for component in fmt clippy; do
     fi
 done
 step cargo fmt --all --check
-# Clippy checks every target; --release, so that libtorch's bindings are compiled once for all.
+if cargo deny --version >/dev/null 2>&1; then
+    step cargo deny --locked check bans licenses sources
+    # The list of advisories is downloaded separately, which fails without a network.
+    if cargo deny fetch db >/dev/null 2>&1; then
+        step cargo deny --frozen check advisories
+    else
+        skip "cargo deny check advisories: the list of advisories cannot be downloaded here"
+    fi
+else
+    skip "cargo deny check: cargo-deny is not installed (cargo install --locked cargo-deny)"
+fi
+if node -e 'const [major, minor] = process.versions.node.split(".").map(Number);
+process.exit(major > 18 || (major === 18 && minor >= 18) ? 0 : 1)' >/dev/null 2>&1; then
+    step node --test --test-reporter=spec docs/browser/*.test.js
+else
+    skip "node --test docs/browser/*.test.js: Node.js 18.18 or later is not installed"
+fi
+if command -v python3 >/dev/null 2>&1; then
+    step python3 -B scripts/check_docs.py
+else
+    skip "scripts/check_docs.py: there is no python3"
+fi
+# Clippy checks every target. It checks in release, so that libtorch's bindings are compiled only once.
 step cargo clippy --release --all-targets --locked -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --release --no-deps --locked
 step cargo build --release --all-targets --locked
-# The doc tests are not nextest's; they run first, so that the last line is the whole count.
+# nextest does not run documentation tests. They come first, so that the last line counts all other tests.
 step cargo test --release --doc --locked
 if cargo nextest --version >/dev/null 2>&1; then
     step cargo nextest run --release --locked

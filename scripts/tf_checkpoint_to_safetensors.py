@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Turns a TensorFlow 1 checkpoint of the reference into a file that `dcgan import` reads.
 
-Networks are the variables under generator/ and discriminator/; Adam's moments and powers are taken where
-they are there. Names, layouts and the upright frame stay TensorFlow's.
+The networks are the variables under generator/ and discriminator/. Adam's moments and powers are converted
+too, where the checkpoint has them. Names, layouts and the upright frame stay TensorFlow's.
 """
 
 import argparse
@@ -18,7 +18,7 @@ example:
   dcgan import reference.safetensors --out imported.safetensors
   dcgan train --resume imported.safetensors --fork runs/imported --dataset svhn
 
-Exit code: 0 the file is written, 1 it is not, 2 wrong usage.
+Exit code: 0 if the file is written, 1 if it is not, 2 on wrong usage.
 """
 NETWORKS = ("generator", "discriminator")
 BETA2 = 0.999000012874603271484375  # TensorFlow has it in float32
@@ -32,9 +32,9 @@ def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", help="its prefix (model.ckpt-1000), or the folder it is in")
+    parser.add_argument("checkpoint", help="the checkpoint's prefix (model.ckpt-1000), or its folder")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="file to write")
-    parser.add_argument("--force", action="store_true", help="replace what is there")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     return parser.parse_args()
 
 
@@ -53,11 +53,11 @@ def read(tf, path):
 
 
 def convert(np, variables):
-    """Tensors by dcgan's names, and what they are."""
+    """The tensors by dcgan's names, the file's metadata, and the names of variables that were left out."""
     tensors, left = {}, []
     for name, value in sorted(variables.items()):
         network, _, rest = name.partition("/")
-        # A slot's name may repeat the scopes it was made in: the variable's own name is what ends it.
+        # An optimizer slot's name may repeat the scopes that it was made in; it ends with the variable's name.
         slot = next((s for s in ("/Adam_1", "/Adam") if name.endswith(s)), None)
         if slot:
             owner = name[: -len(slot)]
@@ -75,7 +75,7 @@ def convert(np, variables):
         known = ", ".join(sorted(variables)[:10])
         raise Failure(f"the checkpoint has no variables under generator/ or discriminator/; it has {known}")
 
-    # The generator is stepped twice as often: of the optimizers' powers, the lower ones are its.
+    # The generator is stepped twice as often, so the lower of two powers is its optimizer's.
     powers = {p: sorted((float(variables[n]), n) for n in left if n.split("/")[-1].startswith(p))
               for p in ("beta1_power", "beta2_power")}
     metadata = {}
@@ -86,10 +86,10 @@ def convert(np, variables):
                 left.remove(name)
         d_power = powers["beta2_power"][1][0]
         if 0 < d_power <= BETA2:
-            # beta2^(steps + 1) is what the next step uses.
+            # TensorFlow stores the power that the next step uses: beta2^(steps + 1).
             metadata["iteration"] = str(max(0, round(math.log(d_power) / math.log(BETA2)) - 1))
     else:
-        # Moments without their powers would be of no use.
+        # Without their powers, moments are of no use.
         tensors = {n: v for n, v in tensors.items() if not n.endswith(("/adam_m", "/adam_v"))}
     return tensors, metadata, left
 
@@ -100,7 +100,7 @@ def main():
         if not args.out.absolute().parent.is_dir():
             raise Failure(f"{args.out}: there is no folder {args.out.parent}")
         if args.out.exists() and not args.force:
-            raise Failure(f"{args.out}: is there already; --force replaces it")
+            raise Failure(f"{args.out}: exists already; --force replaces it")
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         try:
             import numpy as np
@@ -111,7 +111,7 @@ def main():
         tensors, metadata, left = convert(np, read(tf, args.checkpoint))
         metadata.update(format="dcgan-tf", version="1", framework=f"tensorflow {tf.__version__}")
         tensors = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
-        # Written beside and renamed, so that the file is whole or not there.
+        # Written beside its place and renamed, so that the file is there completely or not at all.
         beside = args.out.with_name(f".{args.out.name}.tmp")
         try:
             save_file(tensors, beside, metadata)

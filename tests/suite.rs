@@ -1,5 +1,11 @@
 //! All integration tests in one binary, so that libtorch is linked once.
 
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests may fail like tests; clippy.toml only covers functions that are tests"
+)]
+
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod allocations;
 mod checkpoint;

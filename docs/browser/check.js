@@ -44,12 +44,12 @@ async function checkValues(browser, file) {
   check(values.length === flat.length, `${file}: holds ${flat.length} values, the page gives ${values.length}.`);
   const largest = values.reduce((most, value, i) => {
     const off = Math.abs(value - flat[i]);
-    return off <= most ? most : off; // also what is no number
+    return off <= most ? most : off; // also takes NaN
   }, 0);
   console.log(`largest difference of ${flat.length} values in ${z.length} images: ${largest.toExponential(2)}`);
   check(largest <= TOLERANCE, `the images differ from ${file} by more than ${TOLERANCE}.`);
 
-  // What is drawn, from the expected values alone.
+  // Compare what the page draws with what follows from the expected values.
   await browser.run(`latentPage.show(${JSON.stringify(z)})`);
   let apart = 0;
   for (const [image, row] of images.entries()) {
@@ -64,7 +64,7 @@ async function checkValues(browser, file) {
       }
     }
   }
-  // A value on the border of two bytes may fall to either side.
+  // A value between two bytes may be rounded to either.
   check(apart <= 1, `the samples are drawn up to ${apart} of 255 off the expected images.`);
   console.log(`largest difference of what is drawn: ${apart} of 255`);
 }
@@ -135,14 +135,14 @@ async function checkControls(browser) {
     check(readFileSync(join(folder, name), "latin1").startsWith(start), `what is saved as ${name} is something else.`);
   }
 
-  // A wrong file is refused with a reason, and what was there stays.
+  // A wrong file is refused with a reason, and the generator that was there stays.
   writeFileSync(join(folder, "broken.onnx"), "this is no model");
   await browser.choose(join(folder, "broken.onnx"));
   const refused = async () => /^broken\.onnx: this is not an ONNX model/.test(await browser.run(text("error")));
   check(await eventually(refused), "a wrong file gets no error.");
   check((await browser.run(text("facts"))).startsWith("generator.onnx"), "a wrong file drives out the generator.");
 
-  // A right one that is dropped takes its place.
+  // A correct file that is dropped takes its place.
   const dropped = join(folder, "dropped.onnx");
   writeFileSync(dropped, readFileSync(join(options.folder, "generator.onnx")));
   await browser.drop(dropped);
@@ -153,7 +153,7 @@ async function checkControls(browser) {
   console.log("samples, walk, directions, play, seed, keyboard, widths, saving and opening: as expected");
 }
 
-/** Whether something comes to hold within ten seconds. */
+/** Whether a condition becomes true within ten seconds. */
 async function eventually(holds) {
   for (let wait = 0; wait < 100; wait++) {
     if (await holds()) return true;
@@ -193,7 +193,7 @@ async function main() {
   await browser.goTo(url);
   await checkControls(browser);
 
-  // The picture: as at the start, in the middle of the walk.
+  // Take the picture of a fresh page, in the middle of the walk.
   await browser.resize(width);
   await browser.goTo(url);
   await browser.run(`(() => {

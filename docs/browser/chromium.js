@@ -1,6 +1,6 @@
 // A static server and headless Chromium, for check.js.
 //
-// Chromium is driven through its own pipe (--remote-debugging-pipe): that needs no package and no port.
+// Chromium is controlled through its own pipe (--remote-debugging-pipe), which needs no package and no port.
 import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
@@ -83,9 +83,9 @@ export class Browser {
     const flags = ["--headless", "--remote-debugging-pipe", `--user-data-dir=${profile}`, "--no-first-run",
       "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
       "--no-proxy-server", "--hide-scrollbars", "--disable-dev-shm-usage"];
-    // Chromium refuses to run as root in its sandbox, as is usual in containers.
+    // Chromium refuses to run in its sandbox as root, which is the usual user in containers.
     if (process.getuid?.() === 0) flags.push("--no-sandbox");
-    // A group of its own, so that its helpers end with it.
+    // In a process group of its own, so that its helper processes can be ended with it.
     this.child = spawn(program, [...flags, "about:blank"], {
       detached: true,
       stdio: ["ignore", "ignore", "pipe", "pipe", "pipe"],

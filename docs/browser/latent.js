@@ -1,9 +1,9 @@
-// Latent vectors and pixels: all that needs neither a page nor a network.
+// Latent vectors and pixels: everything that needs neither a page nor a network.
 
 // ---- noise -------------------------------------------------------------------------------------
 
-// ChaCha with 8 rounds, 64 bits of counter and 64 bits of stream, as the program dcgan seeds and
-// reads it: seed and image number mean the same z here and in `dcgan sample --seed`.
+// ChaCha with 8 rounds, a 64-bit counter and a 64-bit stream, seeded and read as dcgan does it. So a seed
+// and an image's number mean the same z here and in `dcgan sample --seed`.
 export class ChaCha8 {
   #state = new Uint32Array(16);
   #block = new Uint32Array(16);
@@ -63,7 +63,7 @@ export class ChaCha8 {
 }
 
 // The ziggurat of 256 layers for the standard normal distribution, as the crate rand_distr draws it.
-// Its tables are computed here; so a float32 may differ from the program's in its last bit.
+// Its tables are computed here, so a float32 may differ from dcgan's in its last bit.
 const TAIL = 3.654152885361008796;
 const bell = (x) => Math.exp((-x * x) / 2);
 const edges = new Float64Array(257);
@@ -96,8 +96,8 @@ export function normal(random) {
   }
 }
 
-const IMAGE_STREAM = 6n << 56n; // the program's number for images that are asked for
-const DIRECTION_STREAM = 0xffn << 56n; // no stream of the program
+const IMAGE_STREAM = 6n << 56n; // `Stream::Image` in src/rng.rs
+const DIRECTION_STREAM = 0xffn << 56n; // a stream that dcgan does not use
 
 /**
  * The z of image number `image` under a seed.
@@ -109,7 +109,7 @@ export function noise(latent, seed, image, zDim) {
   return Float32Array.from({ length: zDim }, draw);
 }
 
-/** A seed out of what a person typed: a whole number below 2^64, or null. */
+/** The seed that a person typed: a whole number below 2^64, or null if it is none. */
 export function parseSeed(text) {
   const digits = text.trim();
   if (!/^[0-9]{1,20}$/.test(digits)) return null;
@@ -124,14 +124,14 @@ export function lerp(a, b, t) {
 }
 
 /**
- * Along the great circle from a to b: between two samples of a normal distribution in many
- * dimensions a straight line leads through lengths that the generator has never seen.
+ * A point on the great circle from a to b. Between two samples of a normal distribution in many
+ * dimensions, a straight line would pass through vectors so short that the generator has never seen any.
  */
 export function slerp(a, b, t) {
   const cosine = dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
   const angle = Math.acos(Math.min(1, Math.max(-1, cosine)));
   const sine = Math.sin(angle);
-  // Parallel, opposite or of no length: there is no one circle.
+  // Where both are parallel or opposite, or one has no length, the circle is not defined.
   if (!(sine > 1e-6)) return lerp(a, b, t);
   const fromA = Math.sin((1 - t) * angle) / sine;
   const fromB = Math.sin(t * angle) / sine;
@@ -162,7 +162,7 @@ export function deviation(latent) {
 
 /**
  * z moved along directions by as many standard deviations as `amounts` says. Uniform z stays in
- * [-1, 1]: the generator has learned from nothing beyond.
+ * [-1, 1], because the generator was trained on nothing beyond.
  */
 export function moved(latent, z, directions, amounts) {
   const result = Float32Array.from(z);
@@ -181,7 +181,7 @@ export function randomDirections(seed, count, zDim) {
   const found = [];
   while (found.length < Math.min(count, zDim)) {
     const direction = Float64Array.from({ length: zDim }, () => normal(random));
-    // Twice, because once leaves what rounding has added.
+    // Done twice, because the first time leaves rounding errors.
     for (const other of [...found, ...found]) {
       const along = dot(direction, other);
       for (let i = 0; i < zDim; i++) direction[i] -= along * other[i];
@@ -233,7 +233,7 @@ export function principalDirections(weight, zDim, count) {
   order.sort((i, j) => square[j * zDim + j] - square[i * zDim + i]);
   return order.slice(0, count).map((row) => {
     const vector = vectors.slice(row * zDim, (row + 1) * zDim);
-    // Either sign is right; this one is the same everywhere.
+    // Either sign is right. Choose it by a rule, so that it is the same everywhere.
     const largest = vector.reduce((most, value) => (Math.abs(value) > Math.abs(most) ? value : most), 0);
     return largest < 0 ? vector.map((value) => -value) : vector;
   });
@@ -254,7 +254,7 @@ function dot(a, b) {
 
 // ---- pixels and files --------------------------------------------------------------------------
 
-/** A value in [-1, 1] as a byte, rounded like the program's pictures. */
+/** A value in [-1, 1] as a byte, rounded as in dcgan's pictures. */
 export function toByte(value) {
   const scaled = (Math.fround(value) + 1) * 127.5;
   // Halves go to the even number, as in libtorch.
@@ -265,11 +265,11 @@ export function toByte(value) {
 }
 
 /**
- * Image number `index` of `values` [N, channels, size, size] as the RGBA bytes of a canvas.
- * @param {{channels: number, size: number}} shape
+ * Image number `index` of `values` [N, channels, height, width] as the RGBA bytes of a canvas.
+ * @param {{channels: number, width: number, height: number}} shape
  */
-export function pixels(values, index, { channels, size }) {
-  const plane = size * size;
+export function pixels(values, index, { channels, width, height }) {
+  const plane = width * height;
   const start = index * channels * plane;
   const bytes = new Uint8ClampedArray(4 * plane);
   for (let i = 0; i < plane; i++) {

@@ -171,11 +171,17 @@ test("values become bytes with halves to the even one", () => {
 test("pixels of grey and of coloured images", () => {
   const grey = Float32Array.of(-1, 1, 0, 1, /* second */ 1, 1, 1, -1);
   assert.deepEqual(
-    Array.from(pixels(grey, 1, { channels: 1, size: 2 })),
+    Array.from(pixels(grey, 1, { channels: 1, width: 2, height: 2 })),
     [255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 255],
   );
   const colour = Float32Array.of(-1, 0, 1); // red, green, blue of one pixel
-  assert.deepEqual(Array.from(pixels(colour, 0, { channels: 3, size: 1 })), [0, 128, 255, 255]);
+  assert.deepEqual(Array.from(pixels(colour, 0, { channels: 3, width: 1, height: 1 })), [0, 128, 255, 255]);
+  // An image three pixels wide and one high.
+  const wide = Float32Array.from([-1, 0, 1, 1, 1, 1, -1, -1, -1]);
+  assert.deepEqual(
+    Array.from(pixels(wide, 0, { channels: 3, width: 3, height: 1 })),
+    [0, 255, 0, 255, 128, 255, 0, 255, 255, 255, 0, 255],
+  );
 });
 
 test("a .npy file holds z behind a header of whole 64 bytes", () => {

@@ -1,4 +1,4 @@
-// The page: the generator in onnxruntime-web, what a person has chosen, and what is drawn of it.
+// The page: runs the generator in onnxruntime-web, keeps what a person has chosen, and draws it.
 import * as ort from "onnxruntime-web/wasm";
 
 import {
@@ -14,14 +14,17 @@ import {
 } from "./latent.js";
 import { ModelError, readModel } from "./model.js";
 
-const SIDE = 6; // the samples are a square of so many by so many
+const SIDE = 6; // the samples are a square of this many by this many
 const DIRECTIONS = 8;
 const FARTHEST = 8; // standard deviations at the end of a direction's slider
 const STEPS = 9; // images of the walk from end to end
 const LEG_MS = 3000; // of an animation, from corner to corner
 const LARGEST_FILE = 512 * 1024 * 1024;
-const LARGEST_Z_FOR_PRINCIPAL = 256; // above that, finding them would hold up the page for seconds
+const LARGEST_Z_FOR_PRINCIPAL = 256; // for a longer z, finding them would block the page for seconds
 const BESIDE = "generator.onnx";
+// Width of one image in saved pictures: small images are enlarged about to that, larger ones are not.
+const SAVED_SMALL = 128; // in the samples and in the walk
+const SAVED_LARGE = 256; // alone
 
 ort.env.logLevel = "error";
 // Threads need headers that a plain static server doesn't send.
@@ -43,8 +46,8 @@ function inTurn(work) {
 }
 
 /**
- * Images [N, channels, size, size] of N rows of z, and the milliseconds that took; null if another
- * generator has come in the place of this one.
+ * Images [N, channels, height, width] of N rows of z, and the milliseconds that took; null if another
+ * generator has taken the place of this one.
  */
 function generate(rows, { session, model } = generator) {
   return inTurn(async () => {
@@ -55,14 +58,14 @@ function generate(rows, { session, model } = generator) {
     const { images } = await session.run({ z: new ort.Tensor("float32", z, [rows.length, model.zDim]) });
     const ms = performance.now() - start;
     const values = images.data;
-    if (values.length !== rows.length * model.channels * model.size ** 2) {
+    if (values.length !== rows.length * model.channels * model.height * model.width) {
       throw new Error(`the generator gave images of shape [${images.dims.join(", ")}], other than its file says.`);
     }
     return { values, ms };
   });
 }
 
-let opening = 0; // counts the files: of two in a row, the later one wins
+let opening = 0; // counts the opened files, so that of two in a row the later one wins
 
 async function open(name, bytes) {
   const turn = ++opening;
@@ -94,7 +97,7 @@ async function open(name, bytes) {
   }
 }
 
-/** What onnxruntime says, without its codes and the place in its own sources. */
+/** The message of onnxruntime without its error codes and the position in its own sources. */
 function plain(message) {
   const text = message.replace(/^.*ERROR_MESSAGE: /s, "").replace(/^\/\S+:\d+ .*?\) /s, "").trim();
   return text.length > 300 ? `${text.slice(0, 300)} ...` : text;
@@ -142,7 +145,7 @@ function showFacts() {
     name,
     model.dataset === null ? null : `trained on ${model.dataset}`,
     `${model.zDim} numbers in z, ${model.latent}${model.latentIsKnown ? "" : " (assumed: the file doesn't say)"}`,
-    `${model.size}×${model.size}, ${model.channels === 3 ? "colour" : "grey"}`,
+    `${model.width}×${model.height}, ${model.channels === 3 ? "colour" : "grey"}`,
     model.program === null ? null : `made by ${model.program}`,
   ]
     .filter((fact) => fact !== null)
@@ -175,10 +178,11 @@ function pointAt(position) {
 function started() {
   const { model } = generator;
   for (const canvas of [...cells.map((cell) => cell.canvas), $("here"), $("here-again")]) {
-    canvas.width = canvas.height = model.size;
+    canvas.width = model.width;
+    canvas.height = model.height;
   }
-  $("strip").width = STEPS * model.size;
-  $("strip").height = model.size;
+  $("strip").width = STEPS * model.width;
+  $("strip").height = model.height;
   timings.clear();
   const principal = $("kind").querySelector("[value=principal]");
   principal.disabled = model.firstWeight === null || model.zDim > LARGEST_Z_FOR_PRINCIPAL;
@@ -269,7 +273,7 @@ function setSeed(text) {
 const wanted = new Set();
 let drawing = null; // the promise of what is being drawn
 
-/** Draws "grid", "strip" and "here" as soon as the generator is free; what comes meanwhile is drawn once. */
+/** Draws "grid", "strip" and "here" as soon as the generator is free. What is asked for meanwhile is drawn once. */
 function draw(...parts) {
   for (const part of parts) wanted.add(part);
   drawing ??= drawWanted();
@@ -278,7 +282,7 @@ function draw(...parts) {
 
 async function drawWanted() {
   try {
-    // What this very event chooses yet goes into the same batch.
+    // Let the current event finish, so that everything it changes is drawn in one batch.
     await null;
     while (wanted.size > 0) {
       const current = generator;
@@ -289,14 +293,14 @@ async function drawWanted() {
       if (wanted.has("strip")) {
         for (let step = 0; step < STEPS; step++) {
           const z = pointAt((step / (STEPS - 1)) * (corners.length - 1));
-          targets.push([z, stripContext, step * model.size]);
+          targets.push([z, stripContext, step * model.width]);
         }
       }
       wanted.clear();
       const images = await generate(targets.map(([z]) => z), current);
-      if (images === null || generator !== current) continue; // all is wanted again
+      if (images === null || generator !== current) continue; // the new generator has asked for everything again
       targets.forEach(([, context, x], i) => {
-        context.putImageData(new ImageData(pixels(images.values, i, model), model.size, model.size), x, 0);
+        context.putImageData(new ImageData(pixels(images.values, i, model), model.width, model.height), x, 0);
       });
       hereAgainContext.drawImage($("here"), 0, 0);
       showTime(targets.length, images.ms);
@@ -310,7 +314,7 @@ async function drawWanted() {
   }
 }
 
-// The newest measurements of each size of batch; their middle is shown.
+// The newest measurements for each size of batch. Their median is shown.
 const timings = new Map();
 let timeShown = -Infinity;
 
@@ -320,7 +324,7 @@ function showTime(images, ms) {
   if (newest.length > 15) newest.shift();
   timings.set(images, newest);
   const now = performance.now();
-  if (playing && now - timeShown < 500) return; // readable
+  if (playing && now - timeShown < 500) return; // change it slowly enough to be read
   timeShown = now;
   const parts = Array.from(timings, ([count, each]) => [count, each.toSorted((a, b) => a - b)[each.length >> 1]])
     .sort(([a], [b]) => a - b)
@@ -343,7 +347,7 @@ async function play() {
   while (playing) {
     const now = await new Promise(requestAnimationFrame);
     if (!playing) break;
-    // A tab in the background gets no frames: it goes on where it was.
+    // A tab in the background gets no frames. Limit the step, so that it continues where it was.
     legs += Math.min(100, Math.max(0, now - before)) / LEG_MS;
     before = now;
     at = backAndForth(corners.length, legs);
@@ -362,8 +366,10 @@ function save(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-/** Saves canvases, `columns` in a row, each pixel as `scale` by `scale`. */
-function savePng(name, canvases, columns, scale) {
+/** Saves canvases, `columns` in a row, enlarged so that an image is about `side` pixels wide or high. */
+function savePng(name, canvases, columns, side) {
+  const { model } = generator;
+  const scale = Math.max(1, Math.round(side / Math.max(model.width, model.height)));
   const { width, height } = canvases[0];
   const whole = document.createElement("canvas");
   whole.width = columns * width * scale;
@@ -388,7 +394,7 @@ const cells = Array.from({ length: SIDE * SIDE }, (_, cell) => {
   button.type = "button";
   button.tabIndex = cell === 0 ? 0 : -1;
   const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = 32;
+  canvas.width = canvas.height = 1; // until a generator says how large its images are
   const badge = document.createElement("span");
   badge.className = "corner";
   badge.hidden = true;
@@ -401,7 +407,7 @@ const [hereContext, hereAgainContext, stripContext] = ["here", "here-again", "st
   $(id).getContext("2d", { willReadFrequently: true }),
 );
 
-// One stop for the tab key; the arrow keys lead from sample to sample.
+// The tab key stops once at the samples; the arrow keys lead from sample to sample.
 $("grid").addEventListener("keydown", (event) => {
   const cell = cells.findIndex(({ button }) => button === document.activeElement);
   const column = cell % SIDE;
@@ -445,7 +451,7 @@ const sliders = Array.from({ length: DIRECTIONS }, (_, k) => {
 $("file").addEventListener("change", () => {
   const [file] = $("file").files;
   if (file) openFile(file);
-  $("file").value = ""; // the same file may be opened again, mended
+  $("file").value = ""; // so that the same file can be opened again after a correction
 });
 $("seed").addEventListener("change", () => setSeed($("seed").value));
 $("new-seed").addEventListener("click", () => {
@@ -462,13 +468,13 @@ $("play").addEventListener("click", () => (playing ? stop() : play()));
 $("kind").addEventListener("change", newDirections);
 $("reset").addEventListener("click", () => setAmounts(amounts.map(() => 0)));
 $("save-grid").addEventListener("click", () => {
-  savePng(`samples-seed-${seed}.png`, cells.map((cell) => cell.canvas), SIDE, 4);
+  savePng(`samples-seed-${seed}.png`, cells.map((cell) => cell.canvas), SIDE, SAVED_SMALL);
 });
-$("save-here").addEventListener("click", () => savePng("image.png", [$("here")], 1, 8));
-$("save-strip").addEventListener("click", () => savePng("walk.png", [$("strip")], 1, 4));
+$("save-here").addEventListener("click", () => savePng("image.png", [$("here")], 1, SAVED_LARGE));
+$("save-strip").addEventListener("click", () => savePng("walk.png", [$("strip")], 1, SAVED_SMALL));
 $("save-z").addEventListener("click", () => save("z.npy", new Blob([npy(pointAt(at))])));
 
-// Files are dropped anywhere. Entering a child leaves its parent, so the two are counted.
+// Files can be dropped anywhere. Entering an element leaves its parent, so entering and leaving are counted.
 let inside = 0;
 const hasFiles = (event) => event.dataTransfer?.types.includes("Files") ?? false;
 function drag(change) {
@@ -495,9 +501,9 @@ const ready = openBeside();
 
 // For check.js, and for the browser's console.
 globalThis.latentPage = {
-  /** Settles when the first generator is there, or is known not to be. */
+  /** Settles when the first generator is ready, or when it is known that there is none. */
   ready,
-  /** The values of the images of rows of z. */
+  /** The values of the images that the generator makes of rows of z. */
   async generate(rows) {
     return Array.from((await generate(rows)).values);
   },
@@ -506,7 +512,7 @@ globalThis.latentPage = {
     samples = samples.map((z, cell) => (cell < rows.length ? Float32Array.from(rows[cell]) : z));
     await draw("grid", "strip", "here");
   },
-  /** Waits until all that was asked for is drawn. */
+  /** Waits until everything that was asked for is drawn. */
   async drawn() {
     while (drawing !== null) await drawing;
   },

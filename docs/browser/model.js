@@ -1,5 +1,5 @@
-// What an ONNX file says about itself. onnxruntime-web doesn't show a model's metadata, and its errors
-// on a wrong file help nobody; so the few fields that matter are read here.
+// Reads what an ONNX file says about itself. onnxruntime-web does not show a model's metadata, and its
+// errors do not tell a person what is wrong with a file, so the few fields that matter are read here.
 
 /** An error whose message is meant for the person at the page. */
 export class ModelError extends Error {}
@@ -33,21 +33,22 @@ export function readModel(bytes) {
   for (const each of [input, output]) {
     if (each.type !== FLOAT) throw new ModelError(`expected ${each.name} in float32, found another type.`);
   }
-  const zDim = input.shape[1];
+  // The metadata says the sizes; a file without metadata, or of other programs, says them by its shapes.
+  const zDim = agreed("z_dim", wholeNumber(metadata, "z_dim"), input.shape[1]);
   if (input.shape.length !== 2 || !(zDim >= 1 && zDim <= LARGEST_Z)) {
     throw new ModelError(`expected z of shape [batch, numbers], found ${shapeText(input.shape)}.`);
   }
   if (input.shape[0] !== null) {
     throw new ModelError(`expected any number of images in a batch, but z is ${shapeText(input.shape)}.`);
   }
-  const [, channels, size, width] = output.shape;
-  if (
-    output.shape.length !== 4 ||
-    !(channels === 1 || channels === 3) ||
-    !(size >= 1 && size <= LARGEST_SIDE && size === width)
-  ) {
+  const stated = imageSize(metadata);
+  const channels = agreed("channels", wholeNumber(metadata, "channels"), output.shape[1]);
+  const height = agreed("height", stated?.height ?? null, output.shape[2]);
+  const width = agreed("width", stated?.width ?? null, output.shape[3]);
+  const isSide = (side) => side >= 1 && side <= LARGEST_SIDE;
+  if (output.shape.length !== 4 || !(channels === 1 || channels === 3) || !isSide(height) || !isSide(width)) {
     throw new ModelError(
-      `expected images of shape [batch, 1 or 3, side, side], found ${shapeText(output.shape)}.`,
+      `expected images of shape [batch, 1 or 3, height, width], found ${shapeText(output.shape)}.`,
     );
   }
   const latent = metadata.get("latent") ?? null;
@@ -57,7 +58,8 @@ export function readModel(bytes) {
   return {
     zDim,
     channels,
-    size,
+    width,
+    height,
     latent: latent ?? "normal",
     latentIsKnown: latent !== null,
     dataset: metadata.get("dataset") ?? null,
@@ -72,6 +74,35 @@ function onlyOne(what, found) {
     throw new ModelError(`expected one ${what}, found ${found.length}${names}.`);
   }
   return found[0];
+}
+
+/** A whole number of the metadata, or null where the file does not have it. */
+function wholeNumber(metadata, key) {
+  const text = metadata.get(key);
+  if (text === undefined) return null;
+  if (!/^[0-9]{1,9}$/.test(text)) {
+    throw new ModelError(`expected a whole number as ${key}, found ${quoted(text)}.`);
+  }
+  return Number(text);
+}
+
+/** Width and height from the metadata, written `32` or `80x48`; null where the file does not say. */
+function imageSize(metadata) {
+  const text = metadata.get("image_size");
+  if (text === undefined) return null;
+  const sides = /^([0-9]{1,9})(?:x([0-9]{1,9}))?$/.exec(text);
+  if (sides === null) {
+    throw new ModelError(`expected an image_size such as 32 or 80x48, found ${quoted(text)}.`);
+  }
+  return { width: Number(sides[1]), height: Number(sides[2] ?? sides[1]) };
+}
+
+/** What the metadata and the shape say of one size, either of which may be silent (null). */
+function agreed(name, stated, shape) {
+  if (stated !== null && shape !== null && shape !== undefined && stated !== shape) {
+    throw new ModelError(`its metadata says ${name} ${stated}, its shapes say ${shape}.`);
+  }
+  return stated ?? shape ?? null;
 }
 
 const quoted = (text) => `"${text.slice(0, 60)}"`;

@@ -24,7 +24,7 @@ const value = (name, shape, type = 1) => {
 const entry = (key, text) => bytes(14, [...bytes(1, key), ...bytes(2, text)]);
 
 const WEIGHT = [1, 2, 3, 4, 5, 6, 7, 8]; // [4, 2]
-const METADATA = { latent: "uniform", dataset: "digits", program: "dcgan 0.0.0", z_dim: "2", channels: "1" };
+const METADATA = { latent: "uniform", dataset: "digits", program: "dcgan 0.0.0", z_dim: "2", channels: "1", image_size: "32" };
 
 function model({ inputs, outputs, metadata = METADATA, transB = true, packedDims = false, version = 8 } = {}) {
   inputs ??= [value("z", ["batch", 2])];
@@ -69,7 +69,8 @@ test("a generator is described", () => {
   assert.deepEqual(rest, {
     zDim: 2,
     channels: 1,
-    size: 32,
+    width: 32,
+    height: 32,
     latent: "uniform",
     latentIsKnown: true,
     dataset: "digits",
@@ -79,14 +80,40 @@ test("a generator is described", () => {
 });
 
 test("a file without metadata is a generator of normal noise, and says that it is a guess", () => {
-  const { latent, latentIsKnown, dataset } = readModel(model({ metadata: {} }));
-  assert.deepEqual([latent, latentIsKnown, dataset], ["normal", false, null]);
+  const { latent, latentIsKnown, dataset, width, height } = readModel(model({ metadata: {} }));
+  assert.deepEqual([latent, latentIsKnown, dataset, width, height], ["normal", false, null, 32, 32]);
+});
+
+test("sizes come from the metadata, width before height, and shapes may leave them open", () => {
+  const metadata = { ...METADATA, image_size: "80x48", channels: "3" };
+  for (const shape of [["batch", 3, 48, 80], ["batch", "channels", "height", "width"]]) {
+    const { width, height, channels, zDim } = readModel(model({ metadata, outputs: [value("images", shape)] }));
+    assert.deepEqual([width, height, channels, zDim], [80, 48, 3, 2]);
+  }
+});
+
+test("sizes come from the shapes where the metadata has none", () => {
+  const { width, height } = readModel(model({ metadata: {}, outputs: [value("images", ["batch", 1, 48, 80])] }));
+  assert.deepEqual([width, height], [80, 48]);
+  refused(model({ metadata: {}, outputs: [value("images", ["batch", 1, "height", 80])] }), /found \[any, 1, any, 80\]/);
+});
+
+test("metadata that contradicts the shapes, or is no size, is refused with both values", () => {
+  const stated = (fields) => model({ metadata: { ...METADATA, ...fields } });
+  refused(stated({ image_size: "64" }), /^its metadata says height 64, its shapes say 32\./);
+  refused(stated({ image_size: "64x32" }), /^its metadata says width 64, its shapes say 32\./);
+  refused(stated({ channels: "3" }), /^its metadata says channels 3, its shapes say 1\./);
+  refused(stated({ z_dim: "100" }), /^its metadata says z_dim 100, its shapes say 2\./);
+  for (const text of ["", "-32", "32x", "x32", "32 x 32", "32x32x3", "big"]) {
+    refused(stated({ image_size: text }), /^expected an image_size such as 32 or 80x48, found/);
+  }
+  refused(stated({ z_dim: "two" }), /^expected a whole number as z_dim, found "two"/);
 });
 
 test("the first weight is found transposed or not, and its sides packed or not", () => {
   assert.deepEqual(Array.from(readModel(model({ packedDims: true })).firstWeight), WEIGHT);
   assert.deepEqual(Array.from(readModel(model({ transB: false })).firstWeight), [1, 5, 2, 6, 3, 7, 4, 8]);
-  assert.equal(readModel(model({ inputs: [value("z", ["batch", 3])] })).firstWeight, null);
+  assert.equal(readModel(model({ inputs: [value("z", ["batch", 3])], metadata: {} })).firstWeight, null);
 });
 
 test("weights among the inputs are no inputs", () => {
@@ -135,11 +162,11 @@ test("wrong inputs and outputs are named", () => {
   refused(model({ inputs: [value("noise", ["batch", 2])] }), /^expected an input named z, found "noise"/);
   refused(model({ inputs: [value("z", ["batch", 2], 11)] }), /^expected z in float32/);
   refused(model({ inputs: [value("z", ["batch", 2, 1])] }), /found \[any, 2, 1\]/);
-  refused(model({ inputs: [value("z", ["batch", "numbers"])] }), /found \[any, any\]/);
+  refused(model({ inputs: [value("z", ["batch", "numbers"])], metadata: {} }), /found \[any, any\]/);
   refused(model({ inputs: [value("z", [1, 2])] }), /^expected any number of images in a batch, but z is \[1, 2\]/);
   refused(model({ outputs: [value("y", ["batch", 1, 32, 32])] }), /^expected an output named images, found "y"/);
-  refused(model(images(["batch", 4, 32, 32])), /found \[any, 4, 32, 32\]/);
-  refused(model(images(["batch", 1, 32, 16])), /found \[any, 1, 32, 16\]/);
+  refused(model({ ...images(["batch", 4, 32, 32]), metadata: {} }), /found \[any, 4, 32, 32\]/);
+  refused(model({ ...images(["batch", 1, 32, 4096]), metadata: {} }), /found \[any, 1, 32, 4096\]/);
   refused(model(images(["batch", 1])), /found \[any, 1\]/);
   refused(model({ metadata: { latent: "cauchy" } }), /^expected the latent "uniform" or "normal", found "cauchy"/);
 });

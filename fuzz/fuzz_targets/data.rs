@@ -1,4 +1,4 @@
-// The parsers as the program has them, without what needs libtorch.
+// Includes the program's own parsers by their paths, so that nothing here needs libtorch.
 #[path = "../../src/data/idx.rs"]
 pub mod idx;
 #[path = "../../src/data/mat5.rs"]
@@ -10,7 +10,7 @@ mod stack;
 
 use stack::{MAX_EXPANDED, Stack, expansion_limit};
 
-/// What every parser promises of what it gives.
+/// Checks what every parser promises about the images it returns.
 pub fn check(stack: &Stack) {
     let Stack { count, height, width, channels, pixels } = stack;
     assert!(*count > 0 && *height > 0 && *width > 0 && (*channels == 1 || *channels == 3));

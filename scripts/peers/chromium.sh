@@ -1,10 +1,11 @@
 # shellcheck shell=bash
-# Sourced, not run: finds the browser for scripts that look at pages.
+# Sourced, not run. Finds the browser for scripts that look at pages.
 #
 # The caller provides die MESSAGE [LINE...].
 # Written for bash 3.2 (macOS) and later.
 
-# Sets chromium to a Chromium or Chrome in PATH; CHROMIUM=PROGRAM is the only candidate where it is set.
+# Sets chromium to a Chromium or Chrome in PATH. Where CHROMIUM=PROGRAM is set, it is the only candidate.
+# shellcheck disable=SC2034 # the caller uses it
 find_chromium() {
     local candidate
     for candidate in ${CHROMIUM:+"$CHROMIUM"} chromium chromium-browser google-chrome google-chrome-stable; do

@@ -1,10 +1,10 @@
-"""Measures contenders in turn and prints a table. Called by scripts/bench_peers.sh; stdlib only.
+"""Measures contenders in turn and prints a table. scripts/bench_peers.sh calls it. Needs no packages.
 
     compare.py [--rounds N ...] :: NAME COMMAND [ARGUMENT...] :: NAME COMMAND ...
 
-A contender is a command with its --precision that takes --batch-size, --threads, --warmup and
---iterations too and prints one JSON line (see measure.py). It is run once a round, in a process of its own, so that
-a machine that gets slower or busier does so for all of them; every round starts with the next one.
+A contender is a command with its --precision. It also takes --batch-size, --threads, --warmup and
+--iterations, and prints one JSON line (see measure.py). In each round every contender runs once, in a new
+process, so that a machine that becomes slower or busier does so for all. Each round starts with another one.
 """
 
 import argparse
@@ -24,9 +24,9 @@ import time
 from pathlib import Path
 
 SECONDS_A_RUN = 900
-# More than this of the machine used by others, and a round is called disturbed.
+# A round counts as disturbed when other programs use more than this share of the machine.
 QUIET_SHARE = 0.05
-# What only some contenders measure, and its head in the table.
+# Numbers that only some contenders measure, and their headings in the table.
 OPTIONAL = (("floor_ms", "convolutions alone, ms"), ("samples_per_s", "samples/s"))
 # Variables that change how fast a contender is.
 TUNING = re.compile(
@@ -48,7 +48,7 @@ def run_once(name, command, settings):
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         before, start = busy_s(), time.perf_counter()
         try:
-            # A session of its own, so that what the contender starts is stopped with it.
+            # In a session of its own, so that processes which the contender starts are stopped with it.
             process = subprocess.Popen(
                 command + arguments, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
             )
@@ -64,7 +64,7 @@ def run_once(name, command, settings):
             try:
                 os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:
-                pass  # the usual case: all of it has ended
+                pass  # usually all of its processes have ended
         wall, after = time.perf_counter() - start, busy_s()
         out.seek(0)
         err.seek(0)
@@ -77,7 +77,7 @@ def run_once(name, command, settings):
         said = "\n  ".join((stderr or stdout).strip().splitlines()[-15:])
         raise Failure(f"{name}: {how}\n  {shlex.join(command + arguments)}\n  {said or 'it printed nothing'}")
     line = read_line(name, stdout, settings, command[command.index("--precision") + 1])
-    # What it says itself: that of its iterations, not of what it measures after them.
+    # The contender's own figure, which is that of its iterations and not of what it measures after them.
     line["peak_mb"] = line["max_rss_mb"]
     line["wall_s"] = round(wall, 2)
     if before is not None:
@@ -153,7 +153,7 @@ def summarize(contenders, lines, ours):
         rows.append(
             {
                 "name": name,
-                # Where a program lies on this machine says nothing about its speed.
+                # The program's name without its folder, which has nothing to do with its speed.
                 "command": shlex.join([Path(command[0]).name, *command[1:]]),
                 "version": lines[name][0].get("framework") or version_of(command[0]),
                 "precision": lines[name][0]["precision"],
@@ -330,7 +330,7 @@ def run():
     warn_if_disturbed(rows)
     if args.out:
         text = json.dumps(report, indent=1) + "\n"
-        # A list of numbers stays on its line.
+        # Keep a list of numbers on one line.
         text = re.sub(r"\[[\s\d.,]+\]", lambda found: "[" + " ".join(found[0][1:-1].split()) + "]", text)
         write_whole(args.out, text)
         print(f"\n{args.out}: all numbers")

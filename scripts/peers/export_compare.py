@@ -1,7 +1,11 @@
 #!/usr/bin/env python3
-"""Makes the z that exports are compared on, and compares what came of it; scripts/check_exports.sh runs it.
+"""Draws the z that exports are compared on, and compares their images. scripts/check_exports.sh calls it.
 
 Usage: export_compare.py z FOLDER | expect FOLDER | table FOLDER [SAVE.safetensors]
+
+  z       draws z.npy
+  expect  writes expect.json, which the browser's page is compared with
+  table   prints the largest difference of each program, and saves z and all images to SAVE
 """
 
 import json
@@ -13,10 +17,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 BOUND = 1e-5
-# This program's fast transposed convolutions round more than others' (src/tf/winograd.rs).
+# dcgan's fast transposed convolutions round more than those of other programs (src/tf/winograd.rs).
 OWN_BOUND = 3e-5
 ROWS = 16
-# What is compared with what.
+# The arrays that are compared: a program's in float32, and dcgan's in float64.
 PAIRS = (
     ("dcgan-f32", "dcgan"),
     ("pytorch", "dcgan"),
@@ -52,7 +56,7 @@ def table(folder, save):
         a, b = load(folder, theirs), load(folder, ours)
         assert a.shape == b.shape, f"{theirs}: {a.shape} and {b.shape}"
         error = float(np.abs(a.astype(np.float64) - b).max())
-        ok = error <= (OWN_BOUND if theirs == "dcgan-f32" else BOUND)  # NaN is not
+        ok = error <= (OWN_BOUND if theirs == "dcgan-f32" else BOUND)  # False for NaN
         failed |= not ok
         print(f"  {theirs:<24}{error:>10.1e}  {'ok' if ok else 'FAILED'}")
     print(f"float32 against float64: largest absolute difference of {ROWS} images in [-1, 1], bound {BOUND:.0e}, our own {OWN_BOUND:.0e}")

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""What onnxruntime makes of an `onnx` export.
+"""Runs an `onnx` export in onnxruntime.
 
-Usage: export_onnx.py FOLDER: reads z.npy and generator.onnx there, writes onnxruntime.npy
-[N, C, 32, 32] float32.
+Usage: export_onnx.py FOLDER
+
+Reads z.npy and generator.onnx from FOLDER and writes the images, onnxruntime.npy [N, C, height, width], in
+float32.
 """
 
 import sys

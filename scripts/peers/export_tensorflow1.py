@@ -1,9 +1,14 @@
 #!/usr/bin/env python3
-"""What TensorFlow 1's layers make of a `tf` export, and of it as a checkpoint.
+"""Runs a `tf` export in TensorFlow 1's layers, trains it a little, and saves it as a TensorFlow checkpoint.
 
-Usage: export_tensorflow1.py FOLDER: reads z.npy, generator-tf.safetensors there, writes tensorflow.npy
-[N, C, 32, 32] float32, and a TensorFlow checkpoint of both networks and their optimizers, as the reference
-saves it, to FOLDER/tf1/model.ckpt.
+Usage: export_tensorflow1.py FOLDER
+
+Reads z.npy and generator-tf.safetensors from FOLDER and writes
+
+  tensorflow.npy             the export's images [N, C, height, width], in float32
+  tf1/model.ckpt             a checkpoint of both networks and their optimizers after one iteration, as the
+                             reference saves it
+  tensorflow-checkpoint.npy  the images of that checkpoint
 """
 
 import sys
@@ -39,7 +44,7 @@ def main():
         assert not left, f"not variables of the generator: {sorted(left)}"
         images = session.run(graph.sample, {graph.z: z})
         np.save(folder / "tensorflow.npy", np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-        # Moments and powers that are none's initial ones.
+        # Train one iteration, so that the checkpoint's moments and powers are not the initial ones.
         real = np.clip(images, -1, 1)
         for run in (graph.d_train, graph.g_train, graph.g_train):
             session.run(run, {graph.images: real, graph.z: z})

@@ -1,4 +1,4 @@
-"""What every peer shares: its arguments, its clock and the one JSON line it prints.
+"""What all peers have in common: their arguments, their clock and the one JSON line that they print.
 
 A peer is a program that takes these arguments and calls `run` with a function that trains one
 iteration (one discriminator update, two generator updates). `dcgan bench --json` takes the same
@@ -20,7 +20,7 @@ CHANNELS, IMAGE_SIZE, Z_DIM, WIDTH = 1, 32, 100, 64
 LEARNING_RATE, BETA1, BETA2 = 2e-4, 0.5, 0.999
 REAL_LABEL, LEAK = 0.9, 0.2
 
-# Real images come from a set in memory of this many batches, taken in turn.
+# Real images come from this many batches in memory, which are used in turn.
 BATCHES_IN_MEMORY = 8
 
 

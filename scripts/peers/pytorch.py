@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """The usual PyTorch port of the reference, written well, timed on random images in memory.
 
-It is what a person writes who ports the reference to PyTorch: `nn` layers in NCHW, PyTorch's own
-Adam and a plain `backward()` for each loss. Layers, shapes, updates and settings are the
-reference's; padding and Adam's epsilon are PyTorch's, so its numbers are near the reference's and
-not equal to them.
+It is what a person would write who ports the reference to PyTorch: `nn` layers in NCHW, PyTorch's own Adam,
+and a plain `backward()` for each loss. Layers, shapes, updates and settings are the reference's. Padding and
+Adam's epsilon are PyTorch's, so its numbers are near the reference's and not equal to them.
 """
 
 import sys
@@ -71,7 +70,7 @@ class Trainer:
         adam = {"lr": measure.LEARNING_RATE, "betas": (measure.BETA1, measure.BETA2)}
         self.g_optimizer = torch.optim.Adam(generator.parameters(), **adam)
         self.d_optimizer = torch.optim.Adam(critic.parameters(), **adam)
-        # Each network is compiled as a whole; the losses and Adam stay eager, as people do it.
+        # Each network is compiled as a whole. The losses and Adam stay eager, which is the usual way.
         self.generator = torch.compile(generator) if args.compile else generator
         self.discriminator = torch.compile(critic) if args.compile else critic
         shape = (measure.BATCHES_IN_MEMORY, self.batch, measure.CHANNELS, measure.IMAGE_SIZE, measure.IMAGE_SIZE)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Trains the reference itself, TensorFlow 1 in graph mode, on MNIST, and writes what it generates.
 
-The graph is that of scripts/make_reference.py; initial weights, order and noise come from --seed. The
-samples are made with moving statistics, as the reference's are, and written as one array
-[N, 32, 32, 1] of bytes. scripts/compare_reference.sh runs this.
+The graph is that of scripts/make_reference.py. Initial weights, the order of images and noise come from
+--seed. Samples are made with moving statistics, as in the reference, and are written as one array
+[N, 32, 32, 1] of bytes. scripts/compare_reference.sh calls this.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def parse_arguments():
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="file to write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--iterations", type=int, help="stop after so many (default: whole epochs)")
+    parser.add_argument("--iterations", type=int, help="stop after this many (default: whole epochs)")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--base-width", type=int, default=64)
     parser.add_argument("--count", type=int, default=10000, help="images to generate (default: 10000)")
@@ -87,7 +87,7 @@ def train(args):
             blocks.append(session.run(graph.sample, {graph.z: z}))
     generated = np.concatenate(blocks)
     pixels = np.clip(np.round((generated + 1) * 127.5), 0, 255).astype(np.uint8)
-    # Written beside and renamed, so that the file is whole or not there.
+    # Written beside its place and renamed, so that the file is there completely or not at all.
     beside = args.out.with_name(f".{args.out.name}.tmp.npz")
     np.savez(beside, pixels)
     beside.replace(args.out)

@@ -24,12 +24,13 @@ pub(super) const CHUNK: usize = 16 * 1024;
 /// The elements of a dense CPU tensor, in memory order.
 pub(super) fn elements<T: Element>(x: &Tensor) -> Result<&[T]> {
     check::<T>(x)?;
-    // SAFETY: `check` proved that `numel` elements of this type lie densely from `data_ptr` on; an
-    // empty tensor may have a null pointer, which `from_raw_parts` must not see. The slice borrows
-    // the tensor. Another handle to the same storage could write to it meanwhile; the callers in
-    // this module's parent hold every handle that is written to by `&mut`.
     Ok(match x.numel() {
         0 => &[],
+        // SAFETY: `check` proved that `numel` elements of this type lie densely from `data_ptr` on. An
+        // empty tensor may have a null pointer, which `from_raw_parts` must not see; it has been dealt
+        // with. The slice borrows the tensor. Another handle to the same storage could write to it in
+        // the meantime; the callers in this module's parent hold every handle that is written to by
+        // `&mut`.
         numel => unsafe { std::slice::from_raw_parts(x.data_ptr().cast(), numel) },
     })
 }
@@ -37,11 +38,11 @@ pub(super) fn elements<T: Element>(x: &Tensor) -> Result<&[T]> {
 /// The elements of a dense CPU tensor, in memory order, to write to.
 pub(super) fn elements_mut<T: Element>(x: &mut Tensor) -> Result<&mut [T]> {
     check::<T>(x)?;
-    // SAFETY: as in `elements`; the exclusive borrow of the handle stands for exclusive access: the
-    // optimizer, which alone calls this, has checked that what it reads lies elsewhere, and no
-    // forward pass runs during its step.
     Ok(match x.numel() {
         0 => &mut [],
+        // SAFETY: as in `elements`. The exclusive borrow of the handle stands for exclusive access: only
+        // the optimizer calls this. It has checked that what it reads lies elsewhere, and no forward pass
+        // runs during its step.
         numel => unsafe { std::slice::from_raw_parts_mut(x.data_ptr().cast(), numel) },
     })
 }
