@@ -1,0 +1,160 @@
+//! The command line: clap types, one file a command, turned into settings.
+
+mod bench;
+mod data;
+mod eval;
+mod export;
+mod film;
+mod generator;
+mod import;
+mod interpolate;
+mod nearest;
+mod plot;
+mod report;
+mod runs;
+mod sample;
+mod train;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+pub use bench::BenchArgs;
+pub use data::{DataCommand, DataCommandArgs};
+pub use eval::EvalArgs;
+pub use export::{ExportArgs, ExportFormat};
+pub use film::FilmArgs;
+pub use generator::GeneratorArgs;
+pub use import::ImportArgs;
+pub use interpolate::InterpolateArgs;
+pub use nearest::NearestArgs;
+pub use plot::PlotArgs;
+pub use report::ReportArgs;
+pub use runs::{RunsArgs, RunsCommand};
+pub use sample::{GridSize, SampleArgs};
+pub use train::{DataArgs, TrainArgs};
+pub use verify::VerifyArgs;
+
+use crate::settings::Precision;
+
+/// Train a DCGAN exactly as the TensorFlow 1 reference does.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dcgan",
+    version,
+    args_conflicts_with_subcommands = true,
+    args_override_self = true,
+    allow_negative_numbers = true,
+    after_help = "\
+Training is the default command: `dcgan --epochs 5` is `dcgan train --epochs 5`. Ctrl-C (SIGINT), SIGTERM
+and SIGHUP end a run with its state saved (exit status 130, 143, 129), and --resume goes on with it.
+
+Examples:
+  dcgan                                  train on the built-in digits, on the best device
+  dcgan --device cuda --epochs 50        longer, on the GPU
+  dcgan --iterations 20 --base-width 8   a first look, in seconds
+  dcgan --config runs/NAME/config.toml   repeat a run
+  dcgan --resume runs/NAME               go on with one
+  tensorboard --logdir runs              watch"
+)]
+pub struct Cli {
+    /// What to do; without one: train.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Options of `train`.
+    #[command(flatten)]
+    pub train: TrainArgs,
+}
+
+impl Cli {
+    /// Whether the command computes with networks.
+    pub fn computes(&self) -> bool {
+        matches!(
+            self.command,
+            None | Some(
+                Command::Train(_)
+                    | Command::Sample(_)
+                    | Command::Interpolate(_)
+                    | Command::Nearest(_)
+                    | Command::Eval(_)
+                    | Command::Verify(_)
+                    | Command::Bench(_)
+            )
+        )
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a GAN (the default)
+    #[command(args_override_self = true, allow_negative_numbers = true)]
+    Train(Box<TrainArgs>),
+    /// Make images with a trained generator
+    ///
+    /// Without MODEL: with the small generator of handwritten digits that the program holds.
+    Sample(SampleArgs),
+    /// Walk through latent space: an animation (.gif, .mp4) or a strip (.png)
+    Interpolate(InterpolateArgs),
+    /// Make a film of a run's samples, the iteration on each frame (.gif, or .mp4 with ffmpeg)
+    Film(FilmArgs),
+    /// Plot losses and probabilities of one run or several (.png, .svg)
+    Plot(PlotArgs),
+    /// Write one HTML file that shows a run: samples over time, curves, settings, how to repeat it
+    Report(ReportArgs),
+    /// Show generated images beside the nearest images of a data set: does the model copy?
+    Nearest(NearestArgs),
+    /// Measure how good generated images are: Fréchet and kernel distance, precision, recall and more
+    ///
+    /// Each metric is printed with its uncertainty (a standard deviation) and its floor: what it says of real
+    /// images that were held out.
+    Eval(Box<EvalArgs>),
+    /// Write a trained network for PyTorch, TensorFlow, libtorch or onnxruntime
+    Export(ExportArgs),
+    /// Make a checkpoint of exported weights, to go on from
+    ///
+    /// `dcgan train --resume CHECKPOINT --fork NEWRUN` then goes on, on a data set of the same channels.
+    Import(ImportArgs),
+    /// Check this build against files of what the real TensorFlow computed
+    ///
+    /// Prints a table of errors and bounds for each file; exit status 1 if any fails.
+    Verify(VerifyArgs),
+    /// Measure the time of an iteration on this machine
+    Bench(BenchArgs),
+    /// Say what this build and this machine can do, and what to do about each 'no'
+    Doctor,
+    /// List data sets, look into one, or fetch one
+    Data(DataCommandArgs),
+    /// List the runs under runs/, show one, or remove old checkpoints
+    Runs(RunsArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// A whole number as far as TOML's go; the configuration checks each one's own range.
+fn whole(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|&number| number <= i64::MAX as u64);
+    number.ok_or_else(|| "expected a whole number, 0 or more".to_owned())
+}
+
+/// Frames a second.
+fn frame_rate(text: &str) -> Result<f64, String> {
+    let fps = text.parse().ok().filter(|fps| (0.1..=100.0).contains(fps));
+    fps.ok_or_else(|| "expected 0.1 to 100 frames a second".to_owned())
+}
+
+fn precision(text: &str) -> Result<Precision, String> {
+    let names = Precision::ALL.map(Precision::name).join(", ");
+    Precision::from_name(text).ok_or_else(|| format!("expected one of {names}"))
+}
+
+/// Two numbers; the configuration checks their order.
+fn low_and_high(text: &str) -> Result<[f64; 2], String> {
+    let numbers = text
+        .split_once(',')
+        .and_then(|(low, high)| Some([low.trim().parse().ok()?, high.trim().parse().ok()?]));
+    numbers.ok_or_else(|| "expected two numbers, such as 0,1".to_owned())
+}
