@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use indicatif::DecimalBytes;
 
-use super::{print, print_error};
+use super::output::{print, print_error};
 use crate::cli::{RunsArgs, RunsCommand};
 use crate::error::Usage;
 use crate::files::remove;

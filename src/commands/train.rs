@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use tch::Device;
 
-use super::data::load_aloud;
-use super::{print, print_error, warn_of_damage};
+use super::dataset::load_with_progress;
+use super::output::{print, print_error, warn_of_damage};
 use crate::cli::TrainArgs;
 use crate::data::ImageSet;
 use crate::device::{self, default_threads};
@@ -156,8 +156,8 @@ impl Prepared {
         // What was left open is settled now, so that the run's record can repeat it.
         config.device = device.into();
         config.threads = Some(threads);
-        let set = load_aloud(&config.dataset, &config.data(), args.verbosity())?;
-        super::eval::ensure_possible(&config, &set)?;
+        let set = load_with_progress(&config.dataset, &config.data(), args.verbosity())?;
+        super::evaluator::ensure_possible(&config, &set)?;
         if config.batch_size > set.count() {
             say(&format!(
                 "warning: --batch-size {}: there are {} images, so each batch is the whole set",
@@ -212,7 +212,7 @@ impl Prepared {
     fn train(self, run: &RunDir, from: Option<Checkpoint>) -> Result<ExitCode> {
         let total = self.total();
         let Self { config, device, note, set, verbosity, film } = self;
-        let evaluator = super::eval::evaluator(&config, &set, device, verbosity)?;
+        let evaluator = super::evaluator::evaluator(&config, &set, device, verbosity)?;
         let progress = Progress::new(verbosity, total);
         if verbosity == Verbosity::Verbose {
             progress.note(&plan(&config, &set)?);
@@ -272,7 +272,7 @@ impl Prepared {
 
 /// The film of a run that is finished, whatever becomes of it.
 fn make_film(run: &Path, verbosity: Verbosity) {
-    match super::film::of_finished_run(run, verbosity) {
+    match super::movie::of_finished_run(run, verbosity) {
         Ok(film) if verbosity > Verbosity::Quiet => say(&format!("the film: {}", film.display())),
         Ok(_) => {}
         Err(error) => say(&format!("warning: {error:#}")),

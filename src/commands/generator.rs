@@ -1,0 +1,61 @@
+//! From a command's arguments to a generator that is ready to sample, and the latents it starts from.
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use tch::{Device, Kind};
+
+use super::output::warn_of_damage;
+use crate::cli::GeneratorArgs;
+use crate::data::npy::read_rows;
+use crate::device::{self, DeviceChoice, default_threads};
+use crate::error::Usage;
+use crate::model::Network;
+use crate::record::progress::say;
+use crate::run::list::find;
+use crate::sample::Sampler;
+use crate::weights::Weights;
+
+/// The generator that the flags name, ready to sample; threads are set.
+///
+/// # Errors
+/// As [`Weights::read`] and [`device::resolve`].
+pub(super) fn sampler(args: &GeneratorArgs) -> Result<Sampler> {
+    let device = device_of(args)?;
+    let weights = match &args.model {
+        None => Weights::built_in()?,
+        Some(model) => Weights::read(&find(model)?, Network::Generator, warn_of_damage)?,
+    };
+    Sampler::of(&weights, device, args.precision.kind())?.computing_in(args.precision.compute())
+}
+
+/// The device that the flags name; threads are set.
+///
+/// # Errors
+/// As [`device::resolve`].
+pub(super) fn device_of(args: &GeneratorArgs) -> Result<Device> {
+    device::configure(args.threads.map_or_else(default_threads, usize::from));
+    resolve_device(args.device, args.precision.kind())
+}
+
+/// The device that `choice` comes to; says so where it was left open.
+pub(super) fn resolve_device(choice: DeviceChoice, kind: Kind) -> Result<Device> {
+    let (device, note) = device::resolve(choice, kind)?;
+    if let Some(note) = note {
+        say(&note);
+    }
+    Ok(device)
+}
+
+/// The latents in a `.npy` file, row by row.
+pub(super) fn read_z(path: &Path, z_dim: usize) -> Result<Vec<f32>> {
+    let name = || format!("--z {}", path.display());
+    let file = File::open(path).with_context(|| format!("{}: cannot be read", name()))?;
+    let ([rows, columns], values) = read_rows(file).with_context(name)?;
+    if columns != z_dim {
+        let message = format!("{}: expected shape [N, {z_dim}], found [{rows}, {columns}]", name());
+        return Err(Usage(message).into());
+    }
+    Ok(values)
+}
