@@ -1,12 +1,16 @@
 //! Parse, dispatch, print the error chain, choose the exit code.
 
+mod cli;
+mod commands;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
-use dcgan::cli::{Cli, Command};
+use dcgan::device;
 use dcgan::error::Usage;
-use dcgan::{commands, device};
+
+use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     // SAFETY: this program has started no thread yet, and those that libraries may have started when

@@ -1,10 +1,10 @@
 //! Arguments of `bench`.
 
 use clap::Args;
+use dcgan::device::DeviceChoice;
+use dcgan::settings::Precision;
 
 use super::precision;
-use crate::device::DeviceChoice;
-use crate::settings::Precision;
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]

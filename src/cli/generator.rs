@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use dcgan::device::DeviceChoice;
+use dcgan::settings::Precision;
 
 use super::precision;
-use crate::device::DeviceChoice;
-use crate::settings::Precision;
 
 /// A trained generator, and where it computes.
 #[derive(Debug, Args)]

@@ -35,7 +35,7 @@ pub use sample::{GridSize, SampleArgs};
 pub use train::{DataArgs, TrainArgs};
 pub use verify::VerifyArgs;
 
-use crate::settings::Precision;
+use dcgan::settings::Precision;
 
 /// Train a DCGAN exactly as the TensorFlow 1 reference does.
 #[derive(Debug, Parser)]
@@ -134,6 +134,25 @@ pub enum Command {
     },
 }
 
+/// How much to say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Errors and warnings alone.
+    Quiet,
+    /// Where the run goes and how it goes.
+    #[default]
+    Normal,
+    /// The layers and settings too.
+    Verbose,
+}
+
+impl Verbosity {
+    /// As usual, unless nothing is to be said.
+    pub fn unless(quiet: bool) -> Self {
+        if quiet { Self::Quiet } else { Self::Normal }
+    }
+}
+
 /// A whole number as far as TOML's go; the configuration checks each one's own range.
 fn whole(text: &str) -> Result<u64, String> {
     let number = text.parse().ok().filter(|&number| number <= i64::MAX as u64);
@@ -157,4 +176,49 @@ fn low_and_high(text: &str) -> Result<[f64; 2], String> {
         .split_once(',')
         .and_then(|(low, high)| Some([low.trim().parse().ok()?, high.trim().parse().ok()?]));
     numbers.ok_or_else(|| "expected two numbers, such as 0,1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, Result};
+    use clap::CommandFactory;
+    use dcgan::settings::TrainConfig;
+
+    use super::*;
+
+    #[test]
+    fn help_of_every_command_names_every_flag() {
+        let mut cli = Cli::command();
+        cli.build();
+        let commands = cli.get_subcommands().filter(|command| command.get_name() != "help");
+        let mut commands: Vec<_> = commands.cloned().collect();
+        assert_eq!(commands.len(), 16);
+        commands.push(cli);
+        for mut command in commands {
+            let texts = [command.render_help().to_string(), command.render_long_help().to_string()];
+            for flag in command.get_arguments().filter_map(|argument| argument.get_long()) {
+                let is_named = texts.iter().all(|text| text.contains(&format!("--{flag}")));
+                assert!(is_named, "{}: --{flag}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn help_states_the_defaults_that_hold() -> Result<()> {
+        let defaults = toml::Table::try_from(TrainConfig::default())?;
+        let command = Cli::command();
+        for (name, value) in defaults {
+            let argument = command.get_arguments().find(|a| a.get_long() == Some(&name));
+            let help = argument.and_then(|a| a.get_help()).with_context(|| name.clone())?;
+            let help = help.to_string();
+            let stated = help.split("[default: ").nth(1).and_then(|text| text.strip_suffix(']'));
+            let stated = stated.with_context(|| format!("--{name}: {help}"))?;
+            match value {
+                toml::Value::Float(value) => assert_eq!(stated.parse::<f64>()?, value, "{name}"),
+                toml::Value::String(value) => assert_eq!(stated, value, "{name}"),
+                value => assert_eq!(stated, value.to_string(), "{name}"),
+            }
+        }
+        Ok(())
+    }
 }

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-
-use crate::run::RUNS;
+use dcgan::run::RUNS;
 
 /// Arguments of `runs`.
 #[derive(Debug, Args)]

@@ -4,16 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use dcgan::device::DeviceChoice;
+use dcgan::error::Usage;
+use dcgan::settings::{Background, Precision, Resolved, TrainConfig, resolve, resolve_on};
 use serde::Serialize;
 
-use super::{low_and_high, whole};
-use crate::device::DeviceChoice;
-use crate::error::Usage;
-use crate::record::progress::Verbosity;
-use crate::settings::{Background, Precision, Resolved, TrainConfig, resolve, resolve_on};
+use super::{Verbosity, low_and_high, whole};
 
 /// Raw arguments of `train`: what was given, nothing resolved. Serialized, the names are those of
-/// [`crate::settings::TrainConfig`].
+/// [`dcgan::settings::TrainConfig`].
 #[derive(Debug, Args, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TrainArgs {

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-
-use crate::device::DeviceChoice;
+use dcgan::device::DeviceChoice;
 
 /// Arguments of `verify`.
 #[derive(Debug, Args)]

@@ -4,18 +4,18 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::bench::{BenchConfig, BenchResult};
+use dcgan::device::{self, default_threads};
+use dcgan::model::ModelConfig;
 
 use super::generator::resolve_device;
 use super::output::print;
-use crate::bench::{BenchConfig, BenchResult};
 use crate::cli::BenchArgs;
-use crate::device::{self, default_threads};
-use crate::model::ModelConfig;
 
 /// `dcgan bench`.
 ///
 /// # Errors
-/// As [`crate::bench::bench`].
+/// As [`dcgan::bench::bench`].
 pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     if args.tf32 == "on" {
         // SAFETY: no thread has been started yet (see `main`).
@@ -23,7 +23,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     }
     device::configure(args.threads.map_or_else(default_threads, usize::from));
     let device = resolve_device(args.device, args.precision.kind())?;
-    let result = crate::bench::bench(&BenchConfig {
+    let result = dcgan::bench::bench(&BenchConfig {
         model: ModelConfig { base_width: args.base_width.into(), ..Default::default() },
         batch_size: args.batch_size as usize,
         precision: args.precision,

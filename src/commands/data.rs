@@ -5,19 +5,20 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::data::fetch::{self, COLLECTIONS, Patience};
+use dcgan::data::spec::{SPECS, Spec};
+use dcgan::data::{self, Examples, Findings, Options, SIZE, SetIdentity};
+use dcgan::error::Usage;
+use dcgan::files::{places, write_bytes};
+use dcgan::record::grid::Picture;
 use indicatif::DecimalBytes;
 use serde::Serialize;
 
 use super::dataset::load_with_progress;
 use super::output::print;
+use super::progress::Work;
+use crate::cli::Verbosity;
 use crate::cli::{DataCommand, DataCommandArgs};
-use crate::data::fetch::{self, COLLECTIONS, Patience};
-use crate::data::spec::{SPECS, Spec};
-use crate::data::{self, Examples, Findings, Options, SIZE, SetIdentity};
-use crate::error::Usage;
-use crate::files::{places, write_bytes};
-use crate::record::grid::Picture;
-use crate::record::progress::{Verbosity, Work};
 
 /// Columns of a contact sheet, and images at most.
 const COLUMNS: usize = 12;

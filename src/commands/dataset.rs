@@ -1,9 +1,10 @@
 //! Loading a data set for a command, with a bar where somebody looks.
 
 use anyhow::Result;
+use dcgan::data::{self, Event, ImageSet, Options};
 
-use crate::data::{self, Event, ImageSet, Options};
-use crate::record::progress::{Verbosity, Work, say};
+use super::progress::{Work, say};
+use crate::cli::Verbosity;
 
 /// Loads a data set and shows how that goes.
 ///

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::device;
 
 use super::output::print;
-use crate::device;
 
 /// `dcgan doctor`.
 ///

@@ -7,23 +7,24 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
+use dcgan::data::builtin::DIGITS;
+use dcgan::data::{ImageSet, Options};
+use dcgan::error::Usage;
+use dcgan::eval::evaluator::{Evaluator, Settings};
+use dcgan::eval::features::{Extractor, InputRange};
+use dcgan::eval::measure::{Images, Measured, Nearest, measure_images};
+use dcgan::eval::metric::{Better, Metric};
+use dcgan::record::plot::{digits, thousands};
+use dcgan::sample::Sampler;
 use serde::Serialize;
 
 use super::dataset::load_with_progress;
 use super::evaluator::{Choice, cache};
 use super::generator::{device_of, sampler};
 use super::output::print;
+use super::progress::Work;
 use crate::cli::EvalArgs;
-use crate::data::builtin::DIGITS;
-use crate::data::{ImageSet, Options};
-use crate::error::Usage;
-use crate::eval::evaluator::{Evaluator, Settings};
-use crate::eval::features::{Extractor, InputRange};
-use crate::eval::measure::{Images, Measured, Nearest, measure_images};
-use crate::eval::metric::{Better, Metric};
-use crate::record::plot::{digits, thousands};
-use crate::record::progress::{Verbosity, Work};
-use crate::sample::Sampler;
+use crate::cli::Verbosity;
 
 /// `dcgan eval`.
 ///

@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
+use dcgan::data::ImageSet;
+use dcgan::error::Usage;
+use dcgan::eval::classifier::Classifier;
+use dcgan::eval::evaluator::{Evaluator, Settings};
+use dcgan::eval::features::{Extractor, InputRange, Module};
+use dcgan::eval::metric::Metric;
+use dcgan::files::places;
+use dcgan::settings::TrainConfig;
 use tch::Device;
 
-use crate::data::ImageSet;
-use crate::error::Usage;
-use crate::eval::classifier::Classifier;
-use crate::eval::evaluator::{Evaluator, Settings};
-use crate::eval::features::{Extractor, InputRange, Module};
-use crate::eval::metric::Metric;
-use crate::files::places;
-use crate::record::progress::{Verbosity, Work, say};
-use crate::settings::TrainConfig;
+use super::progress::{Work, say};
+use crate::cli::Verbosity;
 
 /// What is asked for, before it is made.
 #[derive(Clone, Copy)]

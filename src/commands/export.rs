@@ -4,17 +4,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::device;
+use dcgan::error::Usage;
+use dcgan::export::{onnx, torchscript};
+use dcgan::files::write_bytes;
+use dcgan::model::Network;
+use dcgan::run::list::find;
+use dcgan::weights::Weights;
 
 use super::output::{ending, ensure_ending, ensure_free, warn_of_damage};
+use super::progress::say;
 use crate::cli::{ExportArgs, ExportFormat};
-use crate::device;
-use crate::error::Usage;
-use crate::export::{onnx, torchscript};
-use crate::files::write_bytes;
-use crate::model::Network;
-use crate::record::progress::say;
-use crate::run::list::find;
-use crate::weights::Weights;
 
 /// `dcgan export`.
 ///

@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::run::list::find;
+use dcgan::run::resume::ensure_run;
 
 use super::movie::{ensure_rate, shoot};
 use super::output::{ensure_ending, ensure_free};
+use super::progress::say;
 use crate::cli::FilmArgs;
-use crate::record::progress::{Verbosity, say};
-use crate::run::list::find;
-use crate::run::resume::ensure_run;
+use crate::cli::Verbosity;
 
 /// `dcgan film`.
 ///

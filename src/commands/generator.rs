@@ -4,18 +4,18 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use dcgan::data::npy::read_rows;
+use dcgan::device::{self, DeviceChoice, default_threads};
+use dcgan::error::Usage;
+use dcgan::model::Network;
+use dcgan::run::list::find;
+use dcgan::sample::Sampler;
+use dcgan::weights::Weights;
 use tch::{Device, Kind};
 
 use super::output::warn_of_damage;
+use super::progress::say;
 use crate::cli::GeneratorArgs;
-use crate::data::npy::read_rows;
-use crate::device::{self, DeviceChoice, default_threads};
-use crate::error::Usage;
-use crate::model::Network;
-use crate::record::progress::say;
-use crate::run::list::find;
-use crate::sample::Sampler;
-use crate::weights::Weights;
 
 /// The generator that the flags name, ready to sample; threads are set.
 ///

@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::device;
+use dcgan::error::Usage;
+use dcgan::train::import::Imported;
 
 use super::output::{ensure_ending, ensure_free};
+use super::progress::say;
 use crate::cli::ImportArgs;
-use crate::device;
-use crate::error::Usage;
-use crate::record::progress::say;
-use crate::train::import::Imported;
 
 /// `dcgan import`.
 ///

@@ -3,18 +3,19 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::data::SIZE;
+use dcgan::files::write_bytes;
+use dcgan::record::grid::Picture;
+use dcgan::record::movie::Movie;
+use dcgan::rng::Latent;
+use dcgan::sample::walk;
 
 use super::generator::{read_z, sampler};
 use super::movie::ensure_rate;
 use super::output::{columns_for, ending, ensure_ending, ensure_free, ensure_picture};
+use super::progress::{Work, say};
 use crate::cli::InterpolateArgs;
-use crate::data::SIZE;
-use crate::files::write_bytes;
-use crate::record::grid::Picture;
-use crate::record::movie::Movie;
-use crate::record::progress::{Verbosity, Work, say};
-use crate::rng::Latent;
-use crate::sample::walk;
+use crate::cli::Verbosity;
 
 /// `dcgan interpolate`.
 ///

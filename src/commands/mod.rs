@@ -20,6 +20,7 @@ mod movie;
 mod nearest;
 mod output;
 mod plot;
+mod progress;
 mod report;
 mod runs;
 mod sample;

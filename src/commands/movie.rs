@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use dcgan::error::Usage;
+use dcgan::record::grid::Picture;
+use dcgan::record::movie::{GIF_FPS, Movie, is_mp4};
+use dcgan::record::plot::{label, thousands};
+use dcgan::run::{FILM, RunDir};
 
-use crate::error::Usage;
-use crate::record::grid::Picture;
-use crate::record::movie::{GIF_FPS, Movie, is_mp4};
-use crate::record::plot::{label, thousands};
-use crate::record::progress::{Verbosity, Work};
-use crate::run::{FILM, RunDir};
+use super::progress::Work;
+use crate::cli::Verbosity;
 
 /// A film is enlarged up to so many pixels in width: twice the usual grid.
 const LARGE: usize = 410;

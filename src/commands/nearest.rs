@@ -3,19 +3,20 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::data::builtin::DIGITS;
+use dcgan::data::{ImageSet, SIZE};
+use dcgan::error::Usage;
+use dcgan::eval::neighbours::{Neighbour, is_copy, nearest as nearest_in, suspicious};
+use dcgan::files::write_bytes;
+use dcgan::record::grid::Picture;
+use dcgan::rng::{Stream, permutation, rng};
 
 use super::dataset::load_with_progress;
 use super::generator::sampler;
 use super::output::{ensure_ending, ensure_free, ensure_picture, print};
+use super::progress::{Work, say};
 use crate::cli::NearestArgs;
-use crate::data::builtin::DIGITS;
-use crate::data::{ImageSet, SIZE};
-use crate::error::Usage;
-use crate::eval::neighbours::{Neighbour, is_copy, nearest as nearest_in, suspicious};
-use crate::files::write_bytes;
-use crate::record::grid::Picture;
-use crate::record::progress::{Verbosity, Work, say};
-use crate::rng::{Stream, permutation, rng};
+use crate::cli::Verbosity;
 
 /// `dcgan nearest`.
 ///

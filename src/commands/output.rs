@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use dcgan::data::SIZE;
+use dcgan::error::Usage;
 
-use crate::data::SIZE;
-use crate::error::Usage;
-use crate::record::progress::say;
+use super::progress::say;
 
 /// Writes to standard output. A reader that went away (`| head`) is no error.
 ///

@@ -3,16 +3,16 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::error::Usage;
+use dcgan::files::write_bytes;
+use dcgan::record::jsonl::read_metrics;
+use dcgan::record::plot::{CURVES, Plot};
+use dcgan::run::list::{find, name_of};
+use dcgan::run::resume::ensure_run;
 
 use super::output::{ending, ensure_ending, ensure_free};
+use super::progress::say;
 use crate::cli::PlotArgs;
-use crate::error::Usage;
-use crate::files::write_bytes;
-use crate::record::jsonl::read_metrics;
-use crate::record::plot::{CURVES, Plot};
-use crate::record::progress::say;
-use crate::run::list::{find, name_of};
-use crate::run::resume::ensure_run;
 
 /// `dcgan plot`.
 ///

@@ -3,24 +3,24 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::files::write_bytes;
+use dcgan::run::list::find;
+use dcgan::run::resume::ensure_run;
 
 use super::output::{ensure_ending, ensure_free};
+use super::progress::say;
 use crate::cli::ReportArgs;
-use crate::files::write_bytes;
-use crate::record::progress::say;
-use crate::run::list::find;
-use crate::run::resume::ensure_run;
 
 /// `dcgan report`.
 ///
 /// # Errors
-/// [`Usage`], if there is no such run or a file is there already; as [`crate::record::report::html`].
+/// [`Usage`], if there is no such run or a file is there already; as [`dcgan::record::report::html`].
 pub fn report(args: &ReportArgs) -> Result<ExitCode> {
     ensure_ending("--out", &args.out, &["html"])?;
     ensure_free(&args.out, false, args.force)?;
     let run = find(&args.run)?;
     ensure_run(&run)?;
-    write_bytes(&args.out, crate::record::report::html(&run)?.as_bytes())?;
+    write_bytes(&args.out, dcgan::record::report::html(&run)?.as_bytes())?;
     say(&format!("{}: {}", run.display(), args.out.display()));
     Ok(ExitCode::SUCCESS)
 }

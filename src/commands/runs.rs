@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use dcgan::error::Usage;
+use dcgan::files::remove;
+use dcgan::run::list::{State, Summary, find_run, list, needless_checkpoints};
+use dcgan::run::{RUNS, RunDir};
 use indicatif::DecimalBytes;
 
 use super::output::{print, print_error};
+use super::progress::say;
 use crate::cli::{RunsArgs, RunsCommand};
-use crate::error::Usage;
-use crate::files::remove;
-use crate::record::progress::say;
-use crate::run::list::{State, Summary, find_run, list, needless_checkpoints};
-use crate::run::{RUNS, RunDir};
 
 /// `dcgan runs`.
 ///

@@ -6,19 +6,20 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use dcgan::data::SIZE;
+use dcgan::error::Usage;
+use dcgan::files::{remove, write_bytes, write_streamed};
+use dcgan::record::grid::Picture;
+use dcgan::sample::{Sampler, bytes};
 use tch::{Kind, Tensor};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use super::generator::{read_z, sampler};
 use super::output::{columns_for, ending, ensure_ending, ensure_free};
+use super::progress::{Work, say};
+use crate::cli::Verbosity;
 use crate::cli::{GridSize, SampleArgs};
-use crate::data::SIZE;
-use crate::error::Usage;
-use crate::files::{remove, write_bytes, write_streamed};
-use crate::record::grid::Picture;
-use crate::record::progress::{Verbosity, Work, say};
-use crate::sample::{Sampler, bytes};
 
 /// Images in one picture at most: it is held in memory.
 const GRID_LIMIT: usize = 10_000;

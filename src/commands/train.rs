@@ -5,29 +5,30 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use dcgan::data::ImageSet;
+use dcgan::device::{self, default_threads};
+use dcgan::error::Usage;
+use dcgan::model::{Network, layer_table};
+use dcgan::run::RunDir;
+use dcgan::run::checkpoint::{Checkpoint, Origin};
+use dcgan::run::list::{find, shell_quoted};
+use dcgan::run::resume::{Saved, ensure_run, ensure_same_networks};
+use dcgan::run::watch::Collapse;
+use dcgan::settings::{OnCollapse, Switch, TrainConfig};
+use dcgan::train::interrupt::Interrupt;
+use dcgan::train::{End, Job, NonFinite, Outcome};
 use tch::Device;
 
 use super::dataset::load_with_progress;
 use super::output::{print, print_error, warn_of_damage};
+use super::progress::{Progress, say};
 use crate::cli::TrainArgs;
-use crate::data::ImageSet;
-use crate::device::{self, default_threads};
-use crate::error::Usage;
-use crate::model::{Network, layer_table};
-use crate::record::progress::{Progress, Verbosity, say};
-use crate::run::RunDir;
-use crate::run::checkpoint::{Checkpoint, Origin};
-use crate::run::list::{find, shell_quoted};
-use crate::run::resume::{Saved, ensure_run, ensure_same_networks};
-use crate::run::watch::Collapse;
-use crate::settings::{OnCollapse, Switch, TrainConfig};
-use crate::train::interrupt::Interrupt;
-use crate::train::{End, Job, NonFinite, Outcome};
+use crate::cli::Verbosity;
 
 /// `dcgan train`.
 ///
 /// # Errors
-/// As [`crate::train::train`], and [`Usage`].
+/// As [`dcgan::train::train`], and [`Usage`].
 pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     match (&args.resume, &args.fork) {
         (None, _) => begin(args),
@@ -243,7 +244,7 @@ impl Prepared {
             interrupt: &interrupt,
             evaluator,
         };
-        let outcome = crate::train::train(job);
+        let outcome = dcgan::train::train(job);
         // The bar must not come between the last lines.
         drop(progress);
         match outcome {

@@ -4,25 +4,25 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::device::{self, default_threads};
+use dcgan::verify::Report;
 use tch::Kind;
 
 use super::generator::resolve_device;
 use super::output::{print, print_error};
 use crate::cli::VerifyArgs;
-use crate::device::{self, default_threads};
-use crate::verify::Report;
 
 /// `dcgan verify`.
 ///
 /// # Errors
-/// As [`crate::verify::verify`]; a disagreement is exit status 1, no error.
+/// As [`dcgan::verify::verify`]; a disagreement is exit status 1, no error.
 pub fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     device::configure(args.threads.map_or_else(default_threads, usize::from));
     let device = resolve_device(args.device, Kind::Float)?;
     let mut failed = 0;
     for path in &args.files {
         // A file that cannot be compared has not agreed; the next one may.
-        match crate::verify::verify(path, device) {
+        match dcgan::verify::verify(path, device) {
             Ok(report) => {
                 let table = verify_table(&path.display().to_string(), &report, args.verbose)?;
                 print(table.as_bytes())?;

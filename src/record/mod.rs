@@ -4,6 +4,5 @@ pub mod grid;
 pub mod jsonl;
 pub mod movie;
 pub mod plot;
-pub mod progress;
 pub mod report;
 pub mod tensorboard;

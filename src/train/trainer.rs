@@ -14,11 +14,11 @@ use crate::eval::metric::Better;
 use crate::files::remove;
 use crate::model::Model;
 use crate::record::jsonl::{Evaluation, Metrics, Rollback};
-use crate::record::progress::Progress;
 use crate::rng::{Stream, noise, rng};
 use crate::run::RunDir;
 use crate::run::checkpoint::{Checkpoint, Header, Origin, save};
 use crate::run::journal::{GRID, Journal, config_toml};
+use crate::run::observer::Observer;
 use crate::run::watch::{Alarm, Collapse, READ_EVERY, Reading, Watch};
 use crate::sample::{Sampler, sample};
 use crate::settings::{OnCollapse, TrainConfig};
@@ -42,7 +42,7 @@ pub struct Job<'a> {
     /// The state to go on from; the beginning where there is none.
     pub from: Option<Checkpoint>,
     /// Who is told how it goes.
-    pub progress: &'a Progress,
+    pub progress: &'a dyn Observer,
     /// Who may ask the run to end.
     pub interrupt: &'a Interrupt,
     /// Measures samples, where the settings ask for that.
@@ -110,7 +110,7 @@ enum Occasion {
 /// A run in memory.
 struct Trainer<'a> {
     run: &'a RunDir,
-    progress: &'a Progress,
+    progress: &'a dyn Observer,
     interrupt: &'a Interrupt,
     gan: Gan,
     batches: Prefetch,
@@ -341,7 +341,7 @@ impl<'a> Trainer<'a> {
             {
                 if is_new {
                     let iteration = self.state.iteration;
-                    self.progress.warn(&format!("iteration {iteration}: {collapse}; {REMEDY}"));
+                    self.progress.collapse(iteration, &collapse);
                 }
                 Ok(())
             }
@@ -431,9 +431,6 @@ impl<'a> Trainer<'a> {
         }
     }
 }
-
-/// What helps against a collapse, in a few words.
-const REMEDY: &str = "try a smaller --learning-rate, another --seed or more --label-smoothing";
 
 /// Writes the state's checkpoint.
 fn write(run: &RunDir, state: &Header, gan: &Gan) -> Result<()> {
