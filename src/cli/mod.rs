@@ -18,6 +18,7 @@ mod verify;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
+use dcgan::settings::Precision;
 
 pub use bench::BenchArgs;
 pub use data::{DataCommand, DataCommandArgs};
@@ -34,8 +35,6 @@ pub use runs::{RunsArgs, RunsCommand};
 pub use sample::{GridSize, SampleArgs};
 pub use train::{DataArgs, TrainArgs};
 pub use verify::VerifyArgs;
-
-use dcgan::settings::Precision;
 
 /// Train a DCGAN exactly as the TensorFlow 1 reference does.
 #[derive(Debug, Parser)]

@@ -17,8 +17,7 @@ use serde::Serialize;
 use super::dataset::load_with_progress;
 use super::output::print;
 use super::progress::Work;
-use crate::cli::Verbosity;
-use crate::cli::{DataCommand, DataCommandArgs};
+use crate::cli::{DataCommand, DataCommandArgs, Verbosity};
 
 /// Columns of a contact sheet, and images at most.
 const COLUMNS: usize = 12;

@@ -23,8 +23,7 @@ use super::evaluator::{Choice, cache};
 use super::generator::{device_of, sampler};
 use super::output::print;
 use super::progress::Work;
-use crate::cli::EvalArgs;
-use crate::cli::Verbosity;
+use crate::cli::{EvalArgs, Verbosity};
 
 /// `dcgan eval`.
 ///

@@ -9,8 +9,7 @@ use dcgan::run::resume::ensure_run;
 use super::movie::{ensure_rate, shoot};
 use super::output::{ensure_ending, ensure_free};
 use super::progress::say;
-use crate::cli::FilmArgs;
-use crate::cli::Verbosity;
+use crate::cli::{FilmArgs, Verbosity};
 
 /// `dcgan film`.
 ///

@@ -14,8 +14,7 @@ use super::generator::{read_z, sampler};
 use super::movie::ensure_rate;
 use super::output::{columns_for, ending, ensure_ending, ensure_free, ensure_picture};
 use super::progress::{Work, say};
-use crate::cli::InterpolateArgs;
-use crate::cli::Verbosity;
+use crate::cli::{InterpolateArgs, Verbosity};
 
 /// `dcgan interpolate`.
 ///

@@ -15,8 +15,7 @@ use super::dataset::load_with_progress;
 use super::generator::sampler;
 use super::output::{ensure_ending, ensure_free, ensure_picture, print};
 use super::progress::{Work, say};
-use crate::cli::NearestArgs;
-use crate::cli::Verbosity;
+use crate::cli::{NearestArgs, Verbosity};
 
 /// `dcgan nearest`.
 ///

@@ -18,8 +18,7 @@ use zip::write::SimpleFileOptions;
 use super::generator::{read_z, sampler};
 use super::output::{columns_for, ending, ensure_ending, ensure_free};
 use super::progress::{Work, say};
-use crate::cli::Verbosity;
-use crate::cli::{GridSize, SampleArgs};
+use crate::cli::{GridSize, SampleArgs, Verbosity};
 
 /// Images in one picture at most: it is held in memory.
 const GRID_LIMIT: usize = 10_000;

@@ -22,8 +22,7 @@ use tch::Device;
 use super::dataset::load_with_progress;
 use super::output::{print, print_error, warn_of_damage};
 use super::progress::{Progress, say};
-use crate::cli::TrainArgs;
-use crate::cli::Verbosity;
+use crate::cli::{TrainArgs, Verbosity};
 
 /// `dcgan train`.
 ///
