@@ -148,6 +148,7 @@ fn a_run_whose_loss_is_not_finite_ends_with_that_error_and_without_weights() -> 
         set,
         run: &run,
         from: None,
+        how_to_repeat: None,
         progress: &Silent,
         interrupt: &Interrupt::default(),
         evaluator: None,

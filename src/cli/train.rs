@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::Args;
 use dcgan::device::DeviceChoice;
 use dcgan::error::Usage;
-use dcgan::settings::{Background, Precision, Resolved, TrainConfig, resolve, resolve_on};
+use dcgan::settings::{
+    Background, Precision, Resolved, TrainConfig, read_file, resolve, resolve_on,
+};
 use serde::Serialize;
 
 use super::{Verbosity, low_and_high, whole};
@@ -184,7 +186,11 @@ impl TrainArgs {
     /// # Errors
     /// [`Usage`], as [`resolve`].
     pub fn resolve(&self) -> Result<Resolved> {
-        resolve(self.config.as_deref(), self.flags()?)
+        let file = match &self.config {
+            Some(path) => read_file(path).map_err(|e| anyhow!(Usage(format!("--config {e}"))))?,
+            None => toml::Table::new(),
+        };
+        resolve(file, self.flags()?)
     }
 
     /// The configuration of a run that goes on from one with `base`, overridden by the flags.
@@ -222,6 +228,6 @@ impl DataArgs {
             // `whole` has checked that TOML holds it.
             flags.insert("seed".to_owned(), i64::try_from(seed)?.into());
         }
-        Ok(resolve(None, flags)?.config)
+        Ok(resolve(toml::Table::new(), flags)?.config)
     }
 }

@@ -17,10 +17,6 @@ use crate::cli::BenchArgs;
 /// # Errors
 /// As [`dcgan::bench::bench`].
 pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
-    if args.tf32 == "on" {
-        // SAFETY: no thread has been started yet (see `main`).
-        unsafe { device::allow_tf32() };
-    }
     device::configure(args.threads.map_or_else(default_threads, usize::from));
     let device = resolve_device(args.device, args.precision.kind())?;
     let result = dcgan::bench::bench(&BenchConfig {

@@ -12,7 +12,8 @@ use dcgan::model::Network;
 use dcgan::run::list::find;
 use dcgan::weights::Weights;
 
-use super::output::{ending, ensure_ending, ensure_free, warn_of_damage};
+use super::errors::print_warning;
+use super::output::{ending, ensure_ending, ensure_free};
 use super::progress::say;
 use crate::cli::{ExportArgs, ExportFormat};
 
@@ -34,7 +35,7 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode> {
                 "--network discriminator: the program holds a generator only; name a MODEL";
             return Err(Usage(message.to_owned()).into());
         }
-        Some(model) => Weights::read(&find(model)?, network, warn_of_damage)?,
+        Some(model) => Weights::read(&find(model)?, network, print_warning)?,
     };
     // Whatever is wrong with the weights shows before anything is written.
     match format {

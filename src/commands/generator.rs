@@ -13,7 +13,7 @@ use dcgan::sample::Sampler;
 use dcgan::weights::Weights;
 use tch::{Device, Kind};
 
-use super::output::warn_of_damage;
+use super::errors::print_warning;
 use super::progress::say;
 use crate::cli::GeneratorArgs;
 
@@ -25,7 +25,7 @@ pub(super) fn sampler(args: &GeneratorArgs) -> Result<Sampler> {
     let device = device_of(args)?;
     let weights = match &args.model {
         None => Weights::built_in()?,
-        Some(model) => Weights::read(&find(model)?, Network::Generator, warn_of_damage)?,
+        Some(model) => Weights::read(&find(model)?, Network::Generator, print_warning)?,
     };
     Sampler::of(&weights, device, args.precision.kind())?.computing_in(args.precision.compute())
 }
@@ -39,13 +39,24 @@ pub(super) fn device_of(args: &GeneratorArgs) -> Result<Device> {
     resolve_device(args.device, args.precision.kind())
 }
 
-/// The device that `choice` comes to; says so where it was left open.
+/// The device that `choice` comes to; says which where that was left open.
 pub(super) fn resolve_device(choice: DeviceChoice, kind: Kind) -> Result<Device> {
-    let (device, note) = device::resolve(choice, kind)?;
-    if let Some(note) = note {
-        say(&note);
+    let device = device::resolve(choice, kind)?;
+    if let Some(note) = note_on(choice, device) {
+        say(note);
     }
     Ok(device)
+}
+
+/// Which device was taken, where `choice` left it open.
+pub(super) fn note_on(choice: DeviceChoice, device: Device) -> Option<&'static str> {
+    (choice == DeviceChoice::Auto).then_some(match device {
+        Device::Cuda(_) => "a CUDA device was found; taking cuda:0",
+        Device::Mps => "Apple's GPU was found; taking mps",
+        Device::Cpu | Device::Vulkan => {
+            "no CUDA device is usable here (`dcgan doctor` says why); computing on the CPU"
+        }
+    })
 }
 
 /// The latents in a `.npy` file, row by row.

@@ -1,7 +1,7 @@
 //! What each command does, from its arguments to its output, one file a command. No command calls another:
 //! what several do is in a file of its own.
 //!
-//! - [`output`]: printing, and checks of the files that are to be written;
+//! - [`errors`]: errors in terms of flags and commands; [`output`]: printing, and checks of the files that are to be written;
 //! - [`generator`]: opening the generator that arguments name; [`dataset`]: loading a data set;
 //! - [`evaluator`]: what images are measured by; [`movie`]: the film of a run's samples.
 
@@ -9,6 +9,7 @@ mod bench;
 mod data;
 mod dataset;
 mod doctor;
+mod errors;
 mod eval;
 mod evaluator;
 mod export;
@@ -30,16 +31,17 @@ mod verify;
 pub use bench::bench;
 pub use data::data;
 pub use doctor::doctor;
+pub use errors::{exit_code, print_error};
 pub use eval::eval;
 pub use export::export;
 pub use film::film;
 pub use import::import;
 pub use interpolate::interpolate;
 pub use nearest::nearest;
-pub use output::{print, print_error};
+pub use output::print;
 pub use plot::plot;
 pub use report::report;
 pub use runs::runs;
 pub use sample::sample;
-pub use train::train;
+pub use train::{settings_as_text, train};
 pub use verify::verify;

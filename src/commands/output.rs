@@ -8,8 +8,6 @@ use anyhow::{Context, Result};
 use dcgan::data::SIZE;
 use dcgan::error::Usage;
 
-use super::progress::say;
-
 /// Writes to standard output. A reader that went away (`| head`) is no error.
 ///
 /// # Errors
@@ -20,28 +18,6 @@ pub fn print(bytes: &[u8]) -> Result<ExitCode> {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
         _ => Ok(ExitCode::SUCCESS),
     }
-}
-
-/// Says on standard error what went wrong, the chain of causes in one line.
-pub fn print_error(error: &anyhow::Error) {
-    let mut parts: Vec<String> = Vec::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        // libtorch appends a stack of C++ frames to its messages.
-        let cut =
-            ["\nException raised from", "\nframe #"].iter().filter_map(|m| text.find(m)).min();
-        let text = text[..cut.unwrap_or(text.len())].trim();
-        // Some errors repeat their source in their own message.
-        if parts.last().is_none_or(|last| !last.contains(text)) {
-            parts.push(text.to_owned());
-        }
-    }
-    say(&format!("error: {}", parts.join(": ")));
-}
-
-/// Says that a checkpoint was passed over.
-pub(super) fn warn_of_damage(error: &anyhow::Error) {
-    say(&format!("warning: {error:#}"));
 }
 
 /// What a file's name ends in, in small letters.

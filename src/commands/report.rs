@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use dcgan::files::write_bytes;
-use dcgan::run::list::find;
+use dcgan::run::list::{find, shell_quoted};
 use dcgan::run::resume::ensure_run;
 
 use super::output::{ensure_ending, ensure_free};
@@ -20,7 +20,9 @@ pub fn report(args: &ReportArgs) -> Result<ExitCode> {
     ensure_free(&args.out, false, args.force)?;
     let run = find(&args.run)?;
     ensure_run(&run)?;
-    write_bytes(&args.out, dcgan::record::report::html(&run)?.as_bytes())?;
+    let config = run.canonicalize().unwrap_or_else(|_| run.clone()).join("config.toml");
+    let command = format!("dcgan train --config {}", shell_quoted(&config.display().to_string()));
+    write_bytes(&args.out, dcgan::record::report::html(&run, &command)?.as_bytes())?;
     say(&format!("{}: {}", run.display(), args.out.display()));
     Ok(ExitCode::SUCCESS)
 }

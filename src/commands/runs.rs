@@ -12,7 +12,8 @@ use dcgan::run::list::{State, Summary, find_run, list, needless_checkpoints};
 use dcgan::run::{RUNS, RunDir};
 use indicatif::DecimalBytes;
 
-use super::output::{print, print_error};
+use super::errors::{print_error, print_warning};
+use super::output::print;
 use super::progress::say;
 use crate::cli::{RunsArgs, RunsCommand};
 
@@ -179,7 +180,7 @@ fn prune(runs: &[PathBuf], keep: usize, yes: bool, dry_run: bool) -> Result<Exit
         let old = match needless_checkpoints(path, keep) {
             Ok(old) => old,
             Err(error) => {
-                say(&format!("warning: {}: left alone: {error:#}", path.display()));
+                print_warning(&error.context(format!("{}: left alone", path.display())));
                 continue;
             }
         };

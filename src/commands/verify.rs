@@ -8,8 +8,9 @@ use dcgan::device::{self, default_threads};
 use dcgan::verify::Report;
 use tch::Kind;
 
+use super::errors::print_error;
 use super::generator::resolve_device;
-use super::output::{print, print_error};
+use super::output::print;
 use crate::cli::VerifyArgs;
 
 /// `dcgan verify`.

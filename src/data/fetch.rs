@@ -11,6 +11,7 @@ use sha2::Sha256;
 
 use super::MAX_EXPANDED;
 use super::files::read_maybe_gzipped;
+use crate::error::Fixable;
 use crate::files::remove_if_there;
 
 /// A data set that can be downloaded.
@@ -353,14 +354,15 @@ fn fetch_one(
     if fs::metadata(&partial).is_ok_and(|file| file.len() == 0) {
         remove_if_there(&partial)?;
     }
-    bail!(
-        "{} cannot be fetched; put it into {} by hand, or take it from elsewhere with `dcgan data fetch \
-         {} --mirror URL`\n  {}",
-        file.name,
-        folder.display(),
-        folder.file_name().unwrap_or_default().to_string_lossy(),
-        failures.join("\n  ")
-    )
+    bail!(Fixable::NotFetched {
+        collection: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        problem: format!(
+            "{} cannot be fetched; put it into {} by hand, or name another mirror\n  {}",
+            file.name,
+            folder.display(),
+            failures.join("\n  ")
+        ),
+    })
 }
 
 /// Why a file was not got.

@@ -14,6 +14,7 @@ pub use discriminator::Discriminator;
 pub use generator::{FoldedGenerator, Generator};
 pub use init::{KERNEL_STDDEV, initialize};
 
+use crate::error::Fixable;
 use crate::tf::Variable;
 
 /// Sizes and constants of both networks.
@@ -189,11 +190,11 @@ fn ensure_room(config: &ModelConfig, device: Device, kind: Kind) -> Result<()> {
     let count: i64 = rows.map(|row| row.parameters).sum();
     Tensor::f_empty([4 * count], (kind, device)).map(drop).with_context(|| {
         let gb = 4. * count as f64 * kind.elt_size_in_bytes() as f64 / 1e9;
-        format!(
-            "no memory for networks of {count} parameters ({gb:.1} GB with gradients and moments); \
-             expected a smaller --base-width or --z-dim than {} and {}",
+        Fixable::NetworksTooLarge(format!(
+            "no memory for networks of {count} parameters ({gb:.1} GB with gradients and moments) \
+             of base width {} and z of length {}",
             config.base_width, config.z_dim
-        )
+        ))
     })
 }
 

@@ -225,6 +225,7 @@ pub(crate) fn config_toml(
     config: &TrainConfig,
     device: Device,
     set: &SetIdentity,
+    how_to_repeat: Option<&str>,
 ) -> Result<String> {
     let mut table = toml::Table::try_from(config)?;
     let text = |value: &str| toml::Value::String(value.to_owned());
@@ -240,5 +241,6 @@ pub(crate) fn config_toml(
     ]);
     table.insert(ENVIRONMENT_KEY.to_owned(), environment.into());
     let toml = toml::to_string(&table)?;
-    Ok(format!("# Repeat this run: dcgan train --config THIS_FILE\n{toml}"))
+    let comment = how_to_repeat.map(|command| format!("# Repeat this run: {command}\n"));
+    Ok(comment.unwrap_or_default() + &toml)
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Tensor};
 
 use crate::data::SetIdentity;
-use crate::error::Usage;
+use crate::error::{Fixable, Usage};
 use crate::files::TensorFile;
 use crate::model::{Model, Network};
 use crate::run::checkpoint::{self, Checkpoint, Header, Origin};
@@ -29,7 +29,7 @@ impl Imported {
     /// Reads exported weights of one network or both.
     ///
     /// # Errors
-    /// [`Usage`], if a network is in two files, or a file is a checkpoint already. If a file cannot be
+    /// [`Usage`], if a network is in two files; [`Fixable::IsCheckpoint`], if a file is a checkpoint already. If a file cannot be
     /// read, holds neither network, or two networks do not fit together.
     pub fn read(paths: &[PathBuf]) -> Result<Self> {
         let mut files = Vec::new();
@@ -41,9 +41,7 @@ impl Imported {
                 return Err(Usage(format!("{name}: {message}")).into());
             }
             if Checkpoint::is_one(path)? {
-                let message =
-                    "is a checkpoint already; `dcgan train --resume` takes it with --fork";
-                return Err(Usage(format!("{name}: {message}")).into());
+                return Err(Fixable::IsCheckpoint(path.clone()).into());
             }
             files.push((name, TensorFile::read(path)?));
         }

@@ -41,6 +41,8 @@ pub struct Job<'a> {
     pub run: &'a RunDir,
     /// The state to go on from; the beginning where there is none.
     pub from: Option<Checkpoint>,
+    /// The command that repeats the run, for people who read its `config.toml`; none where there is no command.
+    pub how_to_repeat: Option<&'a str>,
     /// Who is told how it goes.
     pub progress: &'a dyn Observer,
     /// Who may ask the run to end.
@@ -134,7 +136,8 @@ struct Trainer<'a> {
 
 impl<'a> Trainer<'a> {
     fn begin(job: Job<'a>) -> Result<Self> {
-        let Job { config, device, set, run, from, progress, interrupt, evaluator } = job;
+        let Job { config, device, set, run, from, how_to_repeat, progress, interrupt, evaluator } =
+            job;
         // The networks come first: where they do not fit, nothing has been written.
         let kind = config.precision.kind();
         let model = Model::new(&config.model(set.channels()), config.seed, device, kind)?
@@ -169,7 +172,7 @@ impl<'a> Trainer<'a> {
         if !checkpoints.file(state.iteration).exists() {
             write(run, &state, &gan)?;
         }
-        let text = config_toml(config, device, &state.set)?;
+        let text = config_toml(config, device, &state.set, how_to_repeat)?;
         let at = (state.iteration, &state.rollbacks[..]);
         let journal = Journal::open(&text, &set, run, progress, at, lines_every)?;
         let fixed_z = {
