@@ -8,9 +8,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-use crate::error::Usage;
+use crate::error::SettingError;
 
-/// What the user asks for with `--device`.
+/// Where the user wants to compute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
@@ -77,49 +77,41 @@ impl From<Device> for DeviceChoice {
     }
 }
 
-/// The device that `choice` comes to, and a sentence about it where it was left open.
+/// The device that `choice` comes to.
 ///
 /// # Errors
-/// [`Usage`], if there is no such device or it cannot compute in `kind`; it says which of the
+/// [`SettingError`], if there is no such device or it cannot compute in `kind`; it says which of the
 /// reasons it is and what to do.
-pub fn resolve(choice: DeviceChoice, kind: Kind) -> Result<(Device, Option<String>)> {
-    let unavailable = |why: String| Usage(format!("--device {choice}: {why}"));
+pub fn resolve(choice: DeviceChoice, kind: Kind) -> Result<Device, SettingError> {
+    let unavailable = |why: String| SettingError::of_value("device", choice, why);
     let resolved = match choice {
-        DeviceChoice::Cpu => (Device::Cpu, None),
+        DeviceChoice::Cpu => Device::Cpu,
         DeviceChoice::Cuda(n) => {
             let cuda = Cuda::look();
             let obstacles = cuda.obstacles();
             if !obstacles.is_empty() {
-                return Err(unavailable(obstacles.join("; also, ")).into());
+                return Err(unavailable(obstacles.join("; also, ")));
             }
             if n >= cuda.devices {
                 let why = format!("there is no such device; {} found, from cuda:0", cuda.devices);
-                return Err(unavailable(why).into());
+                return Err(unavailable(why));
             }
-            (Device::Cuda(n), None)
+            Device::Cuda(n)
         }
         DeviceChoice::Mps => {
             if !tch::utils::has_mps() {
                 let why = "this libtorch or this machine has no Apple GPU (Metal); use cpu";
-                return Err(unavailable(why.to_owned()).into());
+                return Err(unavailable(why.to_owned()));
             }
-            (Device::Mps, None)
+            Device::Mps
         }
-        DeviceChoice::Auto if Cuda::look().obstacles().is_empty() => {
-            (Device::Cuda(0), Some("a CUDA device was found; taking cuda:0".to_owned()))
-        }
-        DeviceChoice::Auto if tch::utils::has_mps() && kind == Kind::Float => {
-            (Device::Mps, Some("Apple's GPU was found; taking mps".to_owned()))
-        }
-        DeviceChoice::Auto => {
-            let note =
-                "no CUDA device is usable here (`dcgan doctor` says why); computing on the CPU";
-            (Device::Cpu, Some(note.to_owned()))
-        }
+        DeviceChoice::Auto if Cuda::look().obstacles().is_empty() => Device::Cuda(0),
+        DeviceChoice::Auto if tch::utils::has_mps() && kind == Kind::Float => Device::Mps,
+        DeviceChoice::Auto => Device::Cpu,
     };
-    if resolved.0 == Device::Mps && kind == Kind::Double {
-        let why = "Apple's GPUs have no float64; use --precision f32 or --device cpu";
-        return Err(unavailable(why.to_owned()).into());
+    if resolved == Device::Mps && kind == Kind::Double {
+        let why = "Apple's GPUs have no float64; use precision f32 or device cpu";
+        return Err(unavailable(why.to_owned()));
     }
     Ok(resolved)
 }
@@ -271,7 +263,7 @@ pub struct Cuda {
 const NEEDED_CUDA: i32 = 13_000;
 
 impl Cuda {
-    /// Looks.
+    /// Probes libtorch, the linking and the driver.
     pub fn look() -> Self {
         let built = libtorch_folder().is_some_and(|lib| lib.join("libtorch_cuda.so").exists());
         let linked = tch::utils::has_cudart();
@@ -363,64 +355,6 @@ fn driver_version() -> Result<i32, String> {
             )),
         }
     }
-}
-
-/// What `dcgan doctor` prints: one line a fact, and for each 'no' what to do.
-pub fn doctor() -> String {
-    let mut lines = Vec::new();
-    let mut say = |name: &str, value: String| lines.push(format!("{name:<16} {value}"));
-    say("dcgan", crate::VERSION.to_owned());
-    say("libtorch", libtorch_version().unwrap_or_else(|| "unknown version".to_owned()));
-    let folder = libtorch_folder();
-    say("  in", folder.map_or("unknown".to_owned(), |folder| folder.display().to_string()));
-    say("CPU", cpu_name());
-    let capability = cpu_capability();
-    say(
-        "  capability",
-        if capability.is_empty() { "unknown".to_owned() } else { capability.join(", ") },
-    );
-    say(
-        "  threads",
-        format!(
-            "{} by default ({} logical cores for this process, {} physical)",
-            default_threads(),
-            num_cpus::get(),
-            num_cpus::get_physical()
-        ),
-    );
-    let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
-    let one_dnn = match tch::utils::has_mkldnn() {
-        true => "yes",
-        false => "no: convolutions will be slow; use a libtorch that was built with it",
-    };
-    say("  oneDNN", one_dnn.to_owned());
-    let cuda = Cuda::look();
-    let obstacles = cuda.obstacles();
-    say("CUDA", if obstacles.is_empty() { "ready" } else { "not usable:" }.to_owned());
-    for obstacle in &obstacles {
-        say("", format!("- {obstacle}"));
-    }
-    say("  built with", yes_no(cuda.built));
-    say("  linked", yes_no(cuda.linked));
-    say(
-        "  driver",
-        cuda.driver.as_ref().map_or("no".to_owned(), |v| format!("CUDA {}", dotted(*v))),
-    );
-    say("  devices", cuda.devices.to_string());
-    if cuda.devices > 0 {
-        let cudnn = match tch::Cuda::cudnn_is_available() {
-            true => "yes",
-            false => "no: convolutions will be slow; run ./scripts/setup.sh --cuda again",
-        };
-        say("  cuDNN", cudnn.to_owned());
-    }
-    let apple = match (tch::utils::has_mps(), cfg!(target_os = "macos")) {
-        (true, _) => "yes, --device mps",
-        (false, true) => "no: it needs Apple silicon and macOS 14 or later",
-        (false, false) => "no: this is no Mac",
-    };
-    say("Apple GPU", apple.to_owned());
-    lines.join("\n")
 }
 
 #[cfg(test)]

@@ -20,14 +20,14 @@
 //! - [`verify`]: this build against what the real TensorFlow computed; [`mod@bench`]: its speed;
 //! - [`shape`]: height, width and channels of images;
 //! - [`settings`], [`device`], [`files`], [`error`]: settings, machine, files, errors;
-//! - [`cli`], [`commands`] and `main`: the command line, which nothing else knows.
+//!
+//! The program `dcgan` is built on this library: `main.rs` with its modules `cli` (the command line's types) and
+//! `commands` (what each command does). Nothing in here knows them, or any flag.
 //!
 //! `examples/train.rs` trains a few iterations through this interface, `examples/sample.rs` samples.
 
 pub mod architecture;
 pub mod bench;
-pub mod cli;
-pub mod commands;
 pub mod data;
 pub mod device;
 pub mod error;

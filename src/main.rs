@@ -1,18 +1,22 @@
 //! Parse, dispatch, print the error chain, choose the exit code.
 
+mod cli;
+mod commands;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
-use dcgan::cli::{Cli, Command};
-use dcgan::error::Usage;
-use dcgan::{commands, device};
+use dcgan::device;
+use dcgan::settings::Switch;
+
+use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    // SAFETY: this program has started no thread yet, and those that libraries may have started when
-    // they were loaded read no environment.
-    unsafe { device::forbid_tf32() };
     let cli = Cli::parse();
+    // SAFETY: this program has started no thread yet: so far it has only read arguments and settings, which are text.
+    // Threads that libraries may have started when they were loaded read no environment.
+    unsafe { if wants_tf32(&cli) { device::allow_tf32() } else { device::forbid_tf32() } };
     if cli.computes() {
         device::let_idle_threads_sleep();
     }
@@ -20,9 +24,21 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             commands::print_error(&error);
-            ExitCode::from(if error.downcast_ref::<Usage>().is_some() { 2 } else { 1 })
+            commands::exit_code(&error)
         }
     }
+}
+
+/// Whether float32 convolutions on CUDA may round to TensorFloat-32. Where settings cannot be read, the command says
+/// so later.
+fn wants_tf32(cli: &Cli) -> bool {
+    let train = match &cli.command {
+        None => &cli.train,
+        Some(Command::Train(args)) => args,
+        Some(Command::Bench(args)) => return args.tf32 == "on",
+        Some(_) => return false,
+    };
+    commands::settings_as_text(train).is_ok_and(|settings| settings.tf32 == Switch::On)
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {

@@ -53,7 +53,7 @@ pub enum Latent {
 }
 
 impl Latent {
-    /// Its name, as `--latent` takes it.
+    /// Its name, as the setting `latent` takes it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Uniform => "uniform",

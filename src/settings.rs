@@ -13,7 +13,7 @@ use crate::data::image_file::Fit;
 use crate::data::npy::Range;
 use crate::data::{Options, SIZE};
 use crate::device::DeviceChoice;
-use crate::error::Usage;
+use crate::error::{SettingError, Usage};
 use crate::eval::metric::Metric;
 use crate::rng::Latent;
 use crate::shape::{ImageShape, ImageSize};
@@ -38,7 +38,7 @@ impl Precision {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::F32, Self::F64, Self::Bf16];
 
-    /// Its name, as `--precision` takes it.
+    /// Its name, as the setting `precision` takes it.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -280,7 +280,7 @@ impl Default for TrainConfig {
 /// A key with two values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Its name, as in the file and as a flag.
+    /// Its name, as in the file.
     pub key: String,
     /// The value in the run.
     pub was: String,
@@ -323,20 +323,13 @@ pub struct Resolved {
     pub run: Option<PathBuf>,
 }
 
-/// Defaults, overridden by the file, overridden by the flags; then validated.
+/// Defaults, overridden by `file` ([`read_file`]), overridden by `flags`; then validated.
 ///
 /// # Errors
-/// [`Usage`], naming the file or flag and the key, if a key is unknown (with the nearest known one),
-/// a value is of another type or out of its range.
-pub fn resolve(file: Option<&Path>, flags: toml::Table) -> Result<Resolved> {
-    let mut table = toml::Table::new();
-    if let Some(path) = file {
-        table = read_file(path)?;
-        // On its own, so that the message can name the file.
-        settle(table.clone()).map_err(|e| in_file(path, &e.to_string()))?;
-    }
-    override_by(&mut table, flags);
-    settle(table)
+/// [`SettingError`], if a value is out of its range; [`Usage`], if it is of another type.
+pub fn resolve(mut file: toml::Table, flags: toml::Table) -> Result<Resolved> {
+    override_by(&mut file, flags);
+    settle(file)
 }
 
 /// The configuration of a run that goes on from one with `base`: its own, overridden by the flags.
@@ -354,14 +347,10 @@ pub fn resolve_on(base: &TrainConfig, flags: toml::Table) -> Result<Resolved> {
 /// # Errors
 /// As [`resolve`].
 pub fn read_run_config(path: &Path) -> Result<TrainConfig> {
-    let settled =
-        read_file(path).and_then(|table| settle(table).map_err(|e| in_file(path, &e.to_string())));
-    settled.map(|resolved| resolved.config).map_err(|error| {
-        let message = error.to_string();
-        let message = message.strip_prefix("--config ").unwrap_or(&message);
-        anyhow!(Usage(format!(
-            "{message}\nmend it or remove it: a run's checkpoint has every setting"
-        )))
+    let read = read_file(path).and_then(|table| Ok(settle(table)?.config));
+    read.map_err(|error| {
+        let remedy = "mend it or remove it: a run's checkpoint has every setting";
+        anyhow!(Usage(format!("{error}\n{remedy}")))
     })
 }
 
@@ -378,7 +367,8 @@ fn settle(mut table: toml::Table) -> Result<Resolved> {
     let run = match table.remove(RUN_KEY) {
         Some(toml::Value::String(run)) if !run.is_empty() => Some(PathBuf::from(run)),
         Some(other) => {
-            return Err(Usage(format!("--run: expected a path, found {other}")).into());
+            let problem = format!("expected a path, found {other}");
+            return Err(SettingError::new(RUN_KEY, problem).into());
         }
         None => None,
     };
@@ -388,10 +378,15 @@ fn settle(mut table: toml::Table) -> Result<Resolved> {
 }
 
 fn in_file(path: &Path, message: &str) -> anyhow::Error {
-    anyhow!(Usage(format!("--config {}: {message}", path.display())))
+    anyhow!(Usage(format!("{}: {message}", path.display())))
 }
 
-fn read_file(path: &Path) -> Result<toml::Table> {
+/// The settings that the file at `path` holds, and `run` if it is there.
+///
+/// # Errors
+/// [`Usage`], naming the file and the key, if the file cannot be read or is no TOML, a key is unknown
+/// (with the nearest known one), or a value is of another type or out of its range.
+pub fn read_file(path: &Path) -> Result<toml::Table> {
     let usage = |message: String| in_file(path, &message);
     let text = std::fs::read_to_string(path).map_err(|e| usage(format!("cannot be read: {e}")))?;
     let raw: toml::Table = text.parse().map_err(|e| usage(format!("not valid TOML\n{e}")))?;
@@ -426,6 +421,7 @@ fn read_file(path: &Path) -> Result<toml::Table> {
             return Err(usage(format!("`{key}` is given twice")));
         }
     }
+    settle(table.clone()).map_err(|e| usage(e.to_string()))?;
     Ok(table)
 }
 
@@ -451,8 +447,8 @@ impl TrainConfig {
     /// Checks every range.
     ///
     /// # Errors
-    /// [`Usage`], naming the flag, what was expected and what was found.
-    pub fn validate(&self) -> Result<()> {
+    /// [`SettingError`], with what was expected and what was found.
+    pub fn validate(&self) -> Result<(), SettingError> {
         let whole = [
             ("limit", self.limit.unwrap_or(1) as i128, 1, u32::MAX.into()),
             ("epochs", i128::from(self.epochs), 1, 1_000_000_000),
@@ -473,15 +469,15 @@ impl TrainConfig {
         ];
         for (flag, value, low, high) in whole {
             if !(low..=high).contains(&value) {
-                let message = format!("--{flag}: expected {low} to {high}, found {value}");
-                return Err(Usage(message).into());
+                let problem = format!("expected {low} to {high}, found {value}");
+                return Err(SettingError::new(flag, problem));
             }
         }
         self.best_metric()?;
         if self.image_size != SIZE {
             let found = self.image_size;
-            let message = format!("--image-size: this version has {SIZE} only, found {found}");
-            return Err(Usage(message).into());
+            let problem = format!("this version has {SIZE} only, found {found}");
+            return Err(SettingError::new("image-size", problem));
         }
         // Adam's are float32: what rounds to the forbidden end there is forbidden here.
         let real = [
@@ -502,19 +498,17 @@ impl TrainConfig {
         if let Some([low, high]) = self.range
             && !(low.is_finite() && high.is_finite() && low < high)
         {
-            let message =
-                format!("--range: expected two numbers, low and high, found {low},{high}");
-            return Err(Usage(message).into());
+            let problem = format!("expected two numbers, low and high, found {low},{high}");
+            return Err(SettingError::new("range", problem));
         }
         if !(0.0..=100.0).contains(&self.max_bad) {
-            let message =
-                format!("--max-bad: expected a percentage, 0 to 100, found {}", self.max_bad);
-            return Err(Usage(message).into());
+            let problem = format!("expected a percentage, 0 to 100, found {}", self.max_bad);
+            return Err(SettingError::new("max-bad", problem));
         }
         for (flag, value, end_is_fine, expected) in real {
             if !((0.0..=1.0).contains(&value) && end_is_fine) {
-                let message = format!("--{flag}: expected a number {expected}, found {value}");
-                return Err(Usage(message).into());
+                let problem = format!("expected a number {expected}, found {value}");
+                return Err(SettingError::new(flag, problem));
             }
         }
         Ok(())
@@ -523,16 +517,16 @@ impl TrainConfig {
     /// The metric that decides which checkpoint is the best.
     ///
     /// # Errors
-    /// [`Usage`], if it is none that is measured during training or that has a better side.
-    pub fn best_metric(&self) -> Result<Metric> {
+    /// [`SettingError`], if it is none that is measured during training or that has a better side.
+    pub fn best_metric(&self) -> Result<Metric, SettingError> {
         let can_decide = |metric: &Metric| !metric.is_of_images();
         let mut known = Metric::ALL.into_iter().filter(can_decide);
         if let Some(metric) = known.clone().find(|metric| metric.name() == self.eval_metric) {
             return Ok(metric);
         }
         let known = known.by_ref().map(Metric::name).collect::<Vec<_>>().join(", ");
-        let message = format!("--eval-metric: expected one of {known}, found {}", self.eval_metric);
-        Err(Usage(message).into())
+        let problem = format!("expected one of {known}, found {}", self.eval_metric);
+        Err(SettingError::new("eval-metric", problem))
     }
 
     /// The keys that differ in `other` and change what is computed, each with its value here and there.
@@ -611,7 +605,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("some.toml");
         std::fs::write(&path, text)?;
-        resolve(Some(&path), flags)
+        resolve(read_file(&path)?, flags)
     }
 
     fn error_of(text: &str) -> String {
@@ -679,7 +673,7 @@ mod tests {
         assert!(error_of("batch-size = ").contains("some.toml"));
         assert!(error_of("seed = -1").contains("seed"));
         assert!(error_of("run = 3").contains("some.toml"));
-        assert!(error_of("run = ''").contains("--run"));
+        assert!(error_of("run = ''").contains("some.toml: run: "));
         assert!(
             error_of("z-dim = -5").contains("some.toml") && error_of("z-dim = -5").contains("-5")
         );

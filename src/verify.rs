@@ -282,7 +282,7 @@ impl<'a> Comparison<'a> {
         let bounds = Bounds::of(settings.kind);
         ensure!(
             !(settings.kind == Kind::Double && device == Device::Mps),
-            "the file is in float64, which Apple's GPUs have not; use --device cpu"
+            "the file is in float64, which Apple's GPUs do not support; use the device cpu"
         );
         let architecture = Architecture::new(settings.model)?;
         let comparison = Self {

@@ -3,10 +3,7 @@
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
-use clap::CommandFactory;
-use dcgan::cli::Cli;
 use dcgan::device::Cuda;
-use dcgan::settings::TrainConfig;
 
 use super::common::{SMALL, command, dcgan, files, train};
 
@@ -152,39 +149,20 @@ fn a_device_that_is_not_there_is_exit_code_2_with_a_remedy() -> Result<()> {
 }
 
 #[test]
-fn help_of_every_command_names_every_flag() -> Result<()> {
+fn every_command_prints_its_help_short_and_long() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let mut cli = Cli::command();
-    cli.build();
-    let subcommands = cli.get_subcommands().filter(|command| command.get_name() != "help");
-    let mut commands: Vec<_> = subcommands.map(|command| (command.get_name(), command)).collect();
-    assert_eq!(commands.len(), 16);
-    commands.push(("", &cli));
-    for (name, command) in commands {
+    let help = train(folder.path(), "--help").stdout;
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let listed = listed.take_while(|line| !line.is_empty());
+    // A description that is wrapped goes on further to the right.
+    let listed = listed.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names: Vec<_> = listed.filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names.len(), 17, "{names:?}");
+    for name in names.iter().filter(|name| **name != "help") {
         for flag in ["--help", "-h"] {
             let ran = dcgan(folder.path(), &format!("{name} {flag}"));
             assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{name}");
-            for option in command.get_arguments().filter_map(|argument| argument.get_long()) {
-                assert!(ran.stdout.contains(&format!("--{option}")), "{name}: --{option}");
-            }
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn help_states_the_defaults_that_hold() -> Result<()> {
-    let defaults = toml::Table::try_from(TrainConfig::default())?;
-    let command = Cli::command();
-    for (name, value) in defaults {
-        let argument = command.get_arguments().find(|a| a.get_long() == Some(&name));
-        let help = argument.and_then(|a| a.get_help()).with_context(|| name.clone())?.to_string();
-        let stated = help.split("[default: ").nth(1).and_then(|text| text.strip_suffix(']'));
-        let stated = stated.with_context(|| format!("--{name}: {help}"))?;
-        match value {
-            toml::Value::Float(value) => assert_eq!(stated.parse::<f64>()?, value, "{name}"),
-            toml::Value::String(value) => assert_eq!(stated, value, "{name}"),
-            value => assert_eq!(stated, value.to_string(), "{name}"),
+            assert!(ran.stdout.contains(&format!("Usage: dcgan {name}")), "{name}: {}", ran.stdout);
         }
     }
     Ok(())

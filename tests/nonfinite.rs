@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use dcgan::data::ImageSet;
 use dcgan::model::{Model, ModelConfig, Network};
-use dcgan::record::progress::{Progress, Verbosity};
 use dcgan::run::RunDir;
+use dcgan::run::observer::Silent;
 use dcgan::settings::TrainConfig;
 use dcgan::tf::AdamConfig;
 use dcgan::train::interrupt::Interrupt;
@@ -148,7 +148,8 @@ fn a_run_whose_loss_is_not_finite_ends_with_that_error_and_without_weights() -> 
         set,
         run: &run,
         from: None,
-        progress: &Progress::new(Verbosity::Quiet, 20),
+        how_to_repeat: None,
+        progress: &Silent,
         interrupt: &Interrupt::default(),
         evaluator: None,
     });

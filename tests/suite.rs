@@ -18,6 +18,7 @@ mod eval;
 mod export;
 mod faults;
 mod frame;
+mod house;
 mod init;
 mod metrics;
 mod nonfinite;

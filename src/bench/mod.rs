@@ -61,7 +61,7 @@ pub struct BenchResult {
     pub batch: usize,
     /// `f32`, `bf16` or `f64`.
     pub precision: &'static str,
-    /// Device, as `--device` takes it.
+    /// Device, as the setting `device` takes it.
     pub device: DeviceChoice,
     /// CPU threads.
     pub threads: i32,

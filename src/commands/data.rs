@@ -5,21 +5,23 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::data::fetch::{self, COLLECTIONS, Patience};
+use dcgan::data::spec::{SPECS, Spec};
+use dcgan::data::{self, Examples, Findings, Options, SIZE, SetIdentity};
+use dcgan::error::Usage;
+use dcgan::files::{places, write_bytes};
+use dcgan::record::grid::Picture;
 use indicatif::DecimalBytes;
 use serde::Serialize;
 
-use super::print;
-use crate::cli::{DataCommand, DataCommandArgs};
-use crate::data::fetch::{self, COLLECTIONS, Patience};
-use crate::data::spec::{SPECS, Spec};
-use crate::data::{self, Event, Examples, Findings, ImageSet, Options, SIZE, SetIdentity};
-use crate::error::Usage;
-use crate::files::{places, write_bytes};
-use crate::record::grid::Picture;
-use crate::record::progress::{Verbosity, Work, say};
+use super::dataset::load_with_progress;
+use super::output::print;
+use super::progress::Work;
+use crate::cli::{DataCommand, DataCommandArgs, Verbosity};
 
 /// Columns of a contact sheet, and images at most.
 const COLUMNS: usize = 12;
+
 const SHEET: usize = 144;
 
 /// `dcgan data`.
@@ -35,29 +37,6 @@ pub fn data(args: &DataCommandArgs) -> Result<ExitCode> {
         }
         Some(DataCommand::Fetch { spec, mirror }) => fetch_aloud(spec, mirror.as_deref()),
     }
-}
-
-/// Loads a data set and shows how that goes.
-///
-/// # Errors
-/// As [`data::load`].
-pub(super) fn load_aloud(spec: &str, options: &Options, verbosity: Verbosity) -> Result<ImageSet> {
-    let mut work = Work::new(verbosity);
-    let set = data::load(spec, options, &mut |event| match event {
-        Event::Warning(text) => work.warn(text),
-        Event::Fetched(name, bytes, total) => work.bytes(name, bytes, total),
-        Event::Files(count) => work.files(count),
-        Event::Decoded(count) => work.advance(count),
-    });
-    drop(work);
-    let set = set?;
-    let bad = set.findings().bad_count();
-    if bad > 0 {
-        say(&format!(
-            "warning: {bad} images cannot be read and are left out; `dcgan data show {spec} --skip-bad` lists them"
-        ));
-    }
-    Ok(set)
 }
 
 fn list() -> Result<ExitCode> {
@@ -130,7 +109,7 @@ fn show(
         let message = format!("--sheet {}: is there already; --force replaces it", path.display());
         return Err(Usage(message).into());
     }
-    let set = load_aloud(spec, options, Verbosity::Normal)?;
+    let set = load_with_progress(spec, options, Verbosity::Normal)?;
     set.verify()?;
     let (least_value, greatest_value) = set.range()?;
     if let Some(path) = sheet {

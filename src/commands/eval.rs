@@ -2,30 +2,28 @@
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
+use dcgan::data::builtin::DIGITS;
+use dcgan::data::{ImageSet, Options};
+use dcgan::error::Usage;
+use dcgan::eval::evaluator::{Evaluator, Settings};
+use dcgan::eval::features::{Extractor, InputRange};
+use dcgan::eval::measure::{Images, Measured, Nearest, measure_images};
+use dcgan::eval::metric::{Better, Metric};
+use dcgan::record::plot::{digits, thousands};
+use dcgan::sample::Sampler;
 use serde::Serialize;
-use tch::Device;
 
-use super::data::load_aloud;
-use super::print;
-use crate::cli::EvalArgs;
-use crate::data::builtin::DIGITS;
-use crate::data::{ImageSet, Options};
-use crate::error::Usage;
-use crate::eval::classifier::Classifier;
-use crate::eval::evaluator::{Evaluator, Settings};
-use crate::eval::features::{Extractor, InputRange, Module};
-use crate::eval::measure::{Images, Measured, Nearest, measure_images};
-use crate::eval::metric::{Better, Metric};
-use crate::files::places;
-use crate::record::plot::{digits, thousands};
-use crate::record::progress::{Verbosity, Work, say};
-use crate::sample::Sampler;
-use crate::settings::TrainConfig;
+use super::dataset::load_with_progress;
+use super::evaluator::{Choice, cache};
+use super::generator::{device_of, sampler};
+use super::output::print;
+use super::progress::Work;
+use crate::cli::{EvalArgs, Verbosity};
 
 /// `dcgan eval`.
 ///
@@ -37,16 +35,16 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
     let verbosity = Verbosity::unless(args.quiet || args.json);
     let sampler = match &args.images {
         Some(_) => None,
-        None => Some(super::sampler(&args.generator)?),
+        None => Some(sampler(&args.generator)?),
     };
     let device = match &sampler {
         Some(sampler) => sampler.device(),
-        None => super::device_of(&args.generator)?,
+        None => device_of(&args.generator)?,
     };
     let trained_on = sampler.as_ref().and_then(Sampler::dataset);
     let dataset = args.dataset.as_deref().or(trained_on).unwrap_or(DIGITS).to_owned();
     let options = args.data.resolve(&dataset, None)?.data();
-    let set = load_aloud(&dataset, &options, verbosity)?;
+    let set = load_with_progress(&dataset, &options, verbosity)?;
     let channels = set.channels();
     // Whatever does not fit is said before anything is computed.
     let found = match (&sampler, &args.images) {
@@ -170,6 +168,7 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
 
 /// Images that are generated, unless the user says otherwise or half of the data set is less.
 const DEFAULT_COUNT: usize = 10_000;
+
 /// Images that are generated at a time.
 const GENERATED: usize = 1024;
 
@@ -214,11 +213,6 @@ fn metrics_of(names: &[String]) -> Result<Vec<Metric>> {
     Ok(metrics)
 }
 
-/// The user's folder for classifiers and features, where there is one.
-fn cache() -> Option<PathBuf> {
-    places::cache_home().ok().map(|home| home.join("eval"))
-}
-
 /// The images of `--images`, at most `count`.
 fn generated(
     images: &str,
@@ -235,134 +229,8 @@ fn generated(
         _ => images.to_owned(),
     };
     let options = Options { channels: Some(channels), limit: Some(count), ..Options::default() };
-    let set = load_aloud(&spec, &options, verbosity);
+    let set = load_with_progress(&spec, &options, verbosity);
     set.map_err(|error| error.context(format!("--images {images}")))
-}
-
-/// What is asked for, before it is made.
-#[derive(Clone, Copy)]
-enum Choice<'a> {
-    Pixels,
-    Digits,
-    File(&'a Path),
-}
-
-impl<'a> Choice<'a> {
-    /// What `flag` asks for; without anything, what the data set allows.
-    ///
-    /// # Errors
-    /// [`Usage`], if the set has no classes to learn, or there is no such file.
-    fn of(features: Option<&'a str>, set: &ImageSet, flag: &str) -> Result<Self> {
-        let has_classes = set.labels().is_some();
-        match features {
-            None if has_classes => Ok(Self::Digits),
-            None | Some("pixels") => Ok(Self::Pixels),
-            Some("digits") if has_classes => Ok(Self::Digits),
-            Some("digits") => Err(no_classes(flag, set)),
-            Some(file) if Path::new(file).is_file() => Ok(Self::File(Path::new(file))),
-            Some(file) => Err(no_features(flag, file)),
-        }
-    }
-
-    /// What training with these settings asks for.
-    fn of_training(config: &'a TrainConfig, set: &ImageSet) -> Result<Self> {
-        let features = Some(config.eval_features.as_str()).filter(|&features| features != "auto");
-        Self::of(features, set, "--eval-features")
-    }
-
-    /// Makes it; a classifier may have to be trained.
-    fn extractor(
-        self,
-        (range, size): (InputRange, Option<usize>),
-        set: &ImageSet,
-        device: Device,
-        verbosity: Verbosity,
-    ) -> Result<Extractor> {
-        Ok(match self {
-            Self::Pixels => Extractor::Pixels,
-            Self::Digits => Extractor::Classifier(classifier(set, device, verbosity)?),
-            Self::File(path) => Extractor::Module(Module::load(path, range, size, device)?),
-        })
-    }
-}
-
-/// Whether what `config` asks for can be measured on `set`, as far as that is seen without computing.
-///
-/// # Errors
-/// [`Usage`], if not.
-pub(super) fn ensure_possible(config: &TrainConfig, set: &ImageSet) -> Result<()> {
-    if config.eval_every == 0 {
-        return Ok(());
-    }
-    let choice = Choice::of_training(config, set)?;
-    if config.best_metric()?.is_of_classes() && !matches!(choice, Choice::Digits) {
-        let message = format!("--eval-metric {}: takes --eval-features digits", config.eval_metric);
-        return Err(Usage(message).into());
-    }
-    Ok(())
-}
-
-fn no_classes(flag: &str, set: &ImageSet) -> anyhow::Error {
-    let message = format!(
-        "{flag} digits: the images of {} have no classes to train a classifier on; expected pixels or FILE.pt",
-        set.name()
-    );
-    Usage(message).into()
-}
-
-fn no_features(flag: &str, file: &str) -> anyhow::Error {
-    let message =
-        format!("{flag} {file}: expected digits, pixels or a TorchScript file; there is none");
-    Usage(message).into()
-}
-
-/// What `train --eval-every` measures by; `None` where it is not asked for.
-pub(super) fn evaluator(
-    config: &TrainConfig,
-    set: &ImageSet,
-    device: Device,
-    verbosity: Verbosity,
-) -> Result<Option<Evaluator>> {
-    if config.eval_every == 0 {
-        return Ok(None);
-    }
-    let choice = Choice::of_training(config, set)?;
-    let extractor = choice.extractor((InputRange::Bytes, None), set, device, verbosity)?;
-    let bar = RefCell::new(Work::new(verbosity));
-    let evaluator = Evaluator::new(
-        set,
-        extractor,
-        &Metric::ALL,
-        Settings { count: config.eval_count, seed: config.seed, device, cache: cache() },
-        &mut |count| bar.borrow_mut().features(count),
-        &mut |n| bar.borrow_mut().advance(n),
-    )?;
-    Ok(Some(evaluator))
-}
-
-/// The classifier of `set`; says what it is like where it was trained now.
-fn classifier(set: &ImageSet, device: Device, verbosity: Verbosity) -> Result<Classifier> {
-    let start = Instant::now();
-    let mut work = Work::new(verbosity);
-    let mut is_trained = false;
-    let classifier = Classifier::of(set, device, cache().as_deref(), &mut |_, steps| {
-        if !is_trained {
-            work.steps(steps);
-            is_trained = true;
-        }
-        work.advance(1);
-    })?;
-    drop(work);
-    if is_trained && verbosity > Verbosity::Quiet {
-        say(&format!(
-            "trained a classifier of {} classes in {:.0} s: right on {:.2} % of {} images that it was not trained on",
-            classifier.classes.len(),
-            start.elapsed().as_secs_f64(),
-            100.0 * classifier.accuracy,
-            classifier.held_out
-        ));
-    }
-    Ok(classifier)
 }
 
 /// What one should know of the numbers.

@@ -1,21 +1,22 @@
-//! `dcgan export` and `dcgan import`: trained networks to other ecosystems, and back.
+//! `dcgan export`: trained networks to other ecosystems.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::device;
+use dcgan::error::Usage;
+use dcgan::export::{onnx, torchscript};
+use dcgan::files::write_bytes;
+use dcgan::model::Network;
+use dcgan::run::list::find;
+use dcgan::run::model;
+use dcgan::weights::Weights;
 
-use crate::cli::{ExportArgs, ExportFormat, ImportArgs};
-use crate::device;
-use crate::error::Usage;
-use crate::export::{onnx, torchscript};
-use crate::files::write_bytes;
-use crate::model::Network;
-use crate::record::progress::say;
-use crate::run::list::find;
-use crate::run::model;
-use crate::train::import::Imported;
-use crate::weights::Weights;
+use super::errors::print_warning;
+use super::output::{ending, ensure_ending, ensure_free};
+use super::progress::say;
+use crate::cli::{ExportArgs, ExportFormat};
 
 /// `dcgan export`.
 ///
@@ -26,7 +27,7 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode> {
     let network =
         if args.network == "generator" { Network::Generator } else { Network::Discriminator };
     let (format, out) = format_and_file(args, network)?;
-    super::ensure_free(&out, false, args.force)?;
+    ensure_free(&out, false, args.force)?;
     device::configure(device::default_threads());
     let weights = match &args.model {
         None if network == Network::Generator => Weights::built_in()?,
@@ -35,7 +36,7 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode> {
                 "--network discriminator: the program holds a generator only; name a MODEL";
             return Err(Usage(message.to_owned()).into());
         }
-        Some(model) => model::read(&find(model)?, network, super::warn_of_damage)?,
+        Some(model) => model::read(&find(model)?, network, print_warning)?,
     };
     // Whatever is wrong with the weights shows before anything is written.
     match format {
@@ -52,7 +53,7 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode> {
 }
 
 fn format_and_file(args: &ExportArgs, network: Network) -> Result<(ExportFormat, PathBuf)> {
-    let by_name = match args.out.as_deref().map(super::ending).as_deref() {
+    let by_name = match args.out.as_deref().map(ending).as_deref() {
         Some("safetensors") => Some(ExportFormat::Safetensors),
         Some("pt") => Some(ExportFormat::Torchscript),
         Some("onnx") => Some(ExportFormat::Onnx),
@@ -78,7 +79,7 @@ fn format_and_file(args: &ExportArgs, network: Network) -> Result<(ExportFormat,
             ExportFormat::Torchscript => "pt",
             ExportFormat::Onnx => "onnx",
         };
-        super::ensure_ending("--out", out, &[expected])?;
+        ensure_ending("--out", out, &[expected])?;
     }
     let ending = match format {
         ExportFormat::Safetensors => ".safetensors",
@@ -88,27 +89,4 @@ fn format_and_file(args: &ExportArgs, network: Network) -> Result<(ExportFormat,
     };
     let default = || format!("{}{ending}", network.name()).into();
     Ok((format, args.out.clone().unwrap_or_else(default)))
-}
-
-/// `dcgan import`.
-///
-/// # Errors
-/// As [`Imported::read`]; if a file is there already or cannot be written.
-pub fn import(args: &ImportArgs) -> Result<ExitCode> {
-    super::ensure_ending("--out", &args.out, &["safetensors"])?;
-    if let Some(input) = args.files.iter().find(|file| **file == args.out) {
-        let message = format!("--out {}: is what is imported; name another file", input.display());
-        return Err(Usage(message).into());
-    }
-    super::ensure_free(&args.out, false, args.force)?;
-    device::configure(device::default_threads());
-    let imported = Imported::read(&args.files)?;
-    imported.save(&args.out)?;
-    imported.notes.iter().for_each(|note| say(note));
-    let (out, iteration) = (args.out.display(), imported.iteration());
-    say(&format!(
-        "{out}: iteration {iteration}; go on with: dcgan train --resume {out} --fork NEWRUN --iterations N (more than \
-         {iteration}, and --dataset SPEC where it is another)"
-    ));
-    Ok(ExitCode::SUCCESS)
 }

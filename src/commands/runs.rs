@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use dcgan::error::Usage;
+use dcgan::files::remove;
+use dcgan::run::list::{State, Summary, find_run, list, needless_checkpoints};
+use dcgan::run::{RUNS, RunDir};
 use indicatif::DecimalBytes;
 
-use super::{print, print_error};
+use super::errors::{print_error, print_warning};
+use super::output::print;
+use super::progress::say;
 use crate::cli::{RunsArgs, RunsCommand};
-use crate::error::Usage;
-use crate::files::remove;
-use crate::record::progress::say;
-use crate::run::list::{State, Summary, find_run, list, needless_checkpoints};
-use crate::run::{RUNS, RunDir};
 
 /// `dcgan runs`.
 ///
@@ -179,7 +180,7 @@ fn prune(runs: &[PathBuf], keep: usize, yes: bool, dry_run: bool) -> Result<Exit
         let old = match needless_checkpoints(path, keep) {
             Ok(old) => old,
             Err(error) => {
-                say(&format!("warning: {}: left alone: {error:#}", path.display()));
+                print_warning(&error.context(format!("{}: left alone", path.display())));
                 continue;
             }
         };

@@ -1,26 +1,28 @@
 //! `dcgan sample`: images from a trained generator.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use dcgan::data::SIZE;
+use dcgan::error::Usage;
+use dcgan::files::{remove, write_bytes, write_streamed};
+use dcgan::record::grid::Picture;
+use dcgan::sample::{Sampler, bytes};
 use tch::{Kind, Tensor};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use crate::cli::{GridSize, SampleArgs};
-use crate::data::SIZE;
-use crate::data::npy::read_rows;
-use crate::error::Usage;
-use crate::files::{remove, write_bytes, write_streamed};
-use crate::record::grid::Picture;
-use crate::record::progress::{Verbosity, Work, say};
-use crate::sample::{Sampler, bytes};
+use super::generator::{read_z, sampler};
+use super::output::{columns_for, ending, ensure_ending, ensure_free};
+use super::progress::{Work, say};
+use crate::cli::{GridSize, SampleArgs, Verbosity};
 
 /// Images in one picture at most: it is held in memory.
 const GRID_LIMIT: usize = 10_000;
+
 /// Images that are made and written at a time.
 const BLOCK: usize = 1024;
 
@@ -33,8 +35,8 @@ pub fn sample(args: &SampleArgs) -> Result<ExitCode> {
     // All that can be wrong with the request, before anything is loaded.
     let target = Target::of(args)?;
     let is_folder = matches!(target, Target::Folder(_));
-    super::ensure_free(target.path(), is_folder, args.force)?;
-    let sampler = super::sampler(&args.generator)?;
+    ensure_free(target.path(), is_folder, args.force)?;
+    let sampler = sampler(&args.generator)?;
     let source = match &args.z {
         Some(path) => Source::File(read_z(path, sampler.z_dim())?),
         None => Source::Seed(args.seed),
@@ -83,16 +85,16 @@ impl Target {
         let target = match (&args.out_dir, &args.npz, &args.npy) {
             (Some(folder), ..) => Self::Folder(folder.clone()),
             (_, Some(file), _) => {
-                super::ensure_ending("--npz", file, &["npz"])?;
+                ensure_ending("--npz", file, &["npz"])?;
                 Self::Npz(file.clone())
             }
             (.., Some(file)) => {
-                super::ensure_ending("--npy", file, &["npy"])?;
+                ensure_ending("--npy", file, &["npy"])?;
                 Self::Npy(file.clone())
             }
             _ => {
                 let file = args.out.clone().unwrap_or_else(|| "samples.png".into());
-                super::ensure_ending("--out", &file, &["png"])?;
+                ensure_ending("--out", &file, &["png"])?;
                 Self::Grid(file)
             }
         };
@@ -163,7 +165,7 @@ impl Job {
             );
             return Err(Usage(message).into());
         }
-        let columns = grid.map_or_else(|| super::columns_for(count), |grid| grid.columns);
+        let columns = grid.map_or_else(|| columns_for(count), |grid| grid.columns);
         ensure!(
             grid.is_none_or(|grid| grid.columns * grid.rows >= count),
             Usage(format!("--grid has no room for {count} images"))
@@ -204,7 +206,7 @@ impl Job {
                 let old = entry.with_context(cannot)?.path();
                 let stem = old.file_stem().unwrap_or_default().to_string_lossy().into_owned();
                 let is_ours = stem.len() >= 6 && stem.chars().all(|c| c.is_ascii_digit());
-                if is_ours && super::ending(&old) == "png" {
+                if is_ours && ending(&old) == "png" {
                     remove(&old)?;
                 }
             }
@@ -267,16 +269,4 @@ fn npy_header(descr: &str, shape: &[usize; 4]) -> Vec<u8> {
     bytes.extend((header.len() as u16).to_le_bytes());
     bytes.extend(header.into_bytes());
     bytes
-}
-
-/// The latents in a `.npy` file, row by row.
-pub(super) fn read_z(path: &Path, z_dim: usize) -> Result<Vec<f32>> {
-    let name = || format!("--z {}", path.display());
-    let file = File::open(path).with_context(|| format!("{}: cannot be read", name()))?;
-    let ([rows, columns], values) = read_rows(file).with_context(name)?;
-    if columns != z_dim {
-        let message = format!("{}: expected shape [N, {z_dim}], found [{rows}, {columns}]", name());
-        return Err(Usage(message).into());
-    }
-    Ok(values)
 }

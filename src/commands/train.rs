@@ -5,36 +5,60 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use dcgan::architecture::{Architecture, Network};
+use dcgan::data::ImageSet;
+use dcgan::device::{self, default_threads};
+use dcgan::error::Usage;
+use dcgan::finite::NotFinite;
+use dcgan::run::RunDir;
+use dcgan::run::checkpoint::{Checkpoint, Folder, Origin};
+use dcgan::run::list::{find, shell_quoted};
+use dcgan::run::resume::{Saved, config_of, ensure_run, network_changes};
+use dcgan::run::watch::Collapse;
+use dcgan::settings::{Change, OnCollapse, Switch, TrainConfig};
+use dcgan::train::interrupt::Interrupt;
+use dcgan::train::{End, Job, NonFinite, Outcome};
 use tch::Device;
 
-use super::data::load_aloud;
-use super::{print, print_error, warn_of_damage};
-use crate::architecture::{Architecture, Network};
-use crate::cli::TrainArgs;
-use crate::data::ImageSet;
-use crate::device::{self, default_threads};
-use crate::error::Usage;
-use crate::finite::NotFinite;
-use crate::record::progress::{Progress, Verbosity, say};
-use crate::run::RunDir;
-use crate::run::checkpoint::{Checkpoint, Origin};
-use crate::run::list::{find, shell_quoted};
-use crate::run::resume::{Saved, ensure_run, ensure_same_networks};
-use crate::run::watch::Collapse;
-use crate::settings::{OnCollapse, Switch, TrainConfig};
-use crate::train::interrupt::Interrupt;
-use crate::train::{End, Job, NonFinite, Outcome};
+use super::dataset::load_with_progress;
+use super::errors::{print_error, print_warning};
+use super::generator::note_on;
+use super::output::print;
+use super::progress::{Progress, say};
+use crate::cli::{TrainArgs, Verbosity};
 
 /// `dcgan train`.
 ///
 /// # Errors
-/// As [`crate::train::train`], and [`Usage`].
+/// As [`dcgan::train::train`], and [`Usage`].
 pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     match (&args.resume, &args.fork) {
         (None, _) => begin(args),
         (Some(of), None) => resume(args, of),
         (Some(of), Some(to)) => fork(args, of, to),
     }
+}
+
+/// The settings that `args` come to, from text alone: no tensor is read, so that libtorch has not run yet.
+///
+/// # Errors
+/// As [`train`], as far as settings go.
+pub fn settings_as_text(args: &TrainArgs) -> Result<TrainConfig> {
+    let Some(of) = &args.resume else { return Ok(args.resolve()?.config) };
+    let path = find(of)?;
+    let newest = if path.is_file() {
+        Some(path.clone())
+    } else {
+        let folder = Folder::of_run(&path);
+        folder.iterations()?.last().map(|&iteration| folder.file(iteration))
+    };
+    let header = newest.and_then(|path| Checkpoint::header(&path).ok());
+    let config = match header {
+        // A fork begins with its checkpoint's settings, a resumed run with those of its file.
+        Some(header) if args.fork.is_some() => header.config,
+        header => config_of(&path, header.as_ref())?,
+    };
+    args.resolve_on(&config)
 }
 
 fn begin(args: &TrainArgs) -> Result<ExitCode> {
@@ -61,9 +85,14 @@ fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
     ensure_run(&path)?;
     // A dry run writes nothing, not even a lock.
     let run = if args.dry_run { None } else { Some(RunDir::open(&path)?) };
-    let saved = Saved::read(&path, warn_of_damage)?;
+    let saved = Saved::read(&path, print_warning)?;
     let prepared = Prepared::new(args, args.resolve_on(&saved.config)?)?;
-    saved.ensure_same_run(&prepared.config, &prepared.set.identity()?)?;
+    refuse(
+        "--resume",
+        &saved.changes(&prepared.config, &prepared.set.identity()?)?,
+        "a resumed run is the same run, whatever flags or its config.toml say now; with --fork NEWRUN another starts \
+         from its checkpoint",
+    )?;
     let (iteration, total) = (saved.iteration(), prepared.total());
     if iteration > total {
         let message = format!(
@@ -104,12 +133,16 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
         let advice = "expected a checkpoint, such as RUN/checkpoints/iteration-000500.safetensors";
         Checkpoint::load(&path).context(advice)?
     } else {
-        let saved = Saved::read(&path, warn_of_damage)?;
+        let saved = Saved::read(&path, print_warning)?;
         let none = || format!("{}: there is no checkpoint yet", path.display());
         saved.checkpoint.with_context(none)?
     };
     let prepared = Prepared::new(args, args.resolve_on(&checkpoint.header.config)?)?;
-    ensure_same_networks(&checkpoint, &prepared.config, &prepared.set.identity()?)?;
+    refuse(
+        "--fork",
+        &network_changes(&checkpoint, &prepared.config, &prepared.set.identity()?)?,
+        "a checkpoint's networks keep their shapes",
+    )?;
     let (iteration, total) = (checkpoint.header.iteration, prepared.total());
     if iteration >= total {
         let message = format!(
@@ -126,6 +159,15 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
     prepared.train(&run, Some(checkpoint.fork()))
 }
 
+/// Ends a command whose `flag` allows no `changes`.
+fn refuse(flag: &str, changes: &[Change], why: &str) -> Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let told = changes.iter().map(|Change { key, was, is }| format!("{key} was {was} and is {is}"));
+    Err(Usage(format!("{flag}: {}; {why}", told.collect::<Vec<_>>().join(", "))).into())
+}
+
 fn going_on(iteration: u64, total: u64) -> String {
     format!("going on after iteration {iteration} of {total}")
 }
@@ -135,7 +177,7 @@ struct Prepared {
     config: TrainConfig,
     device: Device,
     /// How the device was chosen.
-    note: Option<String>,
+    note: Option<&'static str>,
     set: ImageSet,
     verbosity: Verbosity,
     /// Whether a film is made at the end.
@@ -144,21 +186,18 @@ struct Prepared {
 
 impl Prepared {
     fn new(args: &TrainArgs, mut config: TrainConfig) -> Result<Self> {
-        if config.tf32 == Switch::On {
-            // SAFETY: no thread has been started yet (see `main`).
-            unsafe { device::allow_tf32() };
-        }
         let threads = config.threads.unwrap_or_else(default_threads);
         device::configure(threads);
-        let (device, note) = device::resolve(config.device, config.precision.kind())?;
+        let device = device::resolve(config.device, config.precision.kind())?;
+        let note = note_on(config.device, device);
         if config.tf32 == Switch::On && !device.is_cuda() {
             say("note: --tf32 on changes nothing here: it is for CUDA");
         }
         // What was left open is settled now, so that the run's record can repeat it.
         config.device = device.into();
         config.threads = Some(threads);
-        let set = load_aloud(&config.dataset, &config.data(), args.verbosity())?;
-        super::eval::ensure_possible(&config, &set)?;
+        let set = load_with_progress(&config.dataset, &config.data(), args.verbosity())?;
+        super::evaluator::ensure_possible(&config, &set)?;
         if config.batch_size > set.count() {
             say(&format!(
                 "warning: --batch-size {}: there are {} images, so each batch is the whole set",
@@ -180,7 +219,7 @@ impl Prepared {
             writeln!(plan, "\n# {going_on}")?;
         }
         if let Some(note) = self.note.filter(|_| self.verbosity > Verbosity::Quiet) {
-            say(&note);
+            say(note);
         }
         print(plan.as_bytes())
     }
@@ -213,13 +252,13 @@ impl Prepared {
     fn train(self, run: &RunDir, from: Option<Checkpoint>) -> Result<ExitCode> {
         let total = self.total();
         let Self { config, device, note, set, verbosity, film } = self;
-        let evaluator = super::eval::evaluator(&config, &set, device, verbosity)?;
+        let evaluator = super::evaluator::evaluator(&config, &set, device, verbosity)?;
         let progress = Progress::new(verbosity, total);
         if verbosity == Verbosity::Verbose {
             progress.note(&plan(&config, &set)?);
         }
         if let Some(note) = note {
-            progress.note(&note);
+            progress.note(note);
         }
         let path = run.path().display().to_string();
         if let Some(checkpoint) = &from {
@@ -240,11 +279,12 @@ impl Prepared {
             set,
             run,
             from,
+            how_to_repeat: Some("dcgan train --config THIS_FILE"),
             progress: &progress,
             interrupt: &interrupt,
             evaluator,
         };
-        let outcome = crate::train::train(job);
+        let outcome = dcgan::train::train(job);
         // The bar must not come between the last lines.
         drop(progress);
         match outcome {
@@ -273,10 +313,10 @@ impl Prepared {
 
 /// The film of a run that is finished, whatever becomes of it.
 fn make_film(run: &Path, verbosity: Verbosity) {
-    match super::film::of_finished_run(run, verbosity) {
+    match super::movie::of_finished_run(run, verbosity) {
         Ok(film) if verbosity > Verbosity::Quiet => say(&format!("the film: {}", film.display())),
         Ok(_) => {}
-        Err(error) => say(&format!("warning: {error:#}")),
+        Err(error) => print_warning(&error),
     }
 }
 
@@ -350,4 +390,31 @@ fn plan(config: &TrainConfig, set: &ImageSet) -> Result<String> {
         writeln!(text, "  {:<34} {:>14} {sum:>12}", "all", "")?;
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn whether_tf32_is_on_is_known_before_a_tensor_is_read() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("config.toml");
+        let (run, file) = (folder.path().display().to_string(), path.display().to_string());
+        let tf32 = |args: &[&str]| -> Result<Switch> {
+            let cli = Cli::try_parse_from(["dcgan"].iter().chain(args))?;
+            Ok(settings_as_text(&cli.train)?.tf32)
+        };
+        for (text, expected) in [("tf32 = 'on'", Switch::On), ("seed = 1", Switch::Off)] {
+            std::fs::write(&path, text)?;
+            assert_eq!(tf32(&["--config", &file])?, expected);
+            assert_eq!(tf32(&["--resume", &run])?, expected);
+            assert_eq!(tf32(&["--config", &file, "--tf32", "on"])?, Switch::On);
+        }
+        assert_eq!(tf32(&[])?, Switch::Off);
+        Ok(())
+    }
 }

@@ -1,17 +1,17 @@
 //! Public data sets: where they are, fetching and verifying them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use md5::{Digest, Md5};
 use sha2::Sha256;
-use ureq::Agent;
 
 use super::MAX_EXPANDED;
 use super::files::read_maybe_gzipped;
+use crate::error::Fixable;
 use crate::files::remove_if_there;
 
 /// A data set that can be downloaded.
@@ -354,18 +354,19 @@ fn fetch_one(
     if fs::metadata(&partial).is_ok_and(|file| file.len() == 0) {
         remove_if_there(&partial)?;
     }
-    bail!(
-        "{} cannot be fetched; put it into {} by hand, or take it from elsewhere with `dcgan data fetch \
-         {} --mirror URL`\n  {}",
-        file.name,
-        folder.display(),
-        folder.file_name().unwrap_or_default().to_string_lossy(),
-        failures.join("\n  ")
-    )
+    bail!(Fixable::NotFetched {
+        collection: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        problem: format!(
+            "{} cannot be fetched; put it into {} by hand, or name another mirror\n  {}",
+            file.name,
+            folder.display(),
+            failures.join("\n  ")
+        ),
+    })
 }
 
 /// Why a file was not got.
-enum Failure {
+pub(super) enum Failure {
     /// Of this machine: no other mirror will help.
     Here(anyhow::Error),
     /// The mirror does not answer, or says no.
@@ -402,9 +403,6 @@ fn verify(file: &Remote, partial: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What no file of any set has.
-const MAX_DOWNLOAD: u64 = 4 << 30;
-
 /// Appends to `partial` what it lacks of `url`.
 fn download(
     url: &str,
@@ -425,113 +423,7 @@ fn download(
         std::io::copy(&mut source, &mut file).map_err(here)?;
         return file.sync_all().map_err(here);
     }
-    let agent: Agent = Agent::config_builder()
-        .timeout_connect(Some(patience.timeout))
-        .timeout_recv_response(Some(patience.timeout))
-        .timeout_per_read(Some(patience.timeout))
-        .http_status_as_error(false)
-        .user_agent(format!("dcgan/{}", crate::VERSION))
-        .build()
-        .into();
-    let (mut tries, mut pause, mut most) = (0, patience.pause, 0);
-    loop {
-        let before = file.seek(SeekFrom::End(0)).map_err(here)?;
-        let failure = match stretch(&agent, url, &mut file, before, progress) {
-            Ok(()) => return file.sync_all().map_err(here),
-            Err(Stretch::Fatal(failure)) => return Err(failure),
-            Err(Stretch::Again(error)) => error,
-        };
-        let after = file.seek(SeekFrom::End(0)).map_err(here)?;
-        // As long as there is more than ever before, it goes on.
-        if after > most {
-            (tries, pause, most) = (0, patience.pause, after);
-            continue;
-        }
-        tries += 1;
-        if tries >= patience.tries {
-            return Err(Failure::Mirror(failure.context(format!("{tries} tries"))));
-        }
-        std::thread::sleep(pause);
-        pause = pause.saturating_mul(2);
-    }
-}
-
-/// Why a stretch has ended before the file's end.
-enum Stretch {
-    /// It may be asked for again.
-    Again(anyhow::Error),
-    Fatal(Failure),
-}
-
-/// Asks for `url` from byte `begin` on, and appends what comes to `file`.
-fn stretch(
-    agent: &Agent,
-    url: &str,
-    file: &mut File,
-    begin: u64,
-    progress: &mut dyn FnMut(u64, Option<u64>),
-) -> Result<(), Stretch> {
-    let again = |error: anyhow::Error| Stretch::Again(error);
-    // The file as it is: its bytes are counted and hashed.
-    let mut request = agent.get(url).header("Accept-Encoding", "identity");
-    if begin > 0 {
-        request = request.header("Range", format!("bytes={begin}-"));
-    }
-    let response = request.call().map_err(|error| match error {
-        error @ (ureq::Error::BadUri(_)
-        | ureq::Error::TooManyRedirects
-        | ureq::Error::RequireHttpsOnly(_)
-        | ureq::Error::InvalidProxyUrl) => Stretch::Fatal(Failure::Mirror(anyhow!(error))),
-        error => again(anyhow!(error)),
-    })?;
-    let status = response.status().as_u16();
-    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-    let range_total = header("content-range")
-        .and_then(|range| range.rsplit('/').next())
-        .and_then(|total| total.parse::<u64>().ok());
-    let length = header("content-length").and_then(|length| length.parse::<u64>().ok());
-    let mut at = match status {
-        200 => 0,
-        206 => {
-            let start = header("content-range")
-                .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok());
-            if start != Some(begin) {
-                let error = anyhow!("expected bytes from {begin} on, found others");
-                return Err(Stretch::Fatal(Failure::Content(error)));
-            }
-            begin
-        }
-        // There are no more bytes: it is whole, or another file.
-        416 if begin > 0 => return Ok(()),
-        408 | 425 | 429 | 500..=599 => return Err(again(anyhow!("status {status}"))),
-        _ => return Err(Stretch::Fatal(Failure::Mirror(anyhow!("status {status}")))),
-    };
-    let total = range_total.or(length.map(|length| at + length));
-    let here = |e: std::io::Error| Stretch::Fatal(Failure::Here(anyhow!(e)));
-    // A server that knows no ranges begins anew.
-    file.set_len(at).map_err(here)?;
-    file.seek(SeekFrom::Start(at)).map_err(here)?;
-    let mut body = response.into_body().into_reader();
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let read = match body.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-            Err(e) => return Err(again(anyhow!(e))),
-        };
-        file.write_all(&buffer[..read]).map_err(here)?;
-        at += read as u64;
-        if at > MAX_DOWNLOAD {
-            let error = anyhow!("more than {MAX_DOWNLOAD} bytes");
-            return Err(Stretch::Fatal(Failure::Content(error)));
-        }
-        progress(at, total);
-    }
-    match total {
-        Some(total) if at < total => Err(again(anyhow!("broke off after {at} of {total} bytes"))),
-        _ => Ok(()),
-    }
+    super::http::append(url, &mut file, partial, patience, progress)
 }
 
 /// A part of a collection and what is there of it.
@@ -565,9 +457,9 @@ pub fn status(home: &Path) -> Result<Vec<Status>> {
     Ok(all)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cli"))]
 mod tests {
-    use std::io::{BufRead, BufReader};
+    use std::io::{BufRead, BufReader, Write};
     use std::net::{TcpListener, TcpStream};
     use std::sync::{Arc, Mutex};
     use std::thread;

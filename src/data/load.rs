@@ -15,7 +15,7 @@ use super::npy::Range;
 use super::spec::Spec;
 use super::store::{self, Builder, Description, Pixels};
 use super::{ImageSet, MAX_EXPANDED, SIZE, Stack, builtin, idx, mat5, npy};
-use crate::error::Usage;
+use crate::error::{Fixable, SettingError};
 use crate::files::places;
 use crate::rng::{Stream, permutation, rng};
 
@@ -74,10 +74,10 @@ pub enum Event<'a> {
 /// The data set that `spec` names.
 ///
 /// # Errors
-/// [`Usage`], if there is none of that name or no class of one asked for. If a file cannot be read
+/// [`SettingError`], if there is none of that name or no class of one asked for. If a file cannot be read
 /// or fetched; if images are damaged, unless they are to be skipped and are few.
 pub fn load(spec: &str, options: &Options, tell: &mut dyn FnMut(Event)) -> Result<ImageSet> {
-    let usage = |message: &str| anyhow!(Usage(format!("--dataset {spec}: {message}")));
+    let usage = |message: &str| anyhow!(SettingError::of_value("dataset", spec, message));
     let parsed: Spec = spec.parse().map_err(|message: String| usage(&message))?;
     let (pixels, description) = match parsed {
         Spec::Digits
@@ -150,13 +150,15 @@ fn check_bad(findings: &Findings, good: usize, options: &Options) -> Result<()> 
     let all = good + bad;
     ensure!(
         options.skip_bad,
-        "{bad} of {all} images cannot be read; --skip-bad leaves them out\n  {told}"
+        Fixable::UnreadableImages(format!("{bad} of {all} images cannot be read\n  {told}"))
     );
     let percent = 100.0 * bad as f64 / all as f64;
     ensure!(
         percent <= options.max_bad,
-        "{bad} of {all} images ({percent:.1} %) cannot be read, more than --max-bad {}\n  {told}",
-        options.max_bad
+        Fixable::TooManyUnreadableImages(format!(
+            "{bad} of {all} images ({percent:.1} %) cannot be read, more than {} %\n  {told}",
+            options.max_bad
+        ))
     );
     Ok(())
 }

@@ -4,6 +4,8 @@ pub mod batches;
 pub mod builtin;
 pub mod fetch;
 mod files;
+#[cfg_attr(not(feature = "cli"), path = "no_http.rs")]
+mod http;
 pub mod idx;
 pub mod image_file;
 mod load;

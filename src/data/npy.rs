@@ -1,5 +1,6 @@
 //! NumPy's arrays of images: `.npy`, and `.npz` with one of them.
 
+use std::fmt;
 use std::io::{Cursor, Read, Seek};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -264,21 +265,31 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
     text[1..].split_once(quote)
 }
 
+/// An array is of floats, and nobody has said which of them are black and white.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RangeIsMissing;
+
+impl fmt::Display for RangeIsMissing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NPY: floats; state their range")
+    }
+}
+
+impl std::error::Error for RangeIsMissing {}
+
 /// Floats in `range` as bytes, rounded to nearest; `first` is the number of the first.
 fn scaled(
     values: impl Iterator<Item = f64>,
     first: usize,
     range: Option<Range>,
 ) -> Result<Vec<u8>> {
-    let Range { low, high } = range.context(
-        "NPY: floats; state their range with --range, such as --range 0,1 or --range=-1,1",
-    )?;
+    let Range { low, high } = range.ok_or(RangeIsMissing)?;
     values
         .enumerate()
         .map(|(i, value)| {
             ensure!(
                 (low..=high).contains(&value),
-                "NPY value {}: expected {low} to {high}, as --range says, found {value}",
+                "NPY value {}: expected {low} to {high}, as the range says, found {value}",
                 first + i
             );
             Ok(((value - low) / (high - low) * 255.0).round() as u8)
@@ -391,7 +402,7 @@ mod tests {
             (file("<i8", false, "(1, 1, 1)", &[0; 8]), "float32 or float64, found"),
             (file(">f4", false, "(1, 1, 1)", &[0; 4]), "little-endian"),
             (file("|u1", true, "(1, 1, 1)", &[0]), "found Fortran's"),
-            (file("<f4", false, "(1, 1, 1)", &[0; 4]), "state their range with --range"),
+            (file("<f4", false, "(1, 1, 1)", &[0; 4]), "state their range"),
         ] {
             assert!(error(&file, None).contains(told), "{told}: {}", error(&file, None));
         }

@@ -149,7 +149,7 @@ impl Module {
 }
 
 impl Extractor {
-    /// For people, as `--features` has it.
+    /// For people, as they ask for it.
     pub fn name(&self) -> String {
         match self {
             Self::Pixels => "pixels".to_owned(),

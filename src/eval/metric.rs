@@ -64,7 +64,7 @@ impl Metric {
         Self::Copies,
     ];
 
-    /// As `--metrics`, JSON and TensorBoard have it.
+    /// As people ask for it, and as JSON and TensorBoard have it.
     pub fn name(self) -> &'static str {
         match self {
             Self::FrechetDistance => "frechet_distance",

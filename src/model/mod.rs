@@ -15,6 +15,7 @@ pub use generator::{FoldedGenerator, Generator};
 pub use init::{KERNEL_STDDEV, initialize};
 
 pub use crate::architecture::{Architecture, ModelConfig, Network};
+use crate::error::Fixable;
 use crate::tf::Variable;
 
 /// Both networks, on one device and of one kind.
@@ -130,9 +131,9 @@ fn ensure_room(architecture: &Architecture, device: Device, kind: Kind) -> Resul
     Tensor::f_empty([4 * count], (kind, device)).map(drop).with_context(|| {
         let gb = 4. * count as f64 * kind.elt_size_in_bytes() as f64 / 1e9;
         let ModelConfig { base_width, z_dim, .. } = architecture.config;
-        format!(
-            "no memory for networks of {count} parameters ({gb:.1} GB with gradients and moments); \
-             expected a smaller `base-width` or `z-dim` than {base_width} and {z_dim}"
-        )
+        Fixable::NetworksTooLarge(format!(
+            "no memory for networks of {count} parameters ({gb:.1} GB with gradients and moments) \
+             of base width {base_width} and z of length {z_dim}"
+        ))
     })
 }

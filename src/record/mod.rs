@@ -2,8 +2,10 @@
 
 pub mod grid;
 pub mod jsonl;
+#[cfg(feature = "cli")]
 pub mod movie;
+#[cfg(feature = "cli")]
 pub mod plot;
-pub mod progress;
+#[cfg(feature = "cli")]
 pub mod report;
 pub mod tensorboard;

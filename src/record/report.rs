@@ -13,7 +13,7 @@ use crate::record::grid::Picture;
 use crate::record::jsonl::{Line, read};
 use crate::record::plot::{Plot, digits, thousands};
 use crate::run::RunDir;
-use crate::run::list::{State, Summary, name_of, shell_quoted};
+use crate::run::list::{State, Summary, name_of};
 use crate::settings::ENVIRONMENT_KEY;
 
 /// The page, with places for what is in [`html`].
@@ -28,11 +28,11 @@ struct Grid {
     src: String,
 }
 
-/// The report of the run in `run`.
+/// The report of the run in `run`, which the command `how_to_repeat` repeats.
 ///
 /// # Errors
 /// [`Usage`], if nothing has been logged yet; if the run's files cannot be read.
-pub fn html(run: &Path) -> Result<String> {
+pub fn html(run: &Path, how_to_repeat: &str) -> Result<String> {
     let summary = Summary::read(run)?;
     let path = run.join("metrics.jsonl");
     let (mut metrics, mut evaluations) = (Vec::new(), Vec::new());
@@ -135,10 +135,6 @@ pub fn html(run: &Path) -> Result<String> {
     page.set_auto_escape_callback(|_| AutoEscape::Html);
     page.add_template("report", TEMPLATE)?;
     let folder = run.canonicalize().unwrap_or_else(|_| run.to_path_buf());
-    let command = format!(
-        "dcgan train --config {}",
-        shell_quoted(&folder.join("config.toml").display().to_string())
-    );
     let name = name_of(&folder);
     Ok(page.get_template("report")?.render(context! {
         name,
@@ -155,7 +151,7 @@ pub fn html(run: &Path) -> Result<String> {
         curves,
         settings => settings.trim(),
         environment => environment.trim(),
-        command,
+        command => how_to_repeat,
         names,
         rows,
         version => crate::VERSION,

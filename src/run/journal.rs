@@ -4,13 +4,13 @@ use anyhow::Result;
 use tch::Device;
 
 use super::folder::{FINISHED, RunDir};
+use super::observer::Observer;
 use crate::data::{ImageSet, SIZE, SetIdentity};
 use crate::device::{self, DeviceChoice};
 use crate::files::write_bytes;
 use crate::model::{Model, Network};
 use crate::record::grid::Picture;
 use crate::record::jsonl::{Evaluation, JsonLines, Line, Metrics, Rollback, rewind};
-use crate::record::progress::Progress;
 use crate::record::tensorboard::TensorBoard;
 use crate::settings::{ENVIRONMENT_KEY, TrainConfig};
 use crate::weights::Weights;
@@ -21,7 +21,7 @@ pub(crate) const GRID: usize = 6;
 /// The run's configuration, metrics, events, pictures and weights.
 pub(crate) struct Journal<'a> {
     run: &'a RunDir,
-    progress: &'a Progress,
+    progress: &'a dyn Observer,
     metrics: JsonLines,
     /// The last line of metrics.
     pub(crate) last: Option<Metrics>,
@@ -40,7 +40,7 @@ impl<'a> Journal<'a> {
         config_toml: &str,
         set: &ImageSet,
         run: &'a RunDir,
-        progress: &'a Progress,
+        progress: &'a dyn Observer,
         (iteration, rollbacks): (u64, &[Rollback]),
         lines_every: Option<u64>,
     ) -> Result<Self> {
@@ -225,6 +225,7 @@ pub(crate) fn config_toml(
     config: &TrainConfig,
     device: Device,
     set: &SetIdentity,
+    how_to_repeat: Option<&str>,
 ) -> Result<String> {
     let mut table = toml::Table::try_from(config)?;
     let text = |value: &str| toml::Value::String(value.to_owned());
@@ -240,5 +241,6 @@ pub(crate) fn config_toml(
     ]);
     table.insert(ENVIRONMENT_KEY.to_owned(), environment.into());
     let toml = toml::to_string(&table)?;
-    Ok(format!("# Repeat this run: dcgan train --config THIS_FILE\n{toml}"))
+    let comment = how_to_repeat.map(|command| format!("# Repeat this run: {command}\n"));
+    Ok(comment.unwrap_or_default() + &toml)
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{RUNS, RunDir, run_number};
-use crate::error::Usage;
+use crate::error::{Fixable, Usage};
 use crate::record::jsonl::{Metrics, Rollback, read_metrics};
 use crate::run::checkpoint::{Checkpoint, Folder};
 use crate::run::resume::config_of;
@@ -16,7 +16,7 @@ use crate::settings::TrainConfig;
 /// The folder that `name` means: a path, or the name or number of a run under `runs/`.
 ///
 /// # Errors
-/// [`Usage`], if there is none, or more than one.
+/// [`Fixable::NoSuchRun`], if there is none; [`Usage`], if there is more than one.
 pub fn find(name: &Path) -> Result<PathBuf> {
     find_in(Path::new(RUNS), name)
 }
@@ -43,10 +43,7 @@ fn find_in(runs: &Path, name: &Path) -> Result<PathBuf> {
             other.display()
         ))
         .into()),
-        (None, _) => {
-            Err(Usage(format!("{text}: there is no such run; `dcgan runs` lists those there are"))
-                .into())
-        }
+        (None, _) => Err(Fixable::NoSuchRun(text.into_owned()).into()),
     }
 }
 
@@ -220,6 +217,7 @@ pub fn needless_checkpoints(path: &Path, keep: usize) -> Result<Vec<(PathBuf, u6
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::is_usage;
 
     #[test]
     fn a_run_is_found_by_path_name_and_number() -> Result<()> {
@@ -237,7 +235,7 @@ mod tests {
         assert_eq!(find_in(&runs, &runs.join("mine"))?, runs.join("mine"));
         for name in ["2", "000", "0012-", ""] {
             let error = find(name).unwrap_err();
-            assert!(error.is::<Usage>() && error.to_string().contains("no such run"), "{error}");
+            assert!(is_usage(&error) && error.to_string().contains("no such run"), "{error}");
         }
         std::fs::create_dir(runs.join("1-copy"))?;
         std::fs::write(runs.join("1-copy/config.toml"), "")?;

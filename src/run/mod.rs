@@ -6,6 +6,7 @@ pub(crate) mod journal;
 pub mod list;
 mod lock;
 pub mod model;
+pub mod observer;
 pub mod resume;
 pub mod watch;
 

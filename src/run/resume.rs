@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 
 use super::folder::RunDir;
 use crate::data::SetIdentity;
-use crate::error::Usage;
+use crate::error::{Fixable, Usage};
 use crate::run::checkpoint::{Checkpoint, Folder, Header};
 use crate::settings::{Change, TrainConfig, read_run_config};
 
@@ -55,18 +55,15 @@ impl Saved {
     pub fn read(folder: &Path, report: impl FnMut(&anyhow::Error)) -> Result<Self> {
         ensure_run(folder)?;
         let path = folder.join("config.toml");
-        let again =
-            || format!("`dcgan --config {}` repeats the run from its beginning", path.display());
+        let is_lost = |problem| Fixable::StateIsLost { config: path.clone(), problem };
         let checkpoint = Folder::of_run(folder)
             .latest(u64::MAX, report)
-            .map_err(|error| anyhow!("{error:#}\n{}", again()))?;
+            .map_err(|error| is_lost(format!("{error:#}")))?;
         let config = config_of(folder, checkpoint.as_ref().map(|checkpoint| &checkpoint.header))?;
         let has_trained = folder.join("metrics.jsonl").metadata().is_ok_and(|file| file.len() > 0);
         ensure!(
             checkpoint.is_some() || !has_trained,
-            "{}: the run has no checkpoint; {}",
-            folder.display(),
-            again()
+            is_lost(format!("{}: the run has no checkpoint", folder.display()))
         );
         Ok(Self { config, checkpoint })
     }
@@ -76,41 +73,38 @@ impl Saved {
         self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.header.iteration)
     }
 
-    /// Whether `config` on `set` continues the very same run.
+    /// What makes a run with `config` on `set` another than this one; nothing, if it is the very same, which it
+    /// must be to resume.
     ///
     /// # Errors
-    /// [`Usage`], naming every key that changes the result, with both values.
-    pub fn ensure_same_run(&self, config: &TrainConfig, set: &SetIdentity) -> Result<()> {
+    /// If a setting's value cannot be told.
+    pub fn changes(&self, config: &TrainConfig, set: &SetIdentity) -> Result<Vec<Change>> {
         let was = self.checkpoint.as_ref().map_or(&self.config, |saved| &saved.header.config);
         let mut changes = was.changes(config)?;
         if let Some(checkpoint) = &self.checkpoint {
             changes.extend(set_changes(&checkpoint.header.set, set));
         }
-        refuse(
-            "--resume",
-            &changes,
-            "a resumed run is the same run, whatever flags or its config.toml say now; with --fork NEWRUN \
-             another starts from its checkpoint",
-        )
+        Ok(changes)
     }
 }
 
-/// Whether a run with `config` on `set` can begin with the networks of `checkpoint`.
+/// What keeps a run with `config` on `set` from beginning with the networks of `checkpoint`: all that changes their
+/// shapes.
 ///
 /// # Errors
-/// [`Usage`], naming every key that changes their shapes, with both values.
-pub fn ensure_same_networks(
+/// If a setting's value cannot be told.
+pub fn network_changes(
     checkpoint: &Checkpoint,
     config: &TrainConfig,
     set: &SetIdentity,
-) -> Result<()> {
+) -> Result<Vec<Change>> {
     let mut changes = checkpoint.header.config.changes(config)?;
     changes.retain(|change| ["base-width", "z-dim"].contains(&change.key.as_str()));
     let saved = &checkpoint.header.set;
     if saved.channels != set.channels {
         changes.push(change("channels of the data set", saved.channels, set.channels));
     }
-    refuse("--fork", &changes, "a checkpoint's networks keep their shapes")
+    Ok(changes)
 }
 
 fn set_changes(was: &SetIdentity, is: &SetIdentity) -> Vec<Change> {
@@ -124,12 +118,4 @@ fn set_changes(was: &SetIdentity, is: &SetIdentity) -> Vec<Change> {
 
 fn change(key: &str, was: impl ToString, is: impl ToString) -> Change {
     Change { key: key.to_owned(), was: was.to_string(), is: is.to_string() }
-}
-
-fn refuse(flag: &str, changes: &[Change], why: &str) -> Result<()> {
-    if changes.is_empty() {
-        return Ok(());
-    }
-    let told = changes.iter().map(|Change { key, was, is }| format!("{key} was {was} and is {is}"));
-    Err(Usage(format!("{flag}: {}; {why}", told.collect::<Vec<_>>().join(", "))).into())
 }

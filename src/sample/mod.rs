@@ -209,7 +209,10 @@ impl Sampler {
 }
 
 /// Images `[N, C, H, W]` in [−1, 1] → bytes `[N, H, W, C]`, rounded to nearest.
-pub(crate) fn bytes(images: &Tensor) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// If there is no memory for them, or `images` has another number of dimensions.
+pub fn bytes(images: &Tensor) -> Result<Vec<u8>> {
     let images = images.f_permute([0, 2, 3, 1])?;
     let scaled = images.f_add_scalar(1.)?.f_mul_scalar_(127.5)?.f_round_()?.f_clamp_(0., 255.)?;
     Ok(Vec::try_from(scaled.f_to_kind(Kind::Uint8)?.f_contiguous()?.f_flatten(0, -1)?)?)

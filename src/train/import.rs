@@ -8,7 +8,7 @@ use tch::Device;
 use super::state::{Entry, Part, save, state};
 use super::step::Gan;
 use crate::data::SetIdentity;
-use crate::error::Usage;
+use crate::error::{Fixable, Usage};
 use crate::files::TensorFile;
 use crate::finite::ensure_finite;
 use crate::model::{Model, Network};
@@ -29,7 +29,7 @@ impl Imported {
     /// Reads exported weights of one network or both.
     ///
     /// # Errors
-    /// [`Usage`], if a network is in two files, or a file is a checkpoint already. If a file cannot be
+    /// [`Usage`], if a network is in two files; [`Fixable::IsCheckpoint`], if a file is a checkpoint already. If a file cannot be
     /// read, holds neither network, or two networks do not fit together.
     pub fn read(paths: &[PathBuf]) -> Result<Self> {
         let mut files = Vec::new();
@@ -41,9 +41,7 @@ impl Imported {
                 return Err(Usage(format!("{name}: {message}")).into());
             }
             if Checkpoint::is_one(path)? {
-                let message =
-                    "is a checkpoint already; `dcgan train --resume` takes it with --fork";
-                return Err(Usage(format!("{name}: {message}")).into());
+                return Err(Fixable::IsCheckpoint(path.clone()).into());
             }
             files.push((name, TensorFile::read(path)?));
         }

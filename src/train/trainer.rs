@@ -16,11 +16,11 @@ use crate::files::remove;
 use crate::finite::NotFinite;
 use crate::model::Model;
 use crate::record::jsonl::{Evaluation, Metrics, Rollback};
-use crate::record::progress::Progress;
 use crate::rng::{Stream, noise, rng};
 use crate::run::RunDir;
 use crate::run::checkpoint::{Checkpoint, Header, Origin};
 use crate::run::journal::{GRID, Journal, config_toml};
+use crate::run::observer::Observer;
 use crate::run::watch::{Alarm, Collapse, READ_EVERY, Reading, Watch};
 use crate::sample::{Sampler, sample};
 use crate::settings::{OnCollapse, TrainConfig};
@@ -43,8 +43,10 @@ pub struct Job<'a> {
     pub run: &'a RunDir,
     /// The state to go on from; the beginning where there is none.
     pub from: Option<Checkpoint>,
+    /// The command that repeats the run, for people who read its `config.toml`; none where there is no command.
+    pub how_to_repeat: Option<&'a str>,
     /// Who is told how it goes.
-    pub progress: &'a Progress,
+    pub progress: &'a dyn Observer,
     /// Who may ask the run to end.
     pub interrupt: &'a Interrupt,
     /// Measures samples, where the settings ask for that.
@@ -112,7 +114,7 @@ enum Occasion {
 /// A run in memory.
 struct Trainer<'a> {
     run: &'a RunDir,
-    progress: &'a Progress,
+    progress: &'a dyn Observer,
     interrupt: &'a Interrupt,
     gan: Gan,
     batches: Prefetch,
@@ -136,7 +138,8 @@ struct Trainer<'a> {
 
 impl<'a> Trainer<'a> {
     fn begin(job: Job<'a>) -> Result<Self> {
-        let Job { config, device, set, run, from, progress, interrupt, evaluator } = job;
+        let Job { config, device, set, run, from, how_to_repeat, progress, interrupt, evaluator } =
+            job;
         // The networks come first: where they do not fit, nothing has been written.
         let kind = config.precision.kind();
         let model = Model::new(&config.model(set.channels()), config.seed, device, kind)?
@@ -171,7 +174,7 @@ impl<'a> Trainer<'a> {
         if !checkpoints.file(state.iteration).exists() {
             write(run, &state, &gan)?;
         }
-        let text = config_toml(config, device, &state.set)?;
+        let text = config_toml(config, device, &state.set, how_to_repeat)?;
         let at = (state.iteration, &state.rollbacks[..]);
         let journal = Journal::open(&text, &set, run, progress, at, lines_every)?;
         let fixed_z = {
@@ -343,7 +346,7 @@ impl<'a> Trainer<'a> {
             {
                 if is_new {
                     let iteration = self.state.iteration;
-                    self.progress.warn(&format!("iteration {iteration}: {collapse}; {REMEDY}"));
+                    self.progress.collapse(iteration, &collapse);
                 }
                 Ok(())
             }
@@ -433,9 +436,6 @@ impl<'a> Trainer<'a> {
         }
     }
 }
-
-/// What helps against a collapse, in a few words.
-const REMEDY: &str = "try a smaller --learning-rate, another --seed or more --label-smoothing";
 
 /// Writes the state's checkpoint.
 fn write(run: &RunDir, header: &Header, gan: &Gan) -> Result<()> {

@@ -1,75 +1,21 @@
-//! `dcgan plot`, `dcgan report` and `dcgan nearest`: what a run came to, for eyes.
+//! `dcgan nearest`: generated images beside the nearest images of a data set.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::data::builtin::DIGITS;
+use dcgan::data::{ImageSet, SIZE};
+use dcgan::error::Usage;
+use dcgan::eval::neighbours::{Neighbour, is_copy, nearest as nearest_in, suspicious};
+use dcgan::files::write_bytes;
+use dcgan::record::grid::Picture;
+use dcgan::rng::{Stream, permutation, rng};
 
-use super::data::load_aloud;
-use super::print;
-use crate::cli::{NearestArgs, PlotArgs, ReportArgs};
-use crate::data::builtin::DIGITS;
-use crate::data::{ImageSet, SIZE};
-use crate::error::Usage;
-use crate::eval::neighbours::{Neighbour, is_copy, nearest as nearest_in, suspicious};
-use crate::files::write_bytes;
-use crate::record::grid::Picture;
-use crate::record::jsonl::read_metrics;
-use crate::record::plot::{CURVES, Plot};
-use crate::record::progress::{Verbosity, Work, say};
-use crate::rng::{Stream, permutation, rng};
-use crate::run::list::{find, name_of};
-use crate::run::resume::ensure_run;
-
-/// `dcgan plot`.
-///
-/// # Errors
-/// [`Usage`], if there is no such run, nothing is logged, or a file is there already; if it cannot be read or
-/// written.
-pub fn plot(args: &PlotArgs) -> Result<ExitCode> {
-    super::ensure_ending("--out", &args.out, &["png", "svg"])?;
-    if args.runs.len() > CURVES {
-        let message = format!("{} runs: a plot tells {CURVES} apart at most", args.runs.len());
-        return Err(Usage(message).into());
-    }
-    super::ensure_free(&args.out, false, args.force)?;
-    let mut runs = Vec::new();
-    for run in &args.runs {
-        let path = find(run)?;
-        ensure_run(&path)?;
-        let file = path.join("metrics.jsonl");
-        let metrics = if file.exists() { read_metrics(&file)? } else { Vec::new() };
-        if metrics.is_empty() {
-            return Err(Usage(format!("{}: nothing has been logged yet", path.display())).into());
-        }
-        let name = name_of(&path);
-        // Of two of one name the paths tell which is which.
-        let is_taken = runs.iter().any(|(other, _)| *other == name);
-        runs.push((if is_taken { path.display().to_string() } else { name }, metrics));
-    }
-    let plot = Plot::of_runs(&runs);
-    let bytes = if super::ending(&args.out) == "svg" {
-        plot.svg()?.into_bytes()
-    } else {
-        plot.picture()?.png()?
-    };
-    write_bytes(&args.out, &bytes)?;
-    say(&format!("{} run(s): {}", runs.len(), args.out.display()));
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `dcgan report`.
-///
-/// # Errors
-/// [`Usage`], if there is no such run or a file is there already; as [`crate::record::report::html`].
-pub fn report(args: &ReportArgs) -> Result<ExitCode> {
-    super::ensure_ending("--out", &args.out, &["html"])?;
-    super::ensure_free(&args.out, false, args.force)?;
-    let run = find(&args.run)?;
-    ensure_run(&run)?;
-    write_bytes(&args.out, crate::record::report::html(&run)?.as_bytes())?;
-    say(&format!("{}: {}", run.display(), args.out.display()));
-    Ok(ExitCode::SUCCESS)
-}
+use super::dataset::load_with_progress;
+use super::generator::sampler;
+use super::output::{ensure_ending, ensure_free, ensure_picture, print};
+use super::progress::{Work, say};
+use crate::cli::{NearestArgs, Verbosity};
 
 /// `dcgan nearest`.
 ///
@@ -77,15 +23,15 @@ pub fn report(args: &ReportArgs) -> Result<ExitCode> {
 /// [`Usage`], if the flags ask for what cannot be or a file is there already; if the generator or the data
 /// set cannot be read, or the picture not be written.
 pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
-    super::ensure_ending("--out", &args.out, &["png"])?;
+    ensure_ending("--out", &args.out, &["png"])?;
     let (count, k) = (args.count as usize, args.neighbours as usize);
-    super::ensure_picture(count * (k + 1), 3, args.scale as usize)?;
-    super::ensure_free(&args.out, false, args.force)?;
-    let sampler = super::sampler(&args.generator)?;
+    ensure_picture(count * (k + 1), 3, args.scale as usize)?;
+    ensure_free(&args.out, false, args.force)?;
+    let sampler = sampler(&args.generator)?;
     let verbosity = Verbosity::unless(args.quiet);
     let dataset = args.dataset.as_deref().or(sampler.dataset()).unwrap_or(DIGITS);
     let options = args.data.resolve(dataset, None)?.data();
-    let set = load_aloud(dataset, &options, verbosity)?;
+    let set = load_with_progress(dataset, &options, verbosity)?;
     if set.channels() != sampler.channels() {
         let message = format!(
             "--dataset {dataset}: its images have {} channel(s), the generator's {}; name the set that it was trained on",

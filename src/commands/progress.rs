@@ -3,29 +3,13 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use dcgan::record::jsonl::{Evaluation, Metrics};
+use dcgan::record::plot::digits;
+use dcgan::run::observer::Observer;
+use dcgan::run::watch::Collapse;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::jsonl::{Evaluation, Metrics};
-use super::plot::digits;
-
-/// How much to say.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verbosity {
-    /// Errors and warnings alone.
-    Quiet,
-    /// Where the run goes and how it goes.
-    #[default]
-    Normal,
-    /// The layers and settings too.
-    Verbose,
-}
-
-impl Verbosity {
-    /// As usual, unless nothing is to be said.
-    pub fn unless(quiet: bool) -> Self {
-        if quiet { Self::Quiet } else { Self::Normal }
-    }
-}
+use crate::cli::Verbosity;
 
 /// Writes a line to standard error. Where nobody reads any more, `eprintln!` would panic; what goes on
 /// behind the line need not stop.
@@ -160,6 +144,10 @@ impl Drop for Work {
     }
 }
 
+/// What helps against a collapse, in a few words.
+const AGAINST_COLLAPSE: &str =
+    "try a smaller --learning-rate, another --seed or more --label-smoothing";
+
 /// The progress of one run, on standard error.
 #[derive(Debug)]
 pub struct Progress {
@@ -191,13 +179,25 @@ impl Progress {
         }
     }
 
-    /// Something that is wrong but does not stop the run; said even when quiet.
-    pub fn warn(&self, text: &str) {
+    fn print(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say(text)),
+            None => say(text),
+        }
+    }
+}
+
+impl Observer for Progress {
+    /// Also when quiet.
+    fn warn(&self, text: &str) {
         self.print(&format!("warning: {text}"));
     }
 
-    /// Training goes on after `iteration`.
-    pub fn begin(&self, iteration: u64) {
+    fn collapse(&self, iteration: u64, collapse: &Collapse) {
+        self.warn(&format!("iteration {iteration}: {collapse}; {AGAINST_COLLAPSE}"));
+    }
+
+    fn begin(&self, iteration: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(iteration);
             // The jump is no speed.
@@ -205,15 +205,13 @@ impl Progress {
         }
     }
 
-    /// After every iteration.
-    pub fn advance(&self, iteration: u64) {
+    fn advance(&self, iteration: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(iteration);
         }
     }
 
-    /// After every logged iteration.
-    pub fn log(&self, metrics: &Metrics) {
+    fn log(&self, metrics: &Metrics) {
         let Metrics { iteration, epoch, d_loss, g_loss, images_per_s, elapsed_s, .. } = *metrics;
         let losses = format!("d_loss {d_loss:.4} · g_loss {g_loss:.4}");
         let speed = format!("{images_per_s:.0} images/s");
@@ -231,19 +229,11 @@ impl Progress {
         }
     }
 
-    /// After an evaluation.
-    pub fn evaluation(&self, evaluation: &Evaluation) {
+    fn evaluation(&self, evaluation: &Evaluation) {
         let Evaluation { iteration, evaluation, eval_s, .. } = evaluation;
         let values = evaluation.iter().map(|(name, value)| format!("{name} {}", digits(*value)));
         let values = values.collect::<Vec<_>>().join(" · ");
         self.note(&format!("iteration {iteration}: {values} · evaluated in {eval_s:.1} s"));
-    }
-
-    fn print(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| say(text)),
-            None => say(text),
-        }
     }
 }
 

@@ -1,0 +1,45 @@
+//! Arguments of `bench`.
+
+use clap::Args;
+use dcgan::device::DeviceChoice;
+use dcgan::settings::Precision;
+
+use super::precision;
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// float32, float64, or bfloat16 in convolutions and dense layers
+    #[arg(long, value_parser = precision, default_value = "f32")]
+    pub precision: Precision,
+    /// Where to compute: auto, cpu, cuda, cuda:N or mps
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// On CUDA, let float32 convolutions compute in TensorFloat-32
+    #[arg(long, value_parser = ["on", "off"], default_value = "off")]
+    pub tf32: String,
+    /// CPU threads [default: the physical cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Images an iteration
+    #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub batch_size: u32,
+    /// Scales every layer
+    #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub base_width: u32,
+    /// Iterations that are not counted
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub warmup: u16,
+    /// Iterations that are
+    #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u16).range(1..))]
+    pub iterations: u16,
+    /// Measure the convolutions alone, too, each in libtorch's best memory layout
+    #[arg(long)]
+    pub floor: bool,
+    /// Sample so many images, too
+    #[arg(long, value_name = "N", default_value = "0", value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
+    pub samples: u32,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}

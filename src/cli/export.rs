@@ -1,0 +1,46 @@
+//! Arguments of `export`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Formats:
+  safetensors  weights by PyTorch's names and layouts, in the mirrored frame (see README)
+  tf           weights by TensorFlow's names and layouts, upright, as a safetensors file
+  torchscript  a program for torch.jit.load (Python, C++): z [N, z_dim] to images [N, C, 32, 32]
+  onnx         the same for onnxruntime and others, standard operators of opset 17")]
+pub struct ExportArgs {
+    /// A run (its folder, or its name or number under runs/; its newest checkpoint is taken), a
+    /// checkpoint, or exported weights [default: the built-in digits]
+    #[arg(value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// The format [default: what the name of --out ends in: .onnx, .pt or .safetensors]
+    #[arg(long, value_enum)]
+    pub format: Option<ExportFormat>,
+    /// The file to write [default: generator.safetensors, generator-tf.safetensors, generator.pt or
+    /// generator.onnx]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Which network; the discriminator as safetensors or tf only
+    #[arg(long, value_parser = ["generator", "discriminator"], default_value = "generator")]
+    pub network: String,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What `export` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// Weights for PyTorch.
+    Safetensors,
+    /// Weights for TensorFlow.
+    Tf,
+    /// A program for libtorch.
+    Torchscript,
+    /// A program for other runtimes.
+    Onnx,
+}

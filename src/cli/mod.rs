@@ -1,0 +1,223 @@
+//! The command line: clap types, one file a command, turned into settings.
+
+mod bench;
+mod data;
+mod eval;
+mod export;
+mod film;
+mod generator;
+mod import;
+mod interpolate;
+mod nearest;
+mod plot;
+mod report;
+mod runs;
+mod sample;
+mod train;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+use dcgan::settings::Precision;
+
+pub use bench::BenchArgs;
+pub use data::{DataCommand, DataCommandArgs};
+pub use eval::EvalArgs;
+pub use export::{ExportArgs, ExportFormat};
+pub use film::FilmArgs;
+pub use generator::GeneratorArgs;
+pub use import::ImportArgs;
+pub use interpolate::InterpolateArgs;
+pub use nearest::NearestArgs;
+pub use plot::PlotArgs;
+pub use report::ReportArgs;
+pub use runs::{RunsArgs, RunsCommand};
+pub use sample::{GridSize, SampleArgs};
+pub use train::{DataArgs, TrainArgs};
+pub use verify::VerifyArgs;
+
+/// Train a DCGAN exactly as the TensorFlow 1 reference does.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dcgan",
+    version,
+    args_conflicts_with_subcommands = true,
+    args_override_self = true,
+    allow_negative_numbers = true,
+    after_help = "\
+Training is the default command: `dcgan --epochs 5` is `dcgan train --epochs 5`. Ctrl-C (SIGINT), SIGTERM
+and SIGHUP end a run with its state saved (exit status 130, 143, 129), and --resume goes on with it.
+
+Examples:
+  dcgan                                  train on the built-in digits, on the best device
+  dcgan --device cuda --epochs 50        longer, on the GPU
+  dcgan --iterations 20 --base-width 8   a first look, in seconds
+  dcgan --config runs/NAME/config.toml   repeat a run
+  dcgan --resume runs/NAME               go on with one
+  tensorboard --logdir runs              watch"
+)]
+pub struct Cli {
+    /// What to do; without one: train.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Options of `train`.
+    #[command(flatten)]
+    pub train: TrainArgs,
+}
+
+impl Cli {
+    /// Whether the command computes with networks.
+    pub fn computes(&self) -> bool {
+        matches!(
+            self.command,
+            None | Some(
+                Command::Train(_)
+                    | Command::Sample(_)
+                    | Command::Interpolate(_)
+                    | Command::Nearest(_)
+                    | Command::Eval(_)
+                    | Command::Verify(_)
+                    | Command::Bench(_)
+            )
+        )
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a GAN (the default)
+    #[command(args_override_self = true, allow_negative_numbers = true)]
+    Train(Box<TrainArgs>),
+    /// Make images with a trained generator
+    ///
+    /// Without MODEL: with the small generator of handwritten digits that the program holds.
+    Sample(SampleArgs),
+    /// Walk through latent space: an animation (.gif, .mp4) or a strip (.png)
+    Interpolate(InterpolateArgs),
+    /// Make a film of a run's samples, the iteration on each frame (.gif, or .mp4 with ffmpeg)
+    Film(FilmArgs),
+    /// Plot losses and probabilities of one run or several (.png, .svg)
+    Plot(PlotArgs),
+    /// Write one HTML file that shows a run: samples over time, curves, settings, how to repeat it
+    Report(ReportArgs),
+    /// Show generated images beside the nearest images of a data set: does the model copy?
+    Nearest(NearestArgs),
+    /// Measure how good generated images are: Fréchet and kernel distance, precision, recall and more
+    ///
+    /// Each metric is printed with its uncertainty (a standard deviation) and its floor: what it says of real
+    /// images that were held out.
+    Eval(Box<EvalArgs>),
+    /// Write a trained network for PyTorch, TensorFlow, libtorch or onnxruntime
+    Export(ExportArgs),
+    /// Make a checkpoint of exported weights, to go on from
+    ///
+    /// `dcgan train --resume CHECKPOINT --fork NEWRUN` then goes on, on a data set of the same channels.
+    Import(ImportArgs),
+    /// Check this build against files of what the real TensorFlow computed
+    ///
+    /// Prints a table of errors and bounds for each file; exit status 1 if any fails.
+    Verify(VerifyArgs),
+    /// Measure the time of an iteration on this machine
+    Bench(BenchArgs),
+    /// Say what this build and this machine can do, and what to do about each 'no'
+    Doctor,
+    /// List data sets, look into one, or fetch one
+    Data(DataCommandArgs),
+    /// List the runs under runs/, show one, or remove old checkpoints
+    Runs(RunsArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// How much to say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Errors and warnings alone.
+    Quiet,
+    /// Where the run goes and how it goes.
+    #[default]
+    Normal,
+    /// The layers and settings too.
+    Verbose,
+}
+
+impl Verbosity {
+    /// As usual, unless nothing is to be said.
+    pub fn unless(quiet: bool) -> Self {
+        if quiet { Self::Quiet } else { Self::Normal }
+    }
+}
+
+/// A whole number as far as TOML's go; the configuration checks each one's own range.
+fn whole(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|&number| number <= i64::MAX as u64);
+    number.ok_or_else(|| "expected a whole number, 0 or more".to_owned())
+}
+
+/// Frames a second.
+fn frame_rate(text: &str) -> Result<f64, String> {
+    let fps = text.parse().ok().filter(|fps| (0.1..=100.0).contains(fps));
+    fps.ok_or_else(|| "expected 0.1 to 100 frames a second".to_owned())
+}
+
+fn precision(text: &str) -> Result<Precision, String> {
+    let names = Precision::ALL.map(Precision::name).join(", ");
+    Precision::from_name(text).ok_or_else(|| format!("expected one of {names}"))
+}
+
+/// Two numbers; the configuration checks their order.
+fn low_and_high(text: &str) -> Result<[f64; 2], String> {
+    let numbers = text
+        .split_once(',')
+        .and_then(|(low, high)| Some([low.trim().parse().ok()?, high.trim().parse().ok()?]));
+    numbers.ok_or_else(|| "expected two numbers, such as 0,1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, Result};
+    use clap::CommandFactory;
+    use dcgan::settings::TrainConfig;
+
+    use super::*;
+
+    #[test]
+    fn help_of_every_command_names_every_flag() {
+        let mut cli = Cli::command();
+        cli.build();
+        let commands = cli.get_subcommands().filter(|command| command.get_name() != "help");
+        let mut commands: Vec<_> = commands.cloned().collect();
+        assert_eq!(commands.len(), 16);
+        commands.push(cli);
+        for mut command in commands {
+            let texts = [command.render_help().to_string(), command.render_long_help().to_string()];
+            for flag in command.get_arguments().filter_map(|argument| argument.get_long()) {
+                let is_named = texts.iter().all(|text| text.contains(&format!("--{flag}")));
+                assert!(is_named, "{}: --{flag}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn help_states_the_defaults_that_hold() -> Result<()> {
+        let defaults = toml::Table::try_from(TrainConfig::default())?;
+        let command = Cli::command();
+        for (name, value) in defaults {
+            let argument = command.get_arguments().find(|a| a.get_long() == Some(&name));
+            let help = argument.and_then(|a| a.get_help()).with_context(|| name.clone())?;
+            let help = help.to_string();
+            let stated = help.split("[default: ").nth(1).and_then(|text| text.strip_suffix(']'));
+            let stated = stated.with_context(|| format!("--{name}: {help}"))?;
+            match value {
+                toml::Value::Float(value) => assert_eq!(stated.parse::<f64>()?, value, "{name}"),
+                toml::Value::String(value) => assert_eq!(stated, value, "{name}"),
+                value => assert_eq!(stated, value.to_string(), "{name}"),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! `dcgan bench`: the time of an iteration.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use dcgan::architecture::ModelConfig;
+use dcgan::bench::{BenchConfig, BenchResult};
+use dcgan::device::{self, default_threads};
+
+use super::generator::resolve_device;
+use super::output::print;
+use crate::cli::BenchArgs;
+
+/// `dcgan bench`.
+///
+/// # Errors
+/// As [`dcgan::bench::bench`].
+pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
+    device::configure(args.threads.map_or_else(default_threads, usize::from));
+    let device = resolve_device(args.device, args.precision.kind())?;
+    let result = dcgan::bench::bench(&BenchConfig {
+        model: ModelConfig { base_width: args.base_width.into(), ..Default::default() },
+        batch_size: args.batch_size as usize,
+        precision: args.precision,
+        device,
+        warmup: args.warmup.into(),
+        iterations: args.iterations.into(),
+        floor: args.floor,
+        samples: args.samples as usize,
+    })?;
+    if args.json {
+        return print(format!("{}\n", serde_json::to_string(&result)?).as_bytes());
+    }
+    print(bench_table(&result)?.as_bytes())
+}
+
+fn bench_table(result: &BenchResult) -> Result<String> {
+    let BenchResult { median_ms, min_ms, images_per_s, gflop_per_s, batch, .. } = result;
+    let BenchResult { phases_ms, precision, device, threads, .. } = result;
+    let memory = result.max_rss_mb.map_or("unknown".to_owned(), |mb| format!("{mb:.0} MB"));
+    let mut text = format!(
+        "{median_ms:.1} ms an iteration (median of {}, least {min_ms:.1}), {images_per_s:.0} images/s\n\
+         batch {batch}, {precision}, {device}, {threads} threads, peak memory {memory}\n\n",
+        result.times_ms.len(),
+    );
+    for (phase, ms) in [
+        ("batch and noise", phases_ms.data),
+        ("generator forward", phases_ms.generator_forward),
+        ("discriminator forward", phases_ms.discriminator_forward),
+        ("discriminator backward", phases_ms.discriminator_backward),
+        ("generator backward", phases_ms.generator_backward),
+        ("optimizers", phases_ms.optimizers),
+    ] {
+        writeln!(text, "  {phase:<24}{ms:>9.1} ms {:>6.1} %", 100. * ms / median_ms)?;
+    }
+    writeln!(
+        text,
+        "\n{gflop_per_s:.0} GFLOP/s, counting the plain algorithm's operations in convolutions"
+    )?;
+    if let Some(floor_ms) = result.floor_ms {
+        writeln!(
+            text,
+            "libtorch's convolutions alone, each in its best layout: {floor_ms:.1} ms; \
+             an iteration takes {:.2} times that",
+            median_ms / floor_ms
+        )?;
+    }
+    if let Some(samples_per_s) = result.samples_per_s {
+        writeln!(text, "sampling: {samples_per_s:.0} images/s")?;
+    }
+    Ok(text)
+}

@@ -1,0 +1,76 @@
+//! `dcgan doctor`: what this build and this machine can do.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use dcgan::device::{
+    Cuda, cpu_capability, cpu_name, default_threads, dotted, libtorch_folder, libtorch_version,
+};
+
+use super::output::print;
+
+/// `dcgan doctor`.
+///
+/// # Errors
+/// If standard output fails.
+pub fn doctor() -> Result<ExitCode> {
+    print(format!("{}\n", report()).as_bytes())
+}
+
+/// One line a fact, and for each 'no' what to do.
+fn report() -> String {
+    let mut lines = Vec::new();
+    let mut say = |name: &str, value: String| lines.push(format!("{name:<16} {value}"));
+    say("dcgan", dcgan::VERSION.to_owned());
+    say("libtorch", libtorch_version().unwrap_or_else(|| "unknown version".to_owned()));
+    let folder = libtorch_folder();
+    say("  in", folder.map_or("unknown".to_owned(), |folder| folder.display().to_string()));
+    say("CPU", cpu_name());
+    let capability = cpu_capability();
+    say(
+        "  capability",
+        if capability.is_empty() { "unknown".to_owned() } else { capability.join(", ") },
+    );
+    say(
+        "  threads",
+        format!(
+            "{} by default ({} logical cores for this process, {} physical)",
+            default_threads(),
+            num_cpus::get(),
+            num_cpus::get_physical()
+        ),
+    );
+    let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+    let one_dnn = match tch::utils::has_mkldnn() {
+        true => "yes",
+        false => "no: convolutions will be slow; use a libtorch that was built with it",
+    };
+    say("  oneDNN", one_dnn.to_owned());
+    let cuda = Cuda::look();
+    let obstacles = cuda.obstacles();
+    say("CUDA", if obstacles.is_empty() { "ready" } else { "not usable:" }.to_owned());
+    for obstacle in &obstacles {
+        say("", format!("- {obstacle}"));
+    }
+    say("  built with", yes_no(cuda.built));
+    say("  linked", yes_no(cuda.linked));
+    say(
+        "  driver",
+        cuda.driver.as_ref().map_or("no".to_owned(), |v| format!("CUDA {}", dotted(*v))),
+    );
+    say("  devices", cuda.devices.to_string());
+    if cuda.devices > 0 {
+        let cudnn = match tch::Cuda::cudnn_is_available() {
+            true => "yes",
+            false => "no: convolutions will be slow; run ./scripts/setup.sh --cuda again",
+        };
+        say("  cuDNN", cudnn.to_owned());
+    }
+    let apple = match (tch::utils::has_mps(), cfg!(target_os = "macos")) {
+        (true, _) => "yes, --device mps",
+        (false, true) => "no: it needs Apple silicon and macOS 14 or later",
+        (false, false) => "no: this is no Mac",
+    };
+    say("Apple GPU", apple.to_owned());
+    lines.join("\n")
+}

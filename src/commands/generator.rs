@@ -1,0 +1,73 @@
+//! From a command's arguments to a generator that is ready to sample, and the latents it starts from.
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use dcgan::data::npy::read_rows;
+use dcgan::device::{self, DeviceChoice, default_threads};
+use dcgan::error::Usage;
+use dcgan::model::Network;
+use dcgan::run::list::find;
+use dcgan::run::model;
+use dcgan::sample::Sampler;
+use dcgan::weights::Weights;
+use tch::{Device, Kind};
+
+use super::errors::print_warning;
+use super::progress::say;
+use crate::cli::GeneratorArgs;
+
+/// The generator that the flags name, ready to sample; threads are set.
+///
+/// # Errors
+/// As [`model::read`] and [`device::resolve`].
+pub(super) fn sampler(args: &GeneratorArgs) -> Result<Sampler> {
+    let device = device_of(args)?;
+    let weights = match &args.model {
+        None => Weights::built_in()?,
+        Some(model) => model::read(&find(model)?, Network::Generator, print_warning)?,
+    };
+    Sampler::of(&weights, device, args.precision.kind())?.computing_in(args.precision.compute())
+}
+
+/// The device that the flags name; threads are set.
+///
+/// # Errors
+/// As [`device::resolve`].
+pub(super) fn device_of(args: &GeneratorArgs) -> Result<Device> {
+    device::configure(args.threads.map_or_else(default_threads, usize::from));
+    resolve_device(args.device, args.precision.kind())
+}
+
+/// The device that `choice` comes to; says which where that was left open.
+pub(super) fn resolve_device(choice: DeviceChoice, kind: Kind) -> Result<Device> {
+    let device = device::resolve(choice, kind)?;
+    if let Some(note) = note_on(choice, device) {
+        say(note);
+    }
+    Ok(device)
+}
+
+/// Which device was taken, where `choice` left it open.
+pub(super) fn note_on(choice: DeviceChoice, device: Device) -> Option<&'static str> {
+    (choice == DeviceChoice::Auto).then_some(match device {
+        Device::Cuda(_) => "a CUDA device was found; taking cuda:0",
+        Device::Mps => "Apple's GPU was found; taking mps",
+        Device::Cpu | Device::Vulkan => {
+            "no CUDA device is usable here (`dcgan doctor` says why); computing on the CPU"
+        }
+    })
+}
+
+/// The latents in a `.npy` file, row by row.
+pub(super) fn read_z(path: &Path, z_dim: usize) -> Result<Vec<f32>> {
+    let name = || format!("--z {}", path.display());
+    let file = File::open(path).with_context(|| format!("{}: cannot be read", name()))?;
+    let ([rows, columns], values) = read_rows(file).with_context(name)?;
+    if columns != z_dim {
+        let message = format!("{}: expected shape [N, {z_dim}], found [{rows}, {columns}]", name());
+        return Err(Usage(message).into());
+    }
+    Ok(values)
+}

@@ -1,0 +1,52 @@
+//! `dcgan plot`: losses and probabilities of runs.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use dcgan::error::Usage;
+use dcgan::files::write_bytes;
+use dcgan::record::jsonl::read_metrics;
+use dcgan::record::plot::{CURVES, Plot};
+use dcgan::run::list::{find, name_of};
+use dcgan::run::resume::ensure_run;
+
+use super::output::{ending, ensure_ending, ensure_free};
+use super::progress::say;
+use crate::cli::PlotArgs;
+
+/// `dcgan plot`.
+///
+/// # Errors
+/// [`Usage`], if there is no such run, nothing is logged, or a file is there already; if it cannot be read or
+/// written.
+pub fn plot(args: &PlotArgs) -> Result<ExitCode> {
+    ensure_ending("--out", &args.out, &["png", "svg"])?;
+    if args.runs.len() > CURVES {
+        let message = format!("{} runs: a plot tells {CURVES} apart at most", args.runs.len());
+        return Err(Usage(message).into());
+    }
+    ensure_free(&args.out, false, args.force)?;
+    let mut runs = Vec::new();
+    for run in &args.runs {
+        let path = find(run)?;
+        ensure_run(&path)?;
+        let file = path.join("metrics.jsonl");
+        let metrics = if file.exists() { read_metrics(&file)? } else { Vec::new() };
+        if metrics.is_empty() {
+            return Err(Usage(format!("{}: nothing has been logged yet", path.display())).into());
+        }
+        let name = name_of(&path);
+        // Of two of one name the paths tell which is which.
+        let is_taken = runs.iter().any(|(other, _)| *other == name);
+        runs.push((if is_taken { path.display().to_string() } else { name }, metrics));
+    }
+    let plot = Plot::of_runs(&runs);
+    let bytes = if ending(&args.out) == "svg" {
+        plot.svg()?.into_bytes()
+    } else {
+        plot.picture()?.png()?
+    };
+    write_bytes(&args.out, &bytes)?;
+    say(&format!("{} run(s): {}", runs.len(), args.out.display()));
+    Ok(ExitCode::SUCCESS)
+}
