@@ -22,7 +22,7 @@ use crate::eval::features::{Extractor, InputRange, Module};
 use crate::eval::measure::{Images, Measured, Nearest, measure_images};
 use crate::eval::metric::{Better, Metric};
 use crate::files::places;
-use crate::record::plot::{digits, thousands};
+use crate::record::numbers::{five_digits, thousands};
 use crate::record::progress::{Verbosity, Work, say};
 use crate::sample::Sampler;
 use crate::settings::TrainConfig;
@@ -416,7 +416,7 @@ fn table(report: &Report, features: &str) -> Result<String> {
         "{:<20}{:>12}{:>12}{:>12}{:>12}   better",
         "metric", "value", "±", "floor", "±"
     )?;
-    let number = |value: Option<f64>| value.map_or("-".to_owned(), digits);
+    let number = |value: Option<f64>| value.map_or("-".to_owned(), five_digits);
     for Row { measured, floor, floor_uncertainty, better } in &report.metrics {
         let better = match better {
             Better::Lower => "lower",
@@ -427,8 +427,8 @@ fn table(report: &Report, features: &str) -> Result<String> {
             text,
             "{:<20}{:>12}{:>12}{:>12}{:>12}   {better}",
             measured.metric.name(),
-            digits(measured.value),
-            digits(measured.uncertainty),
+            five_digits(measured.value),
+            five_digits(measured.uncertainty),
             number(*floor),
             number(*floor_uncertainty)
         )?;

@@ -60,13 +60,13 @@ pub fn plot(args: &PlotArgs) -> Result<ExitCode> {
 /// `dcgan report`.
 ///
 /// # Errors
-/// [`Usage`], if there is no such run or a file is there already; as [`crate::record::report::html`].
+/// [`Usage`], if there is no such run or a file is there already; as [`crate::run::report::html`].
 pub fn report(args: &ReportArgs) -> Result<ExitCode> {
     super::ensure_ending("--out", &args.out, &["html"])?;
     super::ensure_free(&args.out, false, args.force)?;
     let run = find(&args.run)?;
     ensure_run(&run)?;
-    write_bytes(&args.out, crate::record::report::html(&run)?.as_bytes())?;
+    write_bytes(&args.out, crate::run::report::html(&run)?.as_bytes())?;
     say(&format!("{}: {}", run.display(), args.out.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,7 @@
 pub mod grid;
 pub mod jsonl;
 pub mod movie;
+pub mod numbers;
 pub mod plot;
 pub mod progress;
-pub mod report;
 pub mod tensorboard;

@@ -9,6 +9,8 @@ use plotters::style::{FontStyle, RGBAColor, register_font};
 
 use super::grid::Picture;
 use super::jsonl::Metrics;
+use super::numbers::{axis_label, thousands};
+use crate::statistics::Sorted;
 
 /// The letters of all text in pictures.
 const FONT: &[u8] = include_bytes!("../../assets/DejaVuSans-subset.ttf");
@@ -189,7 +191,7 @@ impl Plot {
             .x_labels(6)
             .y_labels(6)
             .x_label_formatter(&|x| thousands(x.round() as i64))
-            .y_label_formatter(&|y| number(*y, high - low))
+            .y_label_formatter(&|y| axis_label(*y, high - low))
             .draw()
             .map_err(failed)?;
         for (i, curve) in panel.curves.iter().enumerate() {
@@ -264,58 +266,21 @@ fn smoothed(points: &[(f64, f64)], half_window: usize) -> Vec<(f64, f64)> {
     points.iter().enumerate().map(|(i, &(x, _))| (x, mean(i))).collect()
 }
 
-/// From what to what most values go: the outermost hundredth on either side may lie outside.
+/// The range of an axis that shows most of `values`: the outermost hundredth on either side may lie outside.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    // What no loss is would leave no room for the others.
-    let mut values: Vec<f64> = values.filter(|value| value.abs() < 1e9).collect();
-    values.sort_by(f64::total_cmp);
-    let (Some(&least), Some(&greatest)) = (values.first(), values.last()) else {
+    // A value that no loss reaches would squash all others into a line.
+    let values = Sorted::new(values.filter(|value| value.abs() < 1e9));
+    if values.count() == 0 {
         return (0.0, 1.0);
-    };
-    let tail = values.len() / 100;
-    let (low, high) = (values[tail], values[values.len() - 1 - tail]);
+    }
+    let (low, high) = values.without_tails(100);
     let margin = match high - low {
         0.0 => 0.5 * high.abs().max(1e-3),
         span => 0.15 * span,
     };
-    // All of it, where that takes little more room.
+    // All values are shown where that takes little more room.
     let (low, high) = (low - margin, high + margin);
-    (low.max(least - 0.3 * margin), high.min(greatest + margin))
-}
-
-/// With as many digits as tell values of such a span apart.
-fn number(value: f64, span: f64) -> String {
-    let digits = (1.0 - span.log10()).ceil().clamp(0.0, 6.0) as usize;
-    let text = format!("{value:.digits$}");
-    // No "-0.0".
-    if text.trim_start_matches('-').chars().all(|c| c == '0' || c == '.') {
-        return text.trim_start_matches('-').to_owned();
-    }
-    text
-}
-
-/// Five digits, without an exponent where that is short.
-pub fn digits(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        a if a < 1e-3 => format!("{value:.2e}"),
-        a if a < 10.0 => format!("{value:.4}"),
-        a if a < 1000.0 => format!("{value:.2}"),
-        _ => format!("{value:.0}"),
-    }
-}
-
-/// 12345 as 12,345.
-pub fn thousands(number: i64) -> String {
-    let digits = number.unsigned_abs().to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    if number < 0 { format!("-{text}") } else { text }
+    (low.max(values.least() - 0.3 * margin), high.min(values.greatest() + margin))
 }
 
 fn register() {
@@ -345,15 +310,6 @@ mod tests {
         let mut spike = vec![(0.0, 0.0); 9];
         spike[4].1 = 9.0;
         assert_eq!(smoothed(&spike, 1)[3..6], [(0.0, 3.0); 3]);
-    }
-
-    #[test]
-    fn numbers_are_readable() {
-        assert_eq!([0, 999, 1000, -1234567].map(thousands), ["0", "999", "1,000", "-1,234,567"]);
-        assert_eq!(number(0.12345, 1.0), "0.1");
-        assert_eq!(number(0.12345, 0.01), "0.123");
-        assert_eq!(number(-0.001, 1.0), "0.0");
-        assert_eq!(number(1234.4, 2000.0), "1234");
     }
 
     #[test]

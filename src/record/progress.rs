@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::jsonl::{Evaluation, Metrics};
-use super::plot::digits;
+use super::numbers::five_digits;
 
 /// How much to say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -234,7 +234,8 @@ impl Progress {
     /// After an evaluation.
     pub fn evaluation(&self, evaluation: &Evaluation) {
         let Evaluation { iteration, evaluation, eval_s, .. } = evaluation;
-        let values = evaluation.iter().map(|(name, value)| format!("{name} {}", digits(*value)));
+        let values =
+            evaluation.iter().map(|(name, value)| format!("{name} {}", five_digits(*value)));
         let values = values.collect::<Vec<_>>().join(" · ");
         self.note(&format!("iteration {iteration}: {values} · evaluated in {eval_s:.1} s"));
     }

@@ -5,6 +5,7 @@ mod folder;
 pub(crate) mod journal;
 pub mod list;
 mod lock;
+pub mod report;
 pub mod resume;
 pub mod watch;
 
