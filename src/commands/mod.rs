@@ -2,6 +2,7 @@
 
 mod data;
 mod eval;
+mod evaluation;
 mod export;
 mod film;
 mod runs;
