@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::data::load_aloud;
-use super::evaluation::{EvaluationBar, cache, features};
+use super::evaluator::{EvaluationBar, cache, features};
 use super::print;
 use crate::cli::EvalArgs;
 use crate::data::builtin::DIGITS;

@@ -2,12 +2,14 @@
 
 mod data;
 mod eval;
-mod evaluation;
+mod evaluator;
 mod export;
 mod film;
+mod nearest;
+mod plot;
+mod report;
 mod runs;
 mod sample;
-mod show;
 mod train;
 
 use std::fmt::Write as _;
@@ -23,9 +25,11 @@ pub use data::data;
 pub use eval::eval;
 pub use export::{export, import};
 pub use film::{film, interpolate};
+pub use nearest::nearest;
+pub use plot::plot;
+pub use report::report;
 pub use runs::runs;
 pub use sample::sample;
-pub use show::{nearest, plot, report};
 pub use train::train;
 
 use crate::cli::{BenchArgs, GeneratorArgs, VerifyArgs};

@@ -157,7 +157,7 @@ impl Prepared {
         config.device = device.into();
         config.threads = Some(threads);
         let set = load_aloud(&config.dataset, &config.data(), args.verbosity())?;
-        super::evaluation::ensure_possible(&config, &set)?;
+        super::evaluator::ensure_possible(&config, &set)?;
         if config.batch_size > set.count() {
             say(&format!(
                 "warning: --batch-size {}: there are {} images, so each batch is the whole set",
@@ -212,7 +212,7 @@ impl Prepared {
     fn train(self, run: &RunDir, from: Option<Checkpoint>) -> Result<ExitCode> {
         let total = self.total();
         let Self { config, device, note, set, verbosity, film } = self;
-        let evaluator = super::evaluation::evaluator_of_training(&config, &set, device, verbosity)?;
+        let evaluator = super::evaluator::evaluator(&config, &set, device, verbosity)?;
         let progress = Progress::new(verbosity, total);
         if verbosity == Verbosity::Verbose {
             progress.note(&plan(&config, &set)?);

@@ -29,7 +29,7 @@ const MAX_SEARCHED: usize = 1000;
 pub struct Estimate {
     /// The metric's value.
     pub value: f64,
-    /// A standard deviation of the value: by resampling, by counting or over subsets (see the README).
+    /// A standard deviation of the value: by resampling, by counting or over subsets (see `docs/metrics.md`).
     pub uncertainty: f64,
 }
 

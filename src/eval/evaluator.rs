@@ -207,9 +207,9 @@ impl Evaluator {
         Ok(all)
     }
 
-    /// What the metrics of images say of the images `generated`, and of the real ones that were held out: the values and
-    /// the floor. `set` is the one that this was prepared with. `progress` is told of each real image that is compared
-    /// with.
+    /// What the metrics of images say of the images `generated`, and of the real ones that were held out: the values
+    /// and the floor. `set` is the one that this was prepared with. `progress` is told of each real image that is
+    /// compared with.
     ///
     /// # Errors
     /// If there are too few images for a metric, or one cannot be read.

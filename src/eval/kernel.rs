@@ -54,7 +54,8 @@ pub fn kernel_distance(
     Ok(mean_and_deviation(&estimates))
 }
 
-/// `count` random pairs of subsets: `size` of `real` rows and `size` of `generated` rows, none of them twice in a subset.
+/// `count` random pairs of subsets: `size` of `real` rows and `size` of `generated` rows, none of them twice in a
+/// subset.
 pub fn subsets(
     rng: &mut ChaCha8Rng,
     (real, generated): (usize, usize),

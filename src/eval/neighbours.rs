@@ -150,7 +150,8 @@ mod tests {
         let threshold = CopyThreshold::among_real(&real);
         assert_eq!(threshold.distance(), 4.0);
         assert_eq!(threshold.count(&[0.0, 3.9, 4.0, 5.0]), 2);
-        // Real images of which many are equal: nothing is below the threshold, and an equal image is a copy all the same.
+        // Real images of which many are equal: nothing is below the threshold, and an equal image is a copy all the
+        // same.
         assert_eq!(CopyThreshold::among_real(&[0.0, 0.0, 1.0]).count(&[0.0, 0.5]), 1);
     }
 }

@@ -120,9 +120,9 @@ pub fn pyramid(images: &Tensor) -> Result<[Tensor; 2]> {
     Ok([detail.f_view([n, c, h, w])?, half.f_view([n, c, h / 2, w / 2])?])
 }
 
-/// The 7×7 patches of `level` `[n, C, H, W]` around `places`: `[patches, C·49]`. A place is the row and the column of the
-/// patch's middle; each image has equally many, and those of the first image come first. Each channel is normalized
-/// over all patches.
+/// The 7×7 patches of `level` `[n, C, H, W]` around `places`: `[patches, C·49]`. A place is the row and the column of
+/// the patch's middle; each image has equally many, and those of the first image come first. Each channel is
+/// normalized over all patches.
 ///
 /// # Errors
 /// If a patch reaches beyond its image.

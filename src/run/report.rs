@@ -9,7 +9,7 @@ use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;
 
 use super::RunDir;
-use super::list::{State, Summary, name_of, shell_quoted};
+use super::list::{State, Summary, name_of};
 use crate::error::Usage;
 use crate::record::grid::Picture;
 use crate::record::jsonl::{Evaluation, Line, Metrics, read};
@@ -31,11 +31,11 @@ struct Grid {
     src: String,
 }
 
-/// The report of the run in the folder `run`.
+/// The report of the run in the folder `run`, which the command `how_to_repeat` repeats.
 ///
 /// # Errors
 /// [`Usage`], if nothing has been logged yet; if the run's files cannot be read.
-pub fn html(run: &Path) -> Result<String> {
+pub fn html(run: &Path, how_to_repeat: &str) -> Result<String> {
     let summary = Summary::read(run)?;
     let (metrics, evaluations) = logged(run)?;
     let Some(last) = metrics.last().copied() else {
@@ -73,18 +73,13 @@ pub fn html(run: &Path) -> Result<String> {
     let Plot { panels, half_window } = Plot::of_runs(&[(String::new(), metrics)]);
     let curve = |panel| Plot { panels: vec![panel], half_window }.svg();
     let curves = panels.into_iter().map(curve).collect::<Result<Vec<_>>>()?;
-    let folder = run.canonicalize().unwrap_or_else(|_| run.to_path_buf());
-    let command = format!(
-        "dcgan train --config {}",
-        shell_quoted(&folder.join("config.toml").display().to_string())
-    );
     let settings = toml::to_string(&summary.config)?;
     let environment = environment(run)?;
     let mut page = Environment::new();
     page.set_auto_escape_callback(|_| AutoEscape::Html);
     page.add_template("report", TEMPLATE)?;
     Ok(page.get_template("report")?.render(context! {
-        name => name_of(&folder),
+        name => name_of(run),
         facts,
         rollbacks,
         newest => grids.last().map(|last| context! { text => &last.text, src => Value::from_safe_string(last.src.clone()) }),
@@ -98,7 +93,7 @@ pub fn html(run: &Path) -> Result<String> {
         curves,
         settings => settings.trim(),
         environment => environment.trim(),
-        command,
+        command => how_to_repeat,
         names,
         rows,
         version => crate::VERSION,

@@ -1,4 +1,4 @@
-//! `dcgan plot`, `dcgan report` and `dcgan nearest`: what a run has come to, as pictures.
+//! `dcgan nearest`: generated images beside the nearest images of a data set.
 
 use std::process::ExitCode;
 
@@ -6,71 +6,16 @@ use anyhow::Result;
 
 use super::data::load_aloud;
 use super::print;
-use crate::cli::{NearestArgs, PlotArgs, ReportArgs};
+use crate::cli::NearestArgs;
 use crate::data::builtin::DIGITS;
 use crate::data::{ImageSet, SIZE};
 use crate::error::Usage;
 use crate::eval::neighbours::{CopyThreshold, Neighbour, nearest as nearest_in};
 use crate::files::write_bytes;
 use crate::record::grid::Picture;
-use crate::record::jsonl::read_metrics;
-use crate::record::plot::{CURVES, Plot};
 use crate::record::progress::{Verbosity, Work, say};
 use crate::rng::{Stream, rng, shuffled};
-use crate::run::list::{find, name_of};
-use crate::run::resume::ensure_run;
 use crate::statistics::Sorted;
-
-/// `dcgan plot`.
-///
-/// # Errors
-/// [`Usage`], if there is no such run, nothing is logged, or a file is there already; if it cannot be read or
-/// written.
-pub fn plot(args: &PlotArgs) -> Result<ExitCode> {
-    super::ensure_ending("--out", &args.out, &["png", "svg"])?;
-    if args.runs.len() > CURVES {
-        let message = format!("{} runs: a plot tells {CURVES} apart at most", args.runs.len());
-        return Err(Usage(message).into());
-    }
-    super::ensure_free(&args.out, false, args.force)?;
-    let mut runs = Vec::new();
-    for run in &args.runs {
-        let path = find(run)?;
-        ensure_run(&path)?;
-        let file = path.join("metrics.jsonl");
-        let metrics = if file.exists() { read_metrics(&file)? } else { Vec::new() };
-        if metrics.is_empty() {
-            return Err(Usage(format!("{}: nothing has been logged yet", path.display())).into());
-        }
-        let name = name_of(&path);
-        // Runs in different folders may have the same name; then the path tells which is which.
-        let is_taken = runs.iter().any(|(other, _)| *other == name);
-        runs.push((if is_taken { path.display().to_string() } else { name }, metrics));
-    }
-    let plot = Plot::of_runs(&runs);
-    let bytes = if super::ending(&args.out) == "svg" {
-        plot.svg()?.into_bytes()
-    } else {
-        plot.picture()?.png()?
-    };
-    write_bytes(&args.out, &bytes)?;
-    say(&format!("{} run(s): {}", runs.len(), args.out.display()));
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `dcgan report`.
-///
-/// # Errors
-/// [`Usage`], if there is no such run or a file is there already; as [`crate::run::report::html`].
-pub fn report(args: &ReportArgs) -> Result<ExitCode> {
-    super::ensure_ending("--out", &args.out, &["html"])?;
-    super::ensure_free(&args.out, false, args.force)?;
-    let run = find(&args.run)?;
-    ensure_run(&run)?;
-    write_bytes(&args.out, crate::run::report::html(&run)?.as_bytes())?;
-    say(&format!("{}: {}", run.display(), args.out.display()));
-    Ok(ExitCode::SUCCESS)
-}
 
 /// `dcgan nearest`.
 ///

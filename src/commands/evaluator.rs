@@ -65,7 +65,7 @@ pub(super) fn ensure_possible(config: &TrainConfig, set: &ImageSet) -> Result<()
 ///
 /// # Errors
 /// As [`Evaluator::prepare`].
-pub(super) fn evaluator_of_training(
+pub(super) fn evaluator(
     config: &TrainConfig,
     set: &ImageSet,
     device: Device,

@@ -1,0 +1,51 @@
+//! `dcgan plot`: the curves of one run or of several.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cli::PlotArgs;
+use crate::error::Usage;
+use crate::files::write_bytes;
+use crate::record::jsonl::read_metrics;
+use crate::record::plot::{CURVES, Plot};
+use crate::record::progress::say;
+use crate::run::list::{find, name_of};
+use crate::run::resume::ensure_run;
+
+/// `dcgan plot`.
+///
+/// # Errors
+/// [`Usage`], if there is no such run, nothing is logged, or a file is there already; if it cannot be read or
+/// written.
+pub fn plot(args: &PlotArgs) -> Result<ExitCode> {
+    super::ensure_ending("--out", &args.out, &["png", "svg"])?;
+    if args.runs.len() > CURVES {
+        let message = format!("{} runs: a plot tells {CURVES} apart at most", args.runs.len());
+        return Err(Usage(message).into());
+    }
+    super::ensure_free(&args.out, false, args.force)?;
+    let mut runs = Vec::new();
+    for run in &args.runs {
+        let path = find(run)?;
+        ensure_run(&path)?;
+        let file = path.join("metrics.jsonl");
+        let metrics = if file.exists() { read_metrics(&file)? } else { Vec::new() };
+        if metrics.is_empty() {
+            return Err(Usage(format!("{}: nothing has been logged yet", path.display())).into());
+        }
+        let name = name_of(&path);
+        // Runs in different folders may have the same name; then the path tells which is which.
+        let is_taken = runs.iter().any(|(other, _)| *other == name);
+        runs.push((if is_taken { path.display().to_string() } else { name }, metrics));
+    }
+    let plot = Plot::of_runs(&runs);
+    let bytes = if super::ending(&args.out) == "svg" {
+        plot.svg()?.into_bytes()
+    } else {
+        plot.picture()?.png()?
+    };
+    write_bytes(&args.out, &bytes)?;
+    say(&format!("{} run(s): {}", runs.len(), args.out.display()));
+    Ok(ExitCode::SUCCESS)
+}
