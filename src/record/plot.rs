@@ -1,4 +1,4 @@
-//! Curves over iterations, as PNG or SVG.
+//! Plots of curves over iterations, as PNG or SVG.
 
 use std::sync::Once;
 
@@ -12,13 +12,14 @@ use super::jsonl::Metrics;
 use super::numbers::{axis_label, thousands};
 use crate::statistics::Sorted;
 
-/// The letters of all text in pictures.
+/// The font of all text in pictures.
 const FONT: &[u8] = include_bytes!("../../assets/DejaVuSans-subset.ttf");
-/// What SVG calls the font, so that a reader's own serves where there is no such one.
+/// The font's name in an SVG file, where every reader has a font of this name.
 const FAMILY: &str = "sans-serif";
-/// How many curves a panel tells apart.
+/// The most curves of a panel: more have no colours of their own.
 pub const CURVES: usize = COLOURS.len();
-/// Of curves: told apart by the colour-blind, readable on white and on black (after Okabe and Ito).
+/// Colours of curves, which the colour-blind tell apart and which are readable on white and on black (after Okabe and
+/// Ito).
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 189),
     RGBColor(213, 94, 0),
@@ -28,49 +29,49 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(70, 160, 215),
     RGBColor(120, 120, 120),
 ];
-/// Of text and axes: readable on white and on black.
+/// Colour of text and axes, which is readable on white and on black.
 const INK: RGBColor = RGBColor(118, 124, 132);
 
 /// A named series of points.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
-    /// For the legend.
+    /// Its name in the legend.
     pub name: String,
-    /// (iteration, value), in order.
+    /// Iteration and value of each point, in order.
     pub points: Vec<(f64, f64)>,
 }
 
 /// Curves that share their axes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Panel {
-    /// Above it.
+    /// Its title, which is written above it.
     pub title: String,
-    /// What is drawn.
+    /// Its curves.
     pub curves: Vec<Curve>,
 }
 
-/// Panels side by side, two a row.
+/// Panels in rows of two.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plot {
-    /// At least one.
+    /// The panels, at least one.
     pub panels: Vec<Panel>,
-    /// Points in each smoothed one, to either side.
+    /// How many points on either side each smoothed point is the mean of.
     pub half_window: usize,
 }
 
-/// What is shown of a line of metrics, and its name.
+/// The name of a curve, and its value in a line of metrics.
 type Shown = (&'static str, fn(&Metrics) -> f64);
 
-/// Both losses.
+/// The losses of both networks.
 const LOSSES: [Shown; 2] = [("discriminator", |m| m.d_loss), ("generator", |m| m.g_loss)];
-/// What the discriminator thinks of real and of generated images.
+/// The probability of being real that the discriminator gives to real and to generated images.
 const PROBABILITIES: [Shown; 2] = [
     ("real images", |m| m.mean_discriminator_output_prob_real),
     ("generated images", |m| m.mean_discriminator_output_prob_fake),
 ];
 
 impl Plot {
-    /// Losses and probabilities of one run or of several, by name.
+    /// Losses and probabilities of one run or of several named ones.
     pub fn of_runs(runs: &[(String, Vec<Metrics>)]) -> Self {
         let points = |metrics: &[Metrics], value: fn(&Metrics) -> f64| {
             metrics.iter().map(|line| (line.iteration as f64, value(line))).collect()
@@ -111,7 +112,7 @@ impl Plot {
     }
 }
 
-/// Pixels of a panel.
+/// Width and height of a panel in pixels.
 const PANEL: (u32, u32) = (560, 340);
 
 impl Plot {
@@ -134,12 +135,12 @@ impl Plot {
         Ok(svg)
     }
 
-    /// A picture on white, of twice as many pixels a side as the SVG.
+    /// A picture on white, with twice as many pixels a side as the SVG.
     ///
     /// # Errors
     /// If it cannot be drawn.
     pub fn picture(&self) -> Result<Picture> {
-        // Drawn twice as large and averaged: lines come out even.
+        // Drawn at twice the picture's size and averaged, which smooths the lines.
         const SCALE: u32 = 4;
         register();
         let (width, height) = self.size();
@@ -196,7 +197,7 @@ impl Plot {
             .map_err(failed)?;
         for (i, curve) in panel.curves.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
-            // A curve may leave the panel for a moment; the line stays within it.
+            // A curve may leave the panel's range for a moment; the line stays at the edge then.
             let within = |points: Vec<(f64, f64)>| {
                 let shown = points.into_iter().filter(|(_, y)| !y.is_nan());
                 shown.map(move |(x, y)| (x, y.clamp(low, high)))
@@ -210,7 +211,7 @@ impl Plot {
             }
             let strong = ShapeStyle::from(colour).stroke_width(2 * scale);
             if let [(x, y)] = curve.points[..] {
-                // A point alone is no line.
+                // A single point makes no line.
                 let dot = Circle::new((x, y.clamp(low, high)), 4 * scale, colour.filled());
                 chart.draw_series([dot]).map_err(failed)?;
             }
@@ -256,7 +257,7 @@ pub fn label(text: &str, width: usize, height: usize, channels: usize) -> Result
     Ok(Picture { width, height, channels, pixels })
 }
 
-/// A centred moving average: as far to one side as to the other, less at the ends.
+/// A centred moving average. Near the ends the window is smaller, so that it stays centred.
 fn smoothed(points: &[(f64, f64)], half_window: usize) -> Vec<(f64, f64)> {
     let mean = |i: usize| {
         let reach = half_window.min(i).min(points.len() - 1 - i);
@@ -287,7 +288,7 @@ fn register() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         for style in [FontStyle::Normal, FontStyle::Bold] {
-            // The file is part of the program and whole.
+            // Registering cannot fail: the font is a part of the program.
             let _ = register_font(FAMILY, style, FONT);
         }
     });
