@@ -16,7 +16,7 @@ use crate::data::{self, Event, Examples, Findings, ImageSet, Options, SIZE, SetI
 use crate::error::Usage;
 use crate::files::{places, write_bytes};
 use crate::record::grid::Picture;
-use crate::record::progress::{Verbosity, Work, say};
+use crate::record::progress::{TaskProgress, Verbosity, say};
 
 /// Columns of a contact sheet, and images at most.
 const COLUMNS: usize = 12;
@@ -42,7 +42,7 @@ pub fn data(args: &DataCommandArgs) -> Result<ExitCode> {
 /// # Errors
 /// As [`data::load`].
 pub(super) fn load_aloud(spec: &str, options: &Options, verbosity: Verbosity) -> Result<ImageSet> {
-    let mut work = Work::new(verbosity);
+    let mut work = TaskProgress::new(verbosity);
     let set = data::load(spec, options, &mut |event| match event {
         Event::Warning(text) => work.warn(text),
         Event::Fetched(name, bytes, total) => work.bytes(name, bytes, total),
@@ -98,7 +98,7 @@ fn fetch_aloud(spec: &str, mirror: Option<&str>) -> Result<ExitCode> {
         return Err(Usage(message).into());
     }
     let home = places::data_home()?;
-    let mut work = Work::new(Verbosity::Normal);
+    let mut work = TaskProgress::new(Verbosity::Normal);
     let mut progress = |name: &str, bytes, total| work.bytes(name, bytes, total);
     let files = collection.fetch(part, &home, mirror, Patience::default(), &mut progress)?;
     drop(work);

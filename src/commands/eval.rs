@@ -19,7 +19,7 @@ use crate::eval::metric::{Better, Metric};
 use crate::eval::report::{Report, Request, Row, default_count, evaluate};
 use crate::eval::source::FeatureSource;
 use crate::record::numbers::{five_digits, thousands};
-use crate::record::progress::{Verbosity, Work};
+use crate::record::progress::{TaskProgress, Verbosity};
 use crate::sample::Sampler;
 
 /// Images that are generated at a time.
@@ -141,7 +141,7 @@ fn source(args: &EvalArgs, metrics: &[Metric], set: &ImageSet) -> Result<Feature
 
 /// Images `0..count` of `seed`.
 fn generate(sampler: &Sampler, seed: u64, count: usize, verbosity: Verbosity) -> Result<ImageSet> {
-    let mut work = Work::new(verbosity);
+    let mut work = TaskProgress::new(verbosity);
     work.images(count);
     let mut pixels = Vec::with_capacity(count * sampler.image_len());
     for first in (0..count).step_by(GENERATED_AT_A_TIME) {

@@ -13,7 +13,7 @@ use crate::eval::metric::Metric;
 use crate::eval::progress::{Event, Stage};
 use crate::eval::source::FeatureSource;
 use crate::files::places;
-use crate::record::progress::{Verbosity, Work, say};
+use crate::record::progress::{TaskProgress, Verbosity, say};
 use crate::settings::TrainConfig;
 
 /// The user's folder for classifiers and features, where there is one.
@@ -85,13 +85,13 @@ pub(super) fn evaluator(
 /// Shows how an evaluation goes.
 pub(super) struct EvaluationBar {
     verbosity: Verbosity,
-    work: Work,
+    work: TaskProgress,
 }
 
 impl EvaluationBar {
     /// A bar that shows nothing yet.
     pub(super) fn new(verbosity: Verbosity) -> Self {
-        Self { verbosity, work: Work::new(verbosity) }
+        Self { verbosity, work: TaskProgress::new(verbosity) }
     }
 
     /// Shows what has just happened.
@@ -103,7 +103,7 @@ impl EvaluationBar {
             Event::Advanced(count) => self.work.advance(count),
             Event::ClassifierTrained { classifier, seconds } => {
                 // Clears the line of the bar first.
-                self.work = Work::new(self.verbosity);
+                self.work = TaskProgress::new(self.verbosity);
                 if self.verbosity > Verbosity::Quiet {
                     say(&format!(
                         "trained a classifier of {} classes in {seconds:.0} s: right on {:.2} % of {} images that it was not trained on",

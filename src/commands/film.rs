@@ -14,7 +14,7 @@ use crate::record::grid::Picture;
 use crate::record::movie::{GIF_FPS, Movie, is_mp4};
 use crate::record::numbers::thousands;
 use crate::record::plot::label;
-use crate::record::progress::{Verbosity, Work, say};
+use crate::record::progress::{TaskProgress, Verbosity, say};
 use crate::rng::Latent;
 use crate::run::list::find;
 use crate::run::resume::ensure_run;
@@ -63,7 +63,7 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
         path.through(|i| key(walk, i), keys, (frame, frames), !is_strip)
     };
     let scale = args.scale as usize;
-    let mut work = Work::new(Verbosity::unless(args.quiet));
+    let mut work = TaskProgress::new(Verbosity::unless(args.quiet));
     let images = if is_strip { walks * frames } else { walks };
     super::ensure_picture(images, sampler.channels(), scale)?;
     if is_strip {
@@ -170,7 +170,7 @@ fn shoot(
         let caption = label(&text, picture.width, height, picture.channels)?;
         Picture::stacked(&[picture, caption])
     };
-    let mut work = Work::new(verbosity);
+    let mut work = TaskProgress::new(verbosity);
     work.frames(samples.len());
     let movie = Movie { count: samples.len(), fps, rest_s: REST_S, frame: &frame };
     movie.write(out, &mut || work.advance(1)).context("the film cannot be made")?;

@@ -13,7 +13,7 @@ use crate::error::Usage;
 use crate::eval::neighbours::{CopyThreshold, Neighbour, nearest as nearest_in};
 use crate::files::write_bytes;
 use crate::record::grid::Picture;
-use crate::record::progress::{Verbosity, Work, say};
+use crate::record::progress::{TaskProgress, Verbosity, say};
 use crate::rng::{Stream, rng, shuffled};
 use crate::statistics::Sorted;
 
@@ -49,7 +49,7 @@ pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
     let own = shuffled(&mut rng(args.seed, Stream::Subset, 1), set.count())?;
     let own = &own[..own.len().min(count.max(LEAST_REAL))];
     let real = set.rows(own.iter().copied())?;
-    let mut work = Work::new(verbosity);
+    let mut work = TaskProgress::new(verbosity);
     work.comparisons(2 * set.count());
     let neighbours = nearest_in(&samples, &set, k, None, &mut |n| work.advance(n))?;
     let usual = nearest_in(&real, &set, 1, Some(own), &mut |n| work.advance(n))?;

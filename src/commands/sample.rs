@@ -16,7 +16,7 @@ use crate::data::npy::read_rows;
 use crate::error::Usage;
 use crate::files::{remove, write_bytes, write_streamed};
 use crate::record::grid::Picture;
-use crate::record::progress::{Verbosity, Work, say};
+use crate::record::progress::{TaskProgress, Verbosity, say};
 use crate::sample::{Sampler, bytes};
 
 /// Images in one picture at most: it is held in memory.
@@ -53,7 +53,7 @@ pub fn sample(args: &SampleArgs) -> Result<ExitCode> {
         (Source::Seed(_), count, _) => count.map_or(64, |count| count as usize),
     };
     let verbosity = Verbosity::unless(args.quiet);
-    let mut job = Job { sampler, source, count, work: Work::new(verbosity) };
+    let mut job = Job { sampler, source, count, work: TaskProgress::new(verbosity) };
     job.work.images(count);
     match &target {
         Target::Grid(path) => job.grid(path, args.grid)?,
@@ -124,7 +124,7 @@ struct Job {
     sampler: Sampler,
     source: Source,
     count: usize,
-    work: Work,
+    work: TaskProgress,
 }
 
 impl Job {
