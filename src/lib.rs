@@ -18,7 +18,7 @@
 //! - [`sample`]: images from a generator, and walks through latent space; [`eval`]: how good they are;
 //! - [`weights`], [`mod@export`]: networks to other ecosystems and back;
 //! - [`verify`]: this build against what the real TensorFlow computed; [`mod@bench`]: its speed;
-//! - [`shape`]: height, width and channels of images;
+//! - [`shape`]: height, width and channels of images; [`statistics`]: means, deviations and medians;
 //! - [`settings`], [`device`], [`files`], [`error`]: settings, machine, files, errors;
 //!
 //! The program `dcgan` is built on this library: `main.rs` with its modules `cli` (the command line's types) and
@@ -42,6 +42,7 @@ pub mod run;
 pub mod sample;
 pub mod settings;
 pub mod shape;
+pub mod statistics;
 pub mod tf;
 pub mod train;
 pub mod verify;

@@ -1,5 +1,6 @@
 //! Randomness from (seed, stream, step): nothing to save, and resuming is exact by construction.
 
+use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
@@ -73,15 +74,28 @@ impl Latent {
     }
 }
 
+/// A random number of `0..count`, all of them equally likely, for a `count` below 2^32.
+pub fn below(rng: &mut ChaCha8Rng, count: usize) -> usize {
+    // Lemire's multiply-shift; its bias is below 2^-32 a draw.
+    ((u128::from(rng.next_u64()) * count as u128) >> 64) as usize
+}
+
 /// A random order of `0..count` (Fisher and Yates).
 pub fn permutation(rng: &mut ChaCha8Rng, count: u32) -> Vec<u32> {
     let mut order: Vec<u32> = (0..count).collect();
     for last in (1..count).rev() {
-        // Lemire's multiply-shift; its bias is below 2^-32 a draw.
-        let chosen = (u128::from(rng.next_u64()) * u128::from(last + 1)) >> 64;
-        order.swap(last as usize, chosen as usize);
+        order.swap(last as usize, below(rng, last as usize + 1));
     }
     order
+}
+
+/// A random order of `0..count`, as indices: see [`permutation`].
+///
+/// # Errors
+/// If there are 2^32 or more.
+pub fn shuffled(rng: &mut ChaCha8Rng, count: usize) -> Result<Vec<usize>> {
+    let order = permutation(rng, u32::try_from(count)?);
+    Ok(order.into_iter().map(|row| row as usize).collect())
 }
 
 #[cfg(test)]

@@ -7,8 +7,7 @@ use dcgan::data::{ImageSet, SIZE, builtin};
 use dcgan::eval::classifier::Classifier;
 use dcgan::eval::evaluator::{Evaluator, Settings};
 use dcgan::eval::features::Extractor;
-use dcgan::eval::measure::Measured;
-use dcgan::eval::metric::Metric;
+use dcgan::eval::metric::{Measured, Metric};
 use dcgan::record::jsonl::{Evaluation, Line, read};
 use dcgan::rng::{Latent, Stream, permutation, rng};
 use serde_json::Value;
@@ -78,12 +77,14 @@ fn distances_order_noise_blur_and_digits_rightly_and_a_missing_class_shows() -> 
     let cache = cache.path();
     let digits = builtin::digits()?;
     let mut steps = 0;
-    let classifier = Classifier::of(&digits, Device::Cpu, Some(cache), &mut |_, all| steps = all)?;
+    let classifier =
+        Classifier::load_or_train(&digits, Device::Cpu, Some(cache), &mut |_, all| steps = all)?;
     assert!(steps >= 600 && classifier.accuracy > 0.97, "{steps} {}", classifier.accuracy);
     assert_eq!(classifier.held_out, 1428);
     // The second time it is read.
-    let again =
-        Classifier::of(&digits, Device::Cpu, Some(cache), &mut |_, _| panic!("trained again"))?;
+    let again = Classifier::load_or_train(&digits, Device::Cpu, Some(cache), &mut |_, _| {
+        panic!("trained again")
+    })?;
     assert_eq!(again.accuracy, classifier.accuracy);
 
     let extractor = Extractor::Classifier(classifier);
@@ -92,7 +93,6 @@ fn distances_order_noise_blur_and_digits_rightly_and_a_missing_class_shows() -> 
         extractor,
         &Metric::ALL,
         Settings { count: 1500, seed: 0, device: Device::Cpu, cache: None },
-        &mut |_| {},
         &mut |_| {},
     )?;
     let real = without(&digits, None)?;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use dcgan::eval::coverage::overlap;
 use dcgan::eval::frechet::{Moments, Reference};
 use dcgan::eval::kernel::{kernel_distance, mmd2};
+use dcgan::eval::metric::Metric;
 use dcgan::eval::pixels::{Similarity, patches, pyramid, sliced_wasserstein};
 use dcgan::eval::score::classifier_score;
 use dcgan::files::TensorFile;
@@ -205,6 +206,22 @@ fn sliced_wasserstein_distances_are_those_of_plain_numpy() -> Result<()> {
             )?;
             assert_near(&format!("{case}, {size}"), ours, expected[i], 1.0);
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_metric_is_described_in_the_documentation() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut text = std::fs::read_to_string(root.join("README.md"))?;
+    for entry in std::fs::read_dir(root.join("docs"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            text += &std::fs::read_to_string(path)?;
+        }
+    }
+    for name in Metric::ALL.map(Metric::name) {
+        assert!(text.contains(&format!("`{name}`")), "{name} is described nowhere");
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::dataset::load_with_progress;
 use super::output::print;
-use super::progress::Work;
+use super::progress::TaskProgress;
 use crate::cli::{DataCommand, DataCommandArgs, Verbosity};
 
 /// Columns of a contact sheet, and images at most.
@@ -77,7 +77,7 @@ fn fetch_aloud(spec: &str, mirror: Option<&str>) -> Result<ExitCode> {
         return Err(Usage(message).into());
     }
     let home = places::data_home()?;
-    let mut work = Work::new(Verbosity::Normal);
+    let mut work = TaskProgress::new(Verbosity::Normal);
     let mut progress = |name: &str, bytes, total| work.bytes(name, bytes, total);
     let files = collection.fetch(part, &home, mirror, Patience::default(), &mut progress)?;
     drop(work);

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use dcgan::data::{self, Event, ImageSet, Options};
 
-use super::progress::{Work, say};
+use super::progress::{TaskProgress, say};
 use crate::cli::Verbosity;
 
 /// Loads a data set and shows how that goes.
@@ -15,7 +15,7 @@ pub(super) fn load_with_progress(
     options: &Options,
     verbosity: Verbosity,
 ) -> Result<ImageSet> {
-    let mut work = Work::new(verbosity);
+    let mut work = TaskProgress::new(verbosity);
     let set = data::load(spec, options, &mut |event| match event {
         Event::Warning(text) => work.warn(text),
         Event::Fetched(name, bytes, total) => work.bytes(name, bytes, total),

@@ -13,7 +13,7 @@ use dcgan::sample::walk;
 use super::generator::{read_z, sampler};
 use super::movie::ensure_rate;
 use super::output::{columns_for, ending, ensure_ending, ensure_free, ensure_picture};
-use super::progress::{Work, say};
+use super::progress::{TaskProgress, say};
 use crate::cli::{InterpolateArgs, Verbosity};
 
 /// `dcgan interpolate`.
@@ -53,7 +53,7 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
         path.through(|i| key(walk, i), keys, (frame, frames), !is_strip)
     };
     let scale = args.scale as usize;
-    let mut work = Work::new(Verbosity::unless(args.quiet));
+    let mut work = TaskProgress::new(Verbosity::unless(args.quiet));
     let images = if is_strip { walks * frames } else { walks };
     ensure_picture(images, sampler.channels(), scale)?;
     if is_strip {

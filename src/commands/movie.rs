@@ -6,10 +6,11 @@ use anyhow::{Context, Result, ensure};
 use dcgan::error::Usage;
 use dcgan::record::grid::Picture;
 use dcgan::record::movie::{GIF_FPS, Movie, is_mp4};
-use dcgan::record::plot::{label, thousands};
+use dcgan::record::numbers::thousands;
+use dcgan::record::plot::label;
 use dcgan::run::{FILM, RunDir};
 
-use super::progress::Work;
+use super::progress::TaskProgress;
 use crate::cli::Verbosity;
 
 /// A film is enlarged up to so many pixels in width: twice the usual grid.
@@ -70,7 +71,7 @@ pub(super) fn shoot(
         let caption = label(&text, picture.width, height, picture.channels)?;
         Picture::stacked(&[picture, caption])
     };
-    let mut work = Work::new(verbosity);
+    let mut work = TaskProgress::new(verbosity);
     work.frames(samples.len());
     let movie = Movie { count: samples.len(), fps, rest_s: REST_S, frame: &frame };
     movie.write(out, &mut || work.advance(1)).context("the film cannot be made")?;

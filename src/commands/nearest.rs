@@ -3,31 +3,32 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+
+use super::dataset::load_with_progress;
+use super::output::print;
+use super::progress::{TaskProgress, say};
+use crate::cli::NearestArgs;
+use crate::cli::Verbosity;
 use dcgan::data::builtin::DIGITS;
 use dcgan::data::{ImageSet, SIZE};
 use dcgan::error::Usage;
-use dcgan::eval::neighbours::{Neighbour, is_copy, nearest as nearest_in, suspicious};
+use dcgan::eval::neighbours::{CopyThreshold, Neighbour, nearest as nearest_in};
 use dcgan::files::write_bytes;
 use dcgan::record::grid::Picture;
-use dcgan::rng::{Stream, permutation, rng};
-
-use super::dataset::load_with_progress;
-use super::generator::sampler;
-use super::output::{ensure_ending, ensure_free, ensure_picture, print};
-use super::progress::{Work, say};
-use crate::cli::{NearestArgs, Verbosity};
+use dcgan::rng::{Stream, rng, shuffled};
+use dcgan::statistics::Sorted;
 
 /// `dcgan nearest`.
 ///
 /// # Errors
-/// [`Usage`], if the flags ask for what cannot be or a file is there already; if the generator or the data
-/// set cannot be read, or the picture not be written.
+/// [`Usage`], if the flags ask for what is impossible or a file is there already; if the generator or the data
+/// set cannot be read, or the picture cannot be written.
 pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
-    ensure_ending("--out", &args.out, &["png"])?;
+    super::output::ensure_ending("--out", &args.out, &["png"])?;
     let (count, k) = (args.count as usize, args.neighbours as usize);
-    ensure_picture(count * (k + 1), 3, args.scale as usize)?;
-    ensure_free(&args.out, false, args.force)?;
-    let sampler = sampler(&args.generator)?;
+    super::output::ensure_picture(count * (k + 1), 3, args.scale as usize)?;
+    super::output::ensure_free(&args.out, false, args.force)?;
+    let sampler = super::generator::sampler(&args.generator)?;
     let verbosity = Verbosity::unless(args.quiet);
     let dataset = args.dataset.as_deref().or(sampler.dataset()).unwrap_or(DIGITS);
     let options = args.data.resolve(dataset, None)?.data();
@@ -45,62 +46,67 @@ pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
         return Err(Usage(message).into());
     }
     let samples = sampler.sample(args.seed, count)?;
-    // As many real images, and their nearest others: what is usual in this set.
-    let own = permutation(&mut rng(args.seed, Stream::Subset, 1), u32::try_from(set.count())?);
-    let own: Vec<usize> = own.into_iter().take(count.max(FLOOR)).map(|i| i as usize).collect();
+    // Real images and their nearest other ones tell which distances are usual in this set.
+    let own = shuffled(&mut rng(args.seed, Stream::Subset, 1), set.count())?;
+    let own = &own[..own.len().min(count.max(LEAST_REAL))];
     let real = set.rows(own.iter().copied())?;
-    let mut work = Work::new(verbosity);
+    let mut work = TaskProgress::new(verbosity);
     work.comparisons(2 * set.count());
-    let found = nearest_in(&samples, &set, k, None, &mut |n| work.advance(n))?;
-    let usual = nearest_in(&real, &set, 1, Some(&own), &mut |n| work.advance(n))?;
+    let neighbours = nearest_in(&samples, &set, k, None, &mut |n| work.advance(n))?;
+    let usual = nearest_in(&real, &set, 1, Some(own), &mut |n| work.advance(n))?;
     drop(work);
 
-    let picture = rows(&samples, &found, &set)?.scaled(args.scale as usize);
+    let picture = rows(&samples, &neighbours, &set)?.scaled(args.scale as usize);
     write_bytes(&args.out, &picture.png()?)?;
-    let distances = |found: &[Vec<Neighbour>]| {
-        let mut all: Vec<f64> = found.iter().map(|found| found[0].distance).collect();
-        all.sort_by(f64::total_cmp);
-        all
-    };
-    let (ours, theirs) = (distances(&found), distances(&usual));
-    let median = |all: &[f64]| all[all.len() / 2];
-    let suspicious = suspicious(&theirs);
-    let copies = ours.iter().filter(|&&distance| is_copy(distance, suspicious)).count();
-    let text = format!(
-        "nearest image of `{}` by pixels, root mean square in levels of 255:\n  \
-         {count} generated images: median {:.1}, least {:.1}\n  \
-         {} real images (to another one): median {:.1}, least {:.1}\n\
-         {copies} of {count} generated images are nearer than the nearest 1 % of real ones ({suspicious:.1}){}\n",
-        set.name(),
-        median(&ours),
-        ours[0],
-        theirs.len(),
-        median(&theirs),
-        theirs[0],
-        if copies * 20 > count && theirs.len() >= FLOOR {
-            ": look at the picture, the model may copy"
-        } else {
-            ""
-        }
-    );
-    print(text.as_bytes())?;
+    print(comparison(set.name(), &distances(&neighbours), &distances(&usual)).as_bytes())?;
     if !args.quiet {
         say(&format!("each generated image and its {k} nearest: {}", args.out.display()));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Real images at least, whose nearest others tell what is usual.
-const FLOOR: usize = 200;
+/// The least number of real images whose nearest others tell what is usual.
+const LEAST_REAL: usize = 200;
 
-/// Each sample on the left of its neighbours.
-fn rows(samples: &[u8], found: &[Vec<Neighbour>], set: &ImageSet) -> Result<Picture> {
+/// The distance of each image to its nearest neighbour.
+fn distances(neighbours: &[Vec<Neighbour>]) -> Vec<f64> {
+    neighbours.iter().map(|nearest| nearest[0].distance).collect()
+}
+
+/// What the distances of generated and of real images to the nearest image of the set say, in words.
+fn comparison(set: &str, generated: &[f64], real: &[f64]) -> String {
+    let threshold = CopyThreshold::among_real(real);
+    let copies = threshold.count(generated);
+    let sorted = |distances: &[f64]| Sorted::new(distances.iter().copied());
+    let (ours, usual) = (sorted(generated), sorted(real));
+    let count = ours.count();
+    format!(
+        "nearest image of `{set}` by pixels, root mean square in levels of 255:\n  \
+         {count} generated images: median {:.1}, least {:.1}\n  \
+         {} real images (to another one): median {:.1}, least {:.1}\n\
+         {copies} of {count} generated images are nearer than the nearest 1 % of real ones ({:.1}){}\n",
+        ours.quantile(1, 2),
+        ours.least(),
+        usual.count(),
+        usual.quantile(1, 2),
+        usual.least(),
+        threshold.distance(),
+        if copies * 20 > count && usual.count() >= LEAST_REAL {
+            ": look at the picture, the model may copy"
+        } else {
+            ""
+        }
+    )
+}
+
+/// Each sample, with its neighbours on its right, in a row of its own.
+fn rows(samples: &[u8], neighbours: &[Vec<Neighbour>], set: &ImageSet) -> Result<Picture> {
     let (length, channels) = (set.image_len(), set.channels());
     let mut pictures = Vec::new();
-    for (sample, found) in samples.chunks_exact(length).zip(found) {
-        let images = set.rows(found.iter().map(|neighbour| neighbour.index))?;
+    for (sample, neighbours) in samples.chunks_exact(length).zip(neighbours) {
+        let images = set.rows(neighbours.iter().map(|neighbour| neighbour.index))?;
         let left = Picture::grid(sample, SIZE, channels, 1)?;
-        let right = Picture::grid(&images, SIZE, channels, found.len())?;
+        let right = Picture::grid(&images, SIZE, channels, neighbours.len())?;
         pictures.push(Picture::side_by_side(&left, &right)?);
     }
     Picture::stacked(&pictures)

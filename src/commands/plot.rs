@@ -1,8 +1,11 @@
-//! `dcgan plot`: losses and probabilities of runs.
+//! `dcgan plot`: the curves of one run or of several.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
+
+use super::progress::say;
+use crate::cli::PlotArgs;
 use dcgan::error::Usage;
 use dcgan::files::write_bytes;
 use dcgan::record::jsonl::read_metrics;
@@ -10,22 +13,18 @@ use dcgan::record::plot::{CURVES, Plot};
 use dcgan::run::list::{find, name_of};
 use dcgan::run::resume::ensure_run;
 
-use super::output::{ending, ensure_ending, ensure_free};
-use super::progress::say;
-use crate::cli::PlotArgs;
-
 /// `dcgan plot`.
 ///
 /// # Errors
 /// [`Usage`], if there is no such run, nothing is logged, or a file is there already; if it cannot be read or
 /// written.
 pub fn plot(args: &PlotArgs) -> Result<ExitCode> {
-    ensure_ending("--out", &args.out, &["png", "svg"])?;
+    super::output::ensure_ending("--out", &args.out, &["png", "svg"])?;
     if args.runs.len() > CURVES {
         let message = format!("{} runs: a plot tells {CURVES} apart at most", args.runs.len());
         return Err(Usage(message).into());
     }
-    ensure_free(&args.out, false, args.force)?;
+    super::output::ensure_free(&args.out, false, args.force)?;
     let mut runs = Vec::new();
     for run in &args.runs {
         let path = find(run)?;
@@ -36,12 +35,12 @@ pub fn plot(args: &PlotArgs) -> Result<ExitCode> {
             return Err(Usage(format!("{}: nothing has been logged yet", path.display())).into());
         }
         let name = name_of(&path);
-        // Of two of one name the paths tell which is which.
+        // Runs in different folders may have the same name; then the path tells which is which.
         let is_taken = runs.iter().any(|(other, _)| *other == name);
         runs.push((if is_taken { path.display().to_string() } else { name }, metrics));
     }
     let plot = Plot::of_runs(&runs);
-    let bytes = if ending(&args.out) == "svg" {
+    let bytes = if super::output::ending(&args.out) == "svg" {
         plot.svg()?.into_bytes()
     } else {
         plot.picture()?.png()?

@@ -1,33 +1,32 @@
-//! What a person sees of a run: a bar on a terminal, plain lines elsewhere, nothing when quiet.
+//! What a person sees while the program works: a bar on a terminal, plain lines elsewhere, nothing when quiet.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use dcgan::record::jsonl::{Evaluation, Metrics};
-use dcgan::record::plot::digits;
+use dcgan::record::numbers::five_digits;
 use dcgan::run::observer::Observer;
 use dcgan::run::watch::Collapse;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::Verbosity;
 
-/// Writes a line to standard error. Where nobody reads any more, `eprintln!` would panic; what goes on
-/// behind the line need not stop.
+/// Writes a line to standard error. `eprintln!` would panic if nobody reads there any more, and end the work with that.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// The progress of fetching, decoding and sampling, on a terminal alone.
+/// A bar for a piece of work such as decoding or sampling. It is shown on a terminal only.
 #[derive(Debug)]
-pub struct Work {
+pub struct TaskProgress {
     is_shown: bool,
     bar: Option<ProgressBar>,
     /// What the bar is of.
     name: String,
 }
 
-impl Work {
-    /// Nothing is shown before there is work.
+impl TaskProgress {
+    /// Shows nothing until there is work.
     pub fn new(verbosity: Verbosity) -> Self {
         let is_shown = verbosity >= Verbosity::Normal && std::io::stderr().is_terminal();
         Self { is_shown, bar: None, name: String::new() }
@@ -35,59 +34,35 @@ impl Work {
 
     /// So many files are to be decoded.
     pub fn files(&mut self, count: usize) {
-        self.show(
-            "decoding",
-            Some(count as u64),
-            "{msg} {bar:24.cyan/blue} {pos}/{len} · {eta} left",
-        );
+        self.begin("decoding", count, "{eta} left");
     }
 
     /// So many images are to be made.
     pub fn images(&mut self, count: usize) {
-        self.show(
-            "sampling",
-            Some(count as u64),
-            "{msg} {bar:24.cyan/blue} {pos}/{len} · {per_sec} · {eta} left",
-        );
+        self.begin("sampling", count, "{per_sec} · {eta} left");
     }
 
     /// So many frames of a film are to be made.
     pub fn frames(&mut self, count: usize) {
-        self.show(
-            "filming",
-            Some(count as u64),
-            "{msg} {bar:24.cyan/blue} {pos}/{len} · {eta} left",
-        );
+        self.begin("filming", count, "{eta} left");
     }
 
-    /// So many steps of a classifier's training.
+    /// A classifier is to be trained in so many steps.
     pub fn steps(&mut self, count: usize) {
-        self.show(
-            "training a classifier",
-            Some(count as u64),
-            "{msg} {bar:24.cyan/blue} {pos}/{len} · {eta} left",
-        );
+        self.begin("training a classifier", count, "{eta} left");
     }
 
     /// Features of so many images are to be computed.
     pub fn features(&mut self, count: usize) {
-        self.show(
-            "features",
-            Some(count as u64),
-            "{msg} {bar:24.cyan/blue} {pos}/{len} · {per_sec} · {eta} left",
-        );
+        self.begin("features", count, "{per_sec} · {eta} left");
     }
 
     /// So many images are to be compared with.
     pub fn comparisons(&mut self, count: usize) {
-        self.show(
-            "comparing",
-            Some(count as u64),
-            "{msg} {bar:24.cyan/blue} {pos}/{len} · {eta} left",
-        );
+        self.begin("comparing", count, "{eta} left");
     }
 
-    /// So many more files are decoded, images made or frames filmed.
+    /// So much more of the work is done. Without a number of files, they are counted as they are decoded.
     pub fn advance(&mut self, count: usize) {
         if self.bar.is_none() {
             self.show("decoding", None, "{msg} {pos} files");
@@ -97,7 +72,7 @@ impl Work {
         }
     }
 
-    /// Of file `name`, `bytes` are there, of `total`.
+    /// Of the file `name`, so many bytes have been fetched, out of `total` if that is known.
     pub fn bytes(&mut self, name: &str, bytes: u64, total: Option<u64>) {
         if self.name != name {
             let template = match total {
@@ -111,13 +86,19 @@ impl Work {
         }
     }
 
-    /// Something that is wrong but does not stop the work.
+    /// Prints a warning of something that does not stop the work.
     pub fn warn(&self, text: &str) {
         let text = format!("warning: {text}");
         match &self.bar {
             Some(bar) => bar.suspend(|| say(&text)),
             None => say(&text),
         }
+    }
+
+    /// Shows a bar of `count` pieces of work, and after it what `rest` says.
+    fn begin(&mut self, name: &str, count: usize, rest: &str) {
+        let template = format!("{{msg}} {{bar:24.cyan/blue}} {{pos}}/{{len}} · {rest}");
+        self.show(name, Some(count as u64), &template);
     }
 
     fn show(&mut self, name: &str, total: Option<u64>, template: &str) {
@@ -136,7 +117,7 @@ impl Work {
     }
 }
 
-impl Drop for Work {
+impl Drop for TaskProgress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -161,7 +142,7 @@ impl Progress {
     pub fn new(verbosity: Verbosity, total: u64) -> Self {
         let bar = (verbosity >= Verbosity::Normal && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new(total);
-            // What does not fit into the line is cut off at its end.
+            // A message that does not fit into the line is cut off at its end.
             let template = "{bar:12.cyan/blue} {pos}/{len} · {eta} left · {wide_msg}";
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
@@ -172,7 +153,7 @@ impl Progress {
         Self { verbosity, total, bar }
     }
 
-    /// A sentence about the run.
+    /// Prints a sentence about the run, unless quiet.
     pub fn note(&self, text: &str) {
         if self.verbosity >= Verbosity::Normal {
             self.print(text);
@@ -200,7 +181,7 @@ impl Observer for Progress {
     fn begin(&self, iteration: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(iteration);
-            // The jump is no speed.
+            // The bar must not take this jump for speed.
             bar.reset_eta();
         }
     }
@@ -231,7 +212,8 @@ impl Observer for Progress {
 
     fn evaluation(&self, evaluation: &Evaluation) {
         let Evaluation { iteration, evaluation, eval_s, .. } = evaluation;
-        let values = evaluation.iter().map(|(name, value)| format!("{name} {}", digits(*value)));
+        let values =
+            evaluation.iter().map(|(name, value)| format!("{name} {}", five_digits(*value)));
         let values = values.collect::<Vec<_>>().join(" · ");
         self.note(&format!("iteration {iteration}: {values} · evaluated in {eval_s:.1} s"));
     }

@@ -3,26 +3,26 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use dcgan::files::write_bytes;
-use dcgan::run::list::{find, shell_quoted};
-use dcgan::run::resume::ensure_run;
 
-use super::output::{ensure_ending, ensure_free};
 use super::progress::say;
 use crate::cli::ReportArgs;
+use dcgan::files::write_bytes;
+use dcgan::run::list::{find, shell_quoted};
+use dcgan::run::report::html;
+use dcgan::run::resume::ensure_run;
 
 /// `dcgan report`.
 ///
 /// # Errors
-/// [`Usage`], if there is no such run or a file is there already; as [`dcgan::record::report::html`].
+/// [`Usage`](dcgan::error::Usage), if there is no such run or a file is there already; as [`html`].
 pub fn report(args: &ReportArgs) -> Result<ExitCode> {
-    ensure_ending("--out", &args.out, &["html"])?;
-    ensure_free(&args.out, false, args.force)?;
+    super::output::ensure_ending("--out", &args.out, &["html"])?;
+    super::output::ensure_free(&args.out, false, args.force)?;
     let run = find(&args.run)?;
     ensure_run(&run)?;
     let config = run.canonicalize().unwrap_or_else(|_| run.clone()).join("config.toml");
     let command = format!("dcgan train --config {}", shell_quoted(&config.display().to_string()));
-    write_bytes(&args.out, dcgan::record::report::html(&run, &command)?.as_bytes())?;
+    write_bytes(&args.out, html(&run, &command)?.as_bytes())?;
     say(&format!("{}: {}", run.display(), args.out.display()));
     Ok(ExitCode::SUCCESS)
 }

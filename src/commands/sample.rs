@@ -17,7 +17,7 @@ use zip::write::SimpleFileOptions;
 
 use super::generator::{read_z, sampler};
 use super::output::{columns_for, ending, ensure_ending, ensure_free};
-use super::progress::{Work, say};
+use super::progress::{TaskProgress, say};
 use crate::cli::{GridSize, SampleArgs, Verbosity};
 
 /// Images in one picture at most: it is held in memory.
@@ -55,7 +55,7 @@ pub fn sample(args: &SampleArgs) -> Result<ExitCode> {
         (Source::Seed(_), count, _) => count.map_or(64, |count| count as usize),
     };
     let verbosity = Verbosity::unless(args.quiet);
-    let mut job = Job { sampler, source, count, work: Work::new(verbosity) };
+    let mut job = Job { sampler, source, count, work: TaskProgress::new(verbosity) };
     job.work.images(count);
     match &target {
         Target::Grid(path) => job.grid(path, args.grid)?,
@@ -126,7 +126,7 @@ struct Job {
     sampler: Sampler,
     source: Source,
     count: usize,
-    work: Work,
+    work: TaskProgress,
 }
 
 impl Job {

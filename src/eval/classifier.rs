@@ -1,4 +1,5 @@
-//! A small classifier that the program trains itself, once a data set, to have features to compare by.
+//! A small classifier whose features sets of images are compared by. The program trains it itself, once for each data
+//! set, and keeps it in a cache.
 
 use std::path::Path;
 
@@ -8,56 +9,61 @@ use sha2::{Digest, Sha256};
 use tch::nn::OptimizerConfig;
 use tch::{Device, Kind, Tensor, nn};
 
-use crate::data::{ImageSet, Labels, SIZE};
+use super::tensors::symmetric;
+use crate::data::{ImageSet, Labels};
 use crate::files::TensorFile;
 use crate::finite::ensure_finite;
 use crate::rng::{Latent, Stream, permutation, rng};
 
-/// Of the features.
+/// Dimensions of the features.
 pub const DIMENSIONS: i64 = 128;
-/// Channels of the two convolutions.
+/// Channels after each of the two convolutions.
 const WIDTHS: [i64; 2] = [32, 64];
+/// Images in a training step.
 const BATCH: usize = 128;
-/// Passes over the images, within the bounds of [`STEPS`].
+/// Passes over the images, unless that makes fewer or more steps than [`STEPS`] allows.
 const EPOCHS: usize = 4;
+/// The fewest and the most training steps.
 const STEPS: (usize, usize) = (600, 3000);
+/// Adam's learning rate in the first step; it falls to 0 along a cosine.
 const LEARNING_RATE: f64 = 2e-3;
-/// One image in so many is held out.
+/// One image out of so many is held out of training, to measure how often the classifier is right.
 const HELD_OUT: usize = 7;
-/// Pixels that images are moved by while it is trained, at most.
+/// The most pixels that images are moved by in training, in either direction.
 const SHIFT: u32 = 2;
-/// Of the file, and of what makes it: with another one, it is trained anew.
+/// Version of the file and of the training. Files of another version are not read, so the classifier is trained anew.
 const VERSION: &str = "1";
+/// Marks the file as a classifier's.
 const FORMAT: &str = "dcgan-classifier";
 
-/// Two convolutions and two dense layers, trained.
+/// A trained network of two convolutions and two dense layers.
 #[derive(Debug)]
 pub struct Classifier {
-    /// Weight and bias of each layer.
+    /// Weight and bias of each layer in turn.
     layers: Vec<Tensor>,
-    /// Names of the classes.
+    /// The names of the classes.
     pub classes: Vec<String>,
-    /// The share of images that it was not trained on and classifies rightly.
+    /// The share of held-out images that it classifies rightly.
     pub accuracy: f64,
-    /// How many those are.
+    /// How many images were held out of training.
     pub held_out: usize,
-    /// What it was trained on: images and classes.
+    /// A hash of the images and classes that it was trained on.
     key: String,
-    /// What tells it from others: the SHA-256 of its weights.
+    /// The SHA-256 of its weights, which tells it from other classifiers.
     pub digest: String,
 }
 
 impl Classifier {
-    /// The classifier of `set`: from the folder `cache`, or trained now and kept there. `tell` is told of steps done
-    /// and in all.
+    /// The classifier of `set`, from the folder `cache`, or trained now and written to that folder. `progress` is told
+    /// of the steps that are done and of how many there are.
     ///
     /// # Errors
     /// If the set has no classes, or fewer than 14 images; if it cannot be read.
-    pub fn of(
+    pub fn load_or_train(
         set: &ImageSet,
         device: Device,
         cache: Option<&Path>,
-        tell: &mut dyn FnMut(usize, usize),
+        progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let labels = set.labels().with_context(|| {
             format!(
@@ -75,9 +81,9 @@ impl Classifier {
         if let Some(found) = path.as_ref().and_then(|path| Self::read(path, &key, device).ok()) {
             return Ok(found);
         }
-        let trained = Self::train(set, labels, key, device, tell)?;
+        let trained = Self::train(set, labels, key, device, progress)?;
         if let Some(path) = path {
-            // A cache that cannot be written costs time, not results.
+            // Without a cache the classifier is trained again next time, which costs only time.
             let _ = trained.write(&path);
         }
         Ok(trained)
@@ -89,7 +95,7 @@ impl Classifier {
         labels: Labels,
         key: String,
         device: Device,
-        tell: &mut dyn FnMut(usize, usize),
+        progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let count = set.count();
         ensure!(count >= 2 * HELD_OUT, "a classifier takes at least 14 images, found {count}");
@@ -105,7 +111,7 @@ impl Classifier {
         ];
         let mut layers = Vec::new();
         for (i, shape) in shapes.into_iter().enumerate() {
-            // He's: the variance is 2 over the inputs.
+            // He's initial values: the variance is 2 divided by the number of inputs.
             let inputs: i64 = shape[1..].iter().product();
             let values = shape.iter().product::<i64>() as usize;
             let noise = Latent::Normal.sample(&mut rng(i as u64, Stream::Init, 1 << 40), values, 1);
@@ -136,7 +142,6 @@ impl Classifier {
             let mut shifts = rng(1, Stream::Flip, step as u64);
             let mut shift = || i64::from(shifts.next_u32() % (2 * SHIFT + 1)) - i64::from(SHIFT);
             let images = images.f_roll([shift(), shift()], [2i64, 3])?;
-            // Down to nothing along a cosine.
             let done = step as f64 / steps as f64;
             optimizer.set_lr(LEARNING_RATE * 0.5 * (1.0 + (std::f64::consts::PI * done).cos()));
             let (_, logits) = classifier.forward(&images)?;
@@ -151,7 +156,7 @@ impl Classifier {
             optimizer.zero_grad();
             loss.f_backward()?;
             optimizer.step();
-            tell(step + 1, steps);
+            progress(step + 1, steps);
         }
         let _no_grad = tch::no_grad_guard();
         let mut right = 0.0;
@@ -175,7 +180,7 @@ impl Classifier {
     /// Images `[n, C, 32, 32]` in [−1, 1] → features `[n, 128]` and logits `[n, classes]`.
     ///
     /// # Errors
-    /// If the images have other channels.
+    /// If the images have other channels than those it was trained on.
     pub fn forward(&self, images: &Tensor) -> Result<(Tensor, Tensor)> {
         let [w1, b1, w2, b2, w3, b3, w4, b4] = &self.layers[..] else {
             unreachable!("four layers, as they were made or read")
@@ -235,7 +240,7 @@ impl Classifier {
     }
 }
 
-/// The SHA-256 of weights.
+/// The SHA-256 of the layers' values.
 fn digest(layers: &[Tensor]) -> Result<String> {
     let mut digest = Sha256::new();
     for layer in layers {
@@ -245,7 +250,7 @@ fn digest(layers: &[Tensor]) -> Result<String> {
     Ok(hex::encode(digest.finalize()))
 }
 
-/// Images in [−1, 1] and their classes.
+/// The images `rows` of `set` `[n, C, 32, 32]` in [−1, 1], and their classes `[n]`.
 fn batch(
     set: &ImageSet,
     labels: &Labels,
@@ -255,13 +260,5 @@ fn batch(
     let bytes = set.rows(rows.iter().map(|&row| row as usize))?;
     let targets: Vec<i64> = rows.iter().map(|&row| labels.of_images[row as usize].into()).collect();
     let targets = Tensor::f_from_slice(&targets)?.f_to_device(device)?;
-    Ok((to_unit(&bytes, set.channels(), device)?, targets))
-}
-
-/// Bytes `[n, 32, 32, C]` → `[n, C, 32, 32]` in [−1, 1].
-pub(super) fn to_unit(bytes: &[u8], channels: usize, device: Device) -> Result<Tensor> {
-    let shape = [-1, SIZE as i64, SIZE as i64, channels as i64];
-    let images = Tensor::f_from_slice(bytes)?.f_view(shape)?.f_to_device(device)?;
-    let images = images.f_to_kind(Kind::Float)?.f_div_scalar(127.5)?.f_sub_scalar(1.0)?;
-    Ok(images.f_permute([0, 3, 1, 2])?.f_contiguous()?)
+    Ok((symmetric(&bytes, set.channels(), device)?, targets))
 }

@@ -1,4 +1,4 @@
-//! What images are compared by.
+//! Features of images: the numbers by which sets of images are compared.
 
 use std::path::{Path, PathBuf};
 
@@ -8,28 +8,29 @@ use fast_image_resize::{PixelType, Resizer};
 use sha2::{Digest, Sha256};
 use tch::{CModule, Device, IValue, Kind, Tensor};
 
-use super::classifier::{Classifier, to_unit};
+use super::classifier::Classifier;
+use super::tensors::{planes_of_side, rows, symmetric};
 use crate::data::{ImageSet, SIZE};
 use crate::finite::ensure_finite;
 
 /// Images that go through a network together.
 const BLOCK: usize = 256;
 
-/// From images to features.
+/// Computes features of images.
 #[derive(Debug)]
 pub enum Extractor {
     /// The pixels themselves, 0 to 255: `C·32·32` dimensions.
     Pixels,
-    /// The last hidden layer of a classifier that this program trained.
+    /// The last hidden layer of a classifier that this program has trained.
     Classifier(Classifier),
     /// A TorchScript module.
     Module(Module),
 }
 
-/// How a module takes its images, `[N, 3, H, W]`.
+/// Which values a module expects in its images, `[N, 3, H, W]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InputRange {
-    /// Bytes, 0 to 255; floats of the same values where it refuses bytes.
+    /// Bytes, 0 to 255, or floats of the same values if the module refuses bytes.
     Bytes,
     /// Floats, 0 to 1.
     Unit,
@@ -37,39 +38,40 @@ pub enum InputRange {
     Symmetric,
 }
 
-/// A TorchScript module `[N, 3, H, W]` → `[N, d]`.
+/// A TorchScript module that computes features `[N, d]` of images `[N, 3, H, W]`.
 #[derive(Debug)]
 pub struct Module {
     module: CModule,
     path: PathBuf,
     range: InputRange,
-    /// Width and height that images are resized to before; as they are where there is none.
+    /// Width and height that images are resized to; `None` leaves them as they are.
     size: Option<usize>,
     call: Call,
 }
 
-/// What a module's `forward` takes.
+/// How a module's `forward` is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Call {
+    /// Kind of the images.
     kind: Kind,
-    /// `return_features=True`, as those of the StyleGAN authors do.
+    /// Whether `return_features=True` is passed, which the modules of the StyleGAN authors need.
     with_flag: bool,
 }
 
-/// Features of images, and what a classifier says of their classes.
+/// Features of images, and the logits of their classes if a classifier computed them.
 #[derive(Debug)]
 pub struct Features {
     /// `[n, d]`, float32.
     pub values: Tensor,
-    /// `[n, classes]`, of [`Extractor::Classifier`].
+    /// `[n, classes]`; only [`Extractor::Classifier`] has them.
     pub logits: Option<Tensor>,
 }
 
 impl Module {
-    /// Loads `path` and finds out how it is called.
+    /// Loads the module in `path` and finds out, by trying, how it is called.
     ///
     /// # Errors
-    /// If it is no TorchScript module, or does not give `[n, d]` for images.
+    /// If it is no TorchScript module, or does not compute `[n, d]` of images.
     pub fn load(
         path: &Path,
         range: InputRange,
@@ -120,8 +122,7 @@ impl Module {
             resized = resize(images, channels, side)?;
             &resized
         };
-        let shape = [-1, side as i64, side as i64, channels as i64];
-        let x = Tensor::f_from_slice(bytes)?.f_view(shape)?.f_permute([0, 3, 1, 2])?;
+        let x = planes_of_side(bytes, channels, side)?;
         let x = if channels == 1 { x.f_repeat([1, 3, 1, 1])? } else { x };
         let x = match self.range {
             InputRange::Bytes => x.f_to_kind(self.call.kind)?,
@@ -149,7 +150,7 @@ impl Module {
 }
 
 impl Extractor {
-    /// For people, as they ask for it.
+    /// The name that users know it by: `pixels`, `digits` or the module's file.
     pub fn name(&self) -> String {
         match self {
             Self::Pixels => "pixels".to_owned(),
@@ -158,23 +159,25 @@ impl Extractor {
         }
     }
 
-    /// The name, and what tells it from others of that name: numbers by different features cannot be compared.
+    /// The name, with a hash that tells it from other features of that name: metrics of different features cannot be
+    /// compared.
     ///
     /// # Errors
-    /// As [`Self::id`].
+    /// As [`Self::cache_key`].
     pub fn mark(&self) -> Result<String> {
         let name = self.name();
-        Ok(match self.id()? {
+        Ok(match self.cache_key()? {
             None => name,
-            Some(id) => format!("{name} {}", &hex::encode(Sha256::digest(id))[..8]),
+            Some(key) => format!("{name} {}", &hex::encode(Sha256::digest(key))[..8]),
         })
     }
 
-    /// What its features depend on besides the images; `None` of pixels, which cost nothing.
+    /// Everything that its features depend on besides the images, as the key of a cache; `None` for pixels, which are
+    /// not worth caching.
     ///
     /// # Errors
     /// If the module's file cannot be read.
-    pub fn id(&self) -> Result<Option<String>> {
+    pub fn cache_key(&self) -> Result<Option<String>> {
         Ok(match self {
             Self::Pixels => None,
             Self::Classifier(classifier) => Some(format!("classifier {}", classifier.digest)),
@@ -187,7 +190,7 @@ impl Extractor {
         })
     }
 
-    /// What it is, in words.
+    /// A description for people.
     pub fn describe(&self) -> String {
         match self {
             Self::Pixels => "pixels, 0 to 255".to_owned(),
@@ -208,29 +211,26 @@ impl Extractor {
         }
     }
 
-    /// Features of the images `rows` of `set`. `done` is told how many more are done.
+    /// Features of the images `numbers` of `set`. `progress` is told of how many more images are done.
     ///
     /// # Errors
-    /// If an image cannot be read, the network fails, or a feature is not finite: then the message says of
-    /// which image.
+    /// If an image cannot be read or the network fails; if a feature is not finite, and then the message names the
+    /// image.
     pub fn features(
         &self,
         set: &ImageSet,
-        rows: &[usize],
+        numbers: &[usize],
         device: Device,
-        done: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(usize),
     ) -> Result<Features> {
         let _no_grad = tch::no_grad_guard();
         let (mut values, mut logits) = (Vec::new(), Vec::new());
-        for chunk in rows.chunks(BLOCK) {
+        for chunk in numbers.chunks(BLOCK) {
             let bytes = set.rows(chunk.iter().copied())?;
             let block = match self {
-                Self::Pixels => {
-                    let rows = Tensor::f_from_slice(&bytes)?.f_view([chunk.len() as i64, -1])?;
-                    rows.f_to_kind(Kind::Float)?
-                }
+                Self::Pixels => rows(&bytes, set.image_len(), Kind::Float)?,
                 Self::Classifier(classifier) => {
-                    let images = to_unit(&bytes, set.channels(), device)?;
+                    let images = symmetric(&bytes, set.channels(), device)?;
                     let (features, scores) = classifier.forward(&images)?;
                     ensure_finite("the classifier's logits", &scores)?;
                     logits.push(scores.f_to_device(Device::Cpu)?);
@@ -246,7 +246,7 @@ impl Extractor {
                 bail!("data set {}: image {image} has features that are not finite", set.name());
             }
             values.push(block);
-            done(chunk.len());
+            progress(chunk.len());
         }
         Ok(Features {
             values: Tensor::f_cat(&values, 0)?,
@@ -255,7 +255,7 @@ impl Extractor {
     }
 }
 
-/// Images `[n, 32, 32, C]`, resampled by Lanczos' filter to `side`.
+/// Images `[n, 32, 32, C]`, resized with Lanczos' filter: `[n, side, side, C]`.
 fn resize(images: &[u8], channels: usize, side: usize) -> Result<Vec<u8>> {
     let pixels = if channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
     let (from, to) = (SIZE as u32, u32::try_from(side)?);

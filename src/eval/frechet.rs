@@ -1,4 +1,5 @@
-//! The Fréchet distance between two sets of features, each taken for a normal distribution.
+//! The Fréchet distance between two sets of features, each described by the normal distribution of its mean and
+//! covariance.
 //!
 //! # Source
 //! D. C. Dowson and B. V. Landau, *The Fréchet Distance between Multivariate Normal Distributions* (1982);
@@ -9,34 +10,36 @@ use std::cell::OnceCell;
 use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
 
-/// Rows that are taken into float64 at a time.
+use super::lazily::get_or_try_init;
+
+/// Rows that are converted to float64 at a time.
 const BLOCK: i64 = 4096;
-/// An eigenvalue of this share of the largest one, or less, is rounding.
+/// An eigenvalue of at most this share of the largest one is a rounding error, and counts as 0.
 const ROUNDING: f64 = 1e-13;
-/// One of less than minus this share is no covariance's.
+/// An eigenvalue below minus this share of the largest one is no rounding error: the matrix is no covariance.
 const NEGATIVE: f64 = 1e-6;
 
 /// Mean and covariance of a set of features, in float64.
 #[derive(Debug)]
 pub struct Moments {
-    /// Rows.
+    /// The number of rows.
     count: i64,
     /// `[d]`.
     mean: Tensor,
     spread: Spread,
 }
 
-/// What a covariance is made of, in the form that takes less room.
+/// A covariance, in the form that takes less memory.
 #[derive(Debug)]
 enum Spread {
-    /// The covariance itself, `[d, d]`, of n − 1.
+    /// The covariance itself, `[d, d]`, divided by n − 1.
     Covariance(Tensor),
-    /// The rows less their mean, `[n, d]`, n below d.
+    /// The rows less their mean, `[n, d]`, where n is smaller than d.
     Rows(Tensor),
 }
 
 impl Moments {
-    /// Of `features` `[n, d]`, n at least 2.
+    /// The moments of `features` `[n, d]`, n at least 2.
     ///
     /// # Errors
     /// If there are fewer than two rows.
@@ -66,10 +69,10 @@ impl Moments {
         Ok(Self { count, mean, spread: Spread::Covariance(covariance) })
     }
 
-    /// The covariance, `[d, d]`, of n − 1.
+    /// The covariance, `[d, d]`, divided by n − 1.
     ///
     /// # Errors
-    /// If memory has no room.
+    /// If there is not enough memory.
     pub fn covariance(&self) -> Result<Tensor> {
         Ok(match &self.spread {
             Spread::Covariance(covariance) => covariance.shallow_clone(),
@@ -77,7 +80,7 @@ impl Moments {
         })
     }
 
-    /// The covariance's trace.
+    /// The trace of the covariance.
     fn trace(&self) -> Result<f64> {
         Ok(match &self.spread {
             Spread::Covariance(covariance) => covariance.f_trace()?.f_double_value(&[])?,
@@ -88,7 +91,7 @@ impl Moments {
         })
     }
 
-    /// Its square root, which is symmetric.
+    /// The symmetric square root of the covariance.
     fn root(&self) -> Result<Tensor> {
         let (values, vectors) = self.covariance()?.f_linalg_eigh("L")?;
         let roots = Vec::<f64>::try_from(values)?;
@@ -97,7 +100,7 @@ impl Moments {
     }
 }
 
-/// What every distance from the same set shares; each is made when it is needed.
+/// One side of any number of distances. What all of them share is computed when it is first needed.
 #[derive(Debug)]
 pub struct Reference {
     moments: Moments,
@@ -106,18 +109,18 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Of the set with these moments.
+    /// The side with these moments.
     pub fn new(moments: Moments) -> Self {
         Self { moments, covariance: OnceCell::new(), root: OnceCell::new() }
     }
 
-    /// ‖μ₁ − μ₂‖² + tr S₁ + tr S₂ − 2 tr √(√S₁ S₂ √S₁), which is the same as with √(S₁ S₂) and has no
-    /// imaginary part. Where S₂ = XᵀX / (n − 1) has fewer rows X than dimensions, X S₁ Xᵀ / (n − 1) has the same
-    /// eigenvalues but for zeros.
+    /// The distance ‖μ₁ − μ₂‖² + tr S₁ + tr S₂ − 2 tr √(√S₁ S₂ √S₁). The last term equals the usual 2 tr √(S₁ S₂), but
+    /// its matrix is symmetric, so that rounding gives it no imaginary part. Where S₂ = XᵀX / (n − 1) and X has fewer
+    /// rows than dimensions, the smaller matrix X S₁ Xᵀ / (n − 1) has the same eigenvalues except for zeros.
     ///
     /// # Errors
-    /// If a covariance is none: not finite, or with a negative eigenvalue beyond rounding; if the other set has
-    /// other dimensions.
+    /// If a matrix is no covariance: it is not finite or has a negative eigenvalue that is no rounding error; if the
+    /// other set has other dimensions.
     pub fn distance(&self, other: &Moments) -> Result<f64> {
         let Self { moments, covariance, root } = self;
         ensure!(
@@ -130,12 +133,12 @@ impl Reference {
         let traces = moments.trace()? + other.trace()?;
         let product = match &other.spread {
             Spread::Rows(rows) => {
-                let covariance = once(covariance, || moments.covariance())?;
+                let covariance = get_or_try_init(covariance, || moments.covariance())?;
                 let product = rows.f_mm(covariance)?.f_mm(&rows.f_tr()?)?;
                 product.f_div_scalar((other.count - 1) as f64)?
             }
             Spread::Covariance(covariance) => {
-                let root = once(root, || moments.root())?;
+                let root = get_or_try_init(root, || moments.root())?;
                 root.f_mm(covariance)?.f_mm(root)?
             }
         };
@@ -143,21 +146,12 @@ impl Reference {
         let values = Vec::<f64>::try_from(product.f_linalg_eigvalsh("L")?)?;
         let root_trace: f64 = roots_of(&values)?.iter().sum();
         let distance = shift.f_double_value(&[])? + traces - 2.0 * root_trace;
-        // Of equal sets, rounding may leave a little less than nothing.
+        // Rounding may make the distance of equal sets slightly negative.
         Ok(distance.max(0.0))
     }
 }
 
-/// What is in `cell`, made where it is not there yet.
-fn once<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
-    if let Some(found) = cell.get() {
-        return Ok(found);
-    }
-    let made = make()?;
-    Ok(cell.get_or_init(|| made))
-}
-
-/// The square roots of the eigenvalues of a positive semidefinite matrix, smallest first.
+/// The square roots of `values`, the eigenvalues of a positive semidefinite matrix in ascending order.
 fn roots_of(values: &[f64]) -> Result<Vec<f64>> {
     let largest = values.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
     ensure!(

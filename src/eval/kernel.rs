@@ -1,16 +1,18 @@
-//! The kernel distance (KID): the squared maximum mean discrepancy by a cubic polynomial kernel.
+//! The kernel distance (KID): the squared maximum mean discrepancy between two sets of features, with a cubic
+//! polynomial kernel.
 //!
 //! # Source
-//! M. Bińkowski et al., *Demystifying MMD GANs* (2018): k(x, y) = (x·y / d + 1)³, the unbiased estimate,
-//! the mean over subsets.
+//! M. Bińkowski et al., *Demystifying MMD GANs* (2018): k(x, y) = (x·y / d + 1)³, the unbiased estimate, averaged over
+//! subsets.
 
 use anyhow::{Result, ensure};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
 use crate::rng::permutation;
+use crate::statistics::mean_and_deviation;
 
-/// The unbiased estimate of all of `x` `[n, d]` against all of `y` `[m, d]`.
+/// The unbiased estimate from all rows of `x` `[n, d]` and all rows of `y` `[m, d]`.
 ///
 /// # Errors
 /// If either has fewer than two rows, or their dimensions differ.
@@ -32,48 +34,36 @@ pub fn mmd2(x: &Tensor, y: &Tensor) -> Result<f64> {
     Ok(within(&x, n)? + within(&y, m)? - 2.0 * between)
 }
 
-/// Mean and standard deviation (of n, not n − 1) over subsets: pairs of row numbers of `real` and `fake`.
+/// Mean and standard deviation (dividing by n, not n − 1) over `subsets`: pairs of row numbers of `real` and
+/// `generated`.
 ///
 /// # Errors
-/// As [`mmd2`]; if there is no subset, or no such row.
+/// As [`mmd2`]; if there is no subset, or a subset names a row that does not exist.
 pub fn kernel_distance(
     real: &Tensor,
-    fake: &Tensor,
+    generated: &Tensor,
     subsets: &[(Vec<i64>, Vec<i64>)],
 ) -> Result<(f64, f64)> {
     ensure!(!subsets.is_empty(), "a kernel distance takes at least one subset");
     let mut estimates = Vec::new();
-    for (of_real, of_fake) in subsets {
+    for (of_real, of_generated) in subsets {
         let x = real.f_index_select(0, &Tensor::f_from_slice(of_real)?)?;
-        let y = fake.f_index_select(0, &Tensor::f_from_slice(of_fake)?)?;
+        let y = generated.f_index_select(0, &Tensor::f_from_slice(of_generated)?)?;
         estimates.push(mmd2(&x, &y)?);
     }
-    Ok(mean_and_std(&estimates))
+    Ok(mean_and_deviation(&estimates))
 }
 
-/// `count` subsets of `size` rows of `real` and of `fake`, without repetition within each.
+/// `count` random pairs of subsets: `size` of `real` rows and `size` of `generated` rows, none of them twice in a
+/// subset.
 pub fn subsets(
     rng: &mut ChaCha8Rng,
-    (real, fake): (usize, usize),
+    (real, generated): (usize, usize),
     count: usize,
     size: usize,
 ) -> Vec<(Vec<i64>, Vec<i64>)> {
     let mut draw = |of: usize| -> Vec<i64> {
         permutation(rng, of as u32).into_iter().take(size).map(i64::from).collect()
     };
-    (0..count).map(|_| (draw(real), draw(fake))).collect()
-}
-
-/// The standard deviation of resampled values, of n − 1.
-pub(super) fn deviation(values: &[f64]) -> f64 {
-    let n = values.len() as f64;
-    if n < 2.0 { 0.0 } else { mean_and_std(values).1 * (n / (n - 1.0)).sqrt() }
-}
-
-/// Mean and standard deviation, of n.
-pub(super) fn mean_and_std(values: &[f64]) -> (f64, f64) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n;
-    (mean, variance.sqrt())
+    (0..count).map(|_| (draw(real), draw(generated))).collect()
 }

@@ -1,35 +1,37 @@
-//! The nearest images of a set, by their pixels.
+//! The nearest images of a set, by their pixels, and which images may be copies.
 
 use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
 
+use super::tensors::rows;
 use crate::data::ImageSet;
+use crate::statistics::Sorted;
 
 /// Images of the set that are compared at a time.
 const BLOCK: usize = 4096;
 
-/// An image of a set, and how far away it is.
+/// An image of a set, and how far away from another image it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Neighbour {
     /// Its number in the set.
     pub index: usize,
-    /// Root mean square of the differences of pixels, in levels of 255.
+    /// The root mean square of the differences between their pixels, which are 0 to 255.
     pub distance: f64,
 }
 
-/// The `k` nearest images of `set` to each of `images` `[n, 32, 32, C]`, nearest first; of equally near ones
-/// those that come first. `own` are the numbers of the images themselves, where they are of the set: none is
-/// its own neighbour. `done` is told how many of the set have been compared.
+/// The `k` images of `set` that are nearest to each of `images` `[n, 32, 32, C]`, nearest first; of equally near ones,
+/// those that come first in the set. Where `images` are of the set themselves, `own` are their numbers, because no
+/// image is its own neighbour. `progress` is told of how many more images of the set have been compared.
 ///
 /// # Errors
-/// If `images` is not whole images of the set's channels, the set has fewer than `k` others, or it cannot be
+/// If `images` is not whole images of the set's channels, the set has fewer than `k` other images, or it cannot be
 /// read.
 pub fn nearest(
     images: &[u8],
     set: &ImageSet,
     k: usize,
     own: Option<&[usize]>,
-    done: &mut dyn FnMut(usize),
+    progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Vec<Neighbour>>> {
     let length = set.image_len();
     ensure!(images.len().is_multiple_of(length), "{} bytes are no whole images", images.len());
@@ -38,15 +40,15 @@ pub fn nearest(
     let count = images.len() / length;
     ensure!(own.is_none_or(|own| own.len() == count), "a number for each of {count} images");
     ensure!(k <= others, "the data set has {others} images to compare with, fewer than {k}");
-    let queries = rows(images, length)?;
+    let queries = rows(images, length, Kind::Double)?;
     let squares = queries.f_square()?.f_sum_dim_intlist([1i64].as_slice(), true, Kind::Double)?; // [n, 1]
     let mut found: Vec<Vec<Neighbour>> = vec![Vec::new(); count];
     for start in (0..set.count()).step_by(BLOCK) {
         let end = set.count().min(start + BLOCK);
-        let block = rows(&set.images(start..end)?, length)?;
+        let block = rows(&set.images(start..end)?, length, Kind::Double)?;
         let block_squares =
             block.f_square()?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
-        // Whole numbers in float64: exact.
+        // Pixels are whole numbers, so that these sums are exact in float64.
         let products = queries.f_matmul(&block.f_tr()?)?; // [n, block]
         let distances = squares.f_add(&block_squares)?.f_sub(&products.f_mul_scalar(2.0)?)?;
         if let Some(own) = own {
@@ -58,7 +60,8 @@ pub fn nearest(
                     .f_fill_(f64::INFINITY)?;
             }
         }
-        // Whole numbers leave room for which comes first, where distances are equal.
+        // Whole numbers times the block's size leave room for the place in the block, so that of equally near images
+        // the first one is nearest.
         let places = Tensor::f_arange((end - start) as i64, (Kind::Double, queries.device()))?;
         let distances = distances.f_mul_scalar(BLOCK as f64)?.f_add(&places)?;
         let k_here = k.min(end - start);
@@ -75,35 +78,39 @@ pub fn nearest(
             nearest.sort_by(|a, b| a.distance.total_cmp(&b.distance).then(a.index.cmp(&b.index)));
             nearest.truncate(k);
         }
-        done(end - start);
+        progress(end - start);
     }
     Ok(found)
 }
 
-/// Of the distances of real images to their nearest others, that which the nearest hundredth stays below; there is
-/// at least one.
-pub fn suspicious(real: &[f64]) -> f64 {
-    let mut sorted = real.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 100]
-}
+/// The distance to a real image below which an image may be a copy of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CopyThreshold(f64);
 
-/// Whether an image at this distance from its nearest real one may be a copy. An equal one is, whatever is usual.
-pub fn is_copy(distance: f64, suspicious: f64) -> bool {
-    distance == 0.0 || distance < suspicious
-}
+impl CopyThreshold {
+    /// The threshold that only a hundredth of real images stay below, if `distances` are those of real images to the
+    /// nearest other real one.
+    pub fn among_real(distances: &[f64]) -> Self {
+        Self(Sorted::new(distances.iter().copied()).quantile(1, 100))
+    }
 
-/// Bytes as rows of float64: `[n, length]`.
-fn rows(bytes: &[u8], length: usize) -> Result<Tensor> {
-    let rows = Tensor::f_from_slice(bytes)?.f_view([-1, length as i64])?;
-    Ok(rows.f_to_kind(Kind::Double)?)
+    /// The threshold as a distance.
+    pub fn distance(self) -> f64 {
+        self.0
+    }
+
+    /// How many of `distances` to the nearest real image are those of possible copies. At 0, an image is a copy
+    /// whatever the threshold is.
+    pub fn count(self, distances: &[f64]) -> usize {
+        distances.iter().filter(|&&distance| distance == 0.0 || distance < self.0).count()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Images of one level each.
+    /// Images that are one gray level each.
     fn flat(levels: impl IntoIterator<Item = u8>) -> Vec<u8> {
         levels.into_iter().flat_map(|level| [level; 1024]).collect()
     }
@@ -117,7 +124,7 @@ mod tests {
         let found = nearest(&flat([7, 255]), &set, 18, None, &mut |n| compared += n)?;
         assert_eq!(compared, levels.len());
         for (level, found) in [7, 255].into_iter().zip(&found) {
-            // Seventeen times the level itself (or eighteen), then the next ones.
+            // The level itself occurs seventeen or eighteen times; its neighbours come after it.
             let equal = levels.iter().filter(|&&other| other == level).count();
             for (i, neighbour) in found.iter().enumerate() {
                 let expected = if i < equal { 0.0 } else { 1.0 };
@@ -135,5 +142,16 @@ mod tests {
         assert!(nearest(&flat([7]), &set, levels.len(), Some(&[7]), &mut |_| {}).is_err());
         assert!(nearest(&[1], &set, 1, None, &mut |_| {}).is_err());
         Ok(())
+    }
+
+    #[test]
+    fn a_copy_is_nearer_than_the_nearest_hundredth_of_real_images_or_equal() {
+        let real: Vec<f64> = (1..=300).rev().map(f64::from).collect();
+        let threshold = CopyThreshold::among_real(&real);
+        assert_eq!(threshold.distance(), 4.0);
+        assert_eq!(threshold.count(&[0.0, 3.9, 4.0, 5.0]), 2);
+        // Real images of which many are equal: nothing is below the threshold, and an equal image is a copy all the
+        // same.
+        assert_eq!(CopyThreshold::among_real(&[0.0, 0.0, 1.0]).count(&[0.0, 0.5]), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! What pixels alone tell: structural similarity and sliced Wasserstein distance.
+//! Comparisons of pixels: structural similarity and the sliced Wasserstein distance.
 
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
@@ -6,35 +6,35 @@ use tch::{Device, Kind, Tensor};
 /// SSIM's constants for pixels of 0 to 255: (0.01 · 255)² and (0.03 · 255)².
 const C1: f64 = 6.5025;
 const C2: f64 = 58.5225;
-/// The weights of the five scales in Wang et al.
+/// The weights of the five scales in Wang et al. (see [`Similarity::of_pairs`]).
 const BETAS: [f64; 5] = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333];
 
-/// How structure is compared: a Gaussian window at some scales, each half the one before.
+/// How structure is compared: within a Gaussian window, on several scales, each of half the size of the one before.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Similarity {
-    /// Width of the window, odd.
+    /// Width of the window in pixels; odd.
     pub window: i64,
-    /// The Gaussian's standard deviation.
+    /// The Gaussian's standard deviation in pixels.
     pub sigma: f64,
     /// The exponent of each scale.
     pub betas: Vec<f64>,
 }
 
 impl Similarity {
-    /// Structural similarity on one scale, as usual: 11 taps, σ 1.5.
+    /// The usual structural similarity, on one scale: a window of 11 pixels, σ 1.5.
     pub fn single() -> Self {
         Self { window: 11, sigma: 1.5, betas: vec![1.0] }
     }
 
-    /// On three scales, for images of 32×32: 5 taps, σ 0.5, the first three of the usual weights, over their
-    /// sum. Eleven taps and five scales want 161 pixels.
+    /// Structural similarity on three scales, which suits images of 32×32: a window of 5 pixels, σ 0.5, and the first
+    /// three of the usual weights, divided by their sum. The usual window and five scales need 161 pixels a side.
     pub fn multi_scale() -> Self {
         let sum: f64 = BETAS[..3].iter().sum();
         Self { window: 5, sigma: 0.5, betas: BETAS[..3].iter().map(|beta| beta / sum).collect() }
     }
 
-    /// The similarity of each pair of images `[n, C, H, W]`, 0 to 255: `[n]`, 1 for equal ones. Windows lie
-    /// wholly within the image; channels are averaged before scales are multiplied.
+    /// The similarity of each pair of images, `x` and `y` `[n, C, H, W]`, 0 to 255: n numbers, 1 for equal images.
+    /// Windows lie wholly within the image; channels are averaged before scales are multiplied.
     ///
     /// # Errors
     /// If the shapes differ, or the smallest scale is smaller than the window.
@@ -78,7 +78,7 @@ impl Similarity {
             }
             let mean =
                 map.f_reshape([n, -1])?.f_mean_dim([1i64].as_slice(), false, Kind::Double)?;
-            // A root of less than nothing is none.
+            // A negative mean has no real root.
             let factor = if self.betas.len() > 1 {
                 mean.f_clamp_min(0.0)?.f_pow_tensor_scalar(beta)?
             } else {
@@ -95,14 +95,14 @@ impl Similarity {
     }
 }
 
-/// Width of a patch.
-const PATCH: i64 = 7;
+/// Width and height of a patch in pixels.
+pub const PATCH: i64 = 7;
 
-/// Images `[n, C, H, W]` less what their half-size version gives back, and that version: two levels of
-/// Burt's and Adelson's pyramid, in float64.
+/// Two levels of Burt's and Adelson's Laplacian pyramid of images `[n, C, H, W]`, in float64: the detail that a
+/// half-size version of the images loses, and that version.
 ///
 /// # Errors
-/// If memory has no room.
+/// If there is not enough memory.
 pub fn pyramid(images: &Tensor) -> Result<[Tensor; 2]> {
     let (n, c, h, w) = images.size4()?;
     let images = images.f_to_kind(Kind::Double)?.f_reshape([n * c, 1, h, w])?;
@@ -120,8 +120,9 @@ pub fn pyramid(images: &Tensor) -> Result<[Tensor; 2]> {
     Ok([detail.f_view([n, c, h, w])?, half.f_view([n, c, h / 2, w / 2])?])
 }
 
-/// The 7×7 patches of `level` `[n, C, H, W]` around `places` (row and column of the middle, as many an image, in
-/// their order), each channel normalized over all of them: `[patches, C·49]`.
+/// The 7×7 patches of `level` `[n, C, H, W]` around `places`: `[patches, C·49]`. A place is the row and the column of
+/// the patch's middle; each image has equally many, and those of the first image come first. Each channel is
+/// normalized over all patches.
 ///
 /// # Errors
 /// If a patch reaches beyond its image.
@@ -136,7 +137,7 @@ pub fn patches(level: &Tensor, places: &[(i64, i64)]) -> Result<Tensor> {
         places.len()
     );
     let each = places.len() as i64 / n;
-    // Where a patch begins in memory, and from there its pixels.
+    // Where each patch begins in memory, and where its pixels are from there.
     let starts: Vec<i64> = places
         .iter()
         .enumerate()
@@ -152,21 +153,27 @@ pub fn patches(level: &Tensor, places: &[(i64, i64)]) -> Result<Tensor> {
     let mean = patches.f_mean_dim(axes.as_slice(), true, Kind::Double)?;
     let patches = patches.f_sub(&mean)?;
     let variance = patches.f_square()?.f_mean_dim(axes.as_slice(), true, Kind::Double)?;
-    // A channel of one value has nothing to scale.
+    // In a channel of a single value the deviation is 0.
     let deviation = variance.f_sqrt()?.f_clamp_min(1e-12)?;
     Ok(patches.f_div(&deviation)?.f_view([-1, c * PATCH * PATCH])?)
 }
 
-/// The mean distance of two sets of as many `patches` along `directions` `[C·49, D]`, times 1000.
+/// The mean Wasserstein distance of two equally large sets of patches, projected onto each of `directions`
+/// `[C·49, D]`; times 1000, as the source has it.
 ///
 /// # Errors
 /// If the shapes do not fit together.
 ///
 /// # Source
 /// T. Karras et al., *Progressive Growing of GANs …* (2018).
-pub fn sliced_wasserstein(real: &Tensor, fake: &Tensor, directions: &Tensor) -> Result<f64> {
-    ensure!(real.size() == fake.size(), "patches {:?} and {:?}", real.size(), fake.size());
+pub fn sliced_wasserstein(real: &Tensor, generated: &Tensor, directions: &Tensor) -> Result<f64> {
+    ensure!(
+        real.size() == generated.size(),
+        "patches {:?} and {:?}",
+        real.size(),
+        generated.size()
+    );
     let sorted = |x: &Tensor| -> Result<Tensor> { Ok(x.f_mm(directions)?.f_sort(0, false)?.0) };
-    let distance = sorted(real)?.f_sub(&sorted(fake)?)?.f_abs()?.f_mean(Kind::Double)?;
+    let distance = sorted(real)?.f_sub(&sorted(generated)?)?.f_abs()?.f_mean(Kind::Double)?;
     Ok(1000.0 * distance.f_double_value(&[])?)
 }

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one JSON object a line.
+//! `metrics.jsonl`, in which each line is a JSON object.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -18,45 +18,45 @@ pub struct Metrics {
     pub iteration: u64,
     /// Counted from 1.
     pub epoch: u64,
-    /// Of the discriminator step, before its update.
+    /// The discriminator's loss, before its update.
     pub d_loss: f64,
-    /// Of the last generator step, before its update.
+    /// The generator's loss in its last step, before that update.
     pub g_loss: f64,
-    /// Mean probability that the discriminator gives real images.
+    /// The mean probability of being real that the discriminator gives to real images.
     pub mean_discriminator_output_prob_real: f64,
-    /// Mean probability that the discriminator gives generated images.
+    /// The mean probability of being real that the discriminator gives to generated images.
     pub mean_discriminator_output_prob_fake: f64,
-    /// Real images trained on a second, since the line before; sampling and writing excluded.
+    /// How many real images were trained on in a second since the line before; sampling and writing are not counted.
     pub images_per_s: f64,
-    /// Since the start of training, everything included.
+    /// Seconds since the start of training, sampling and writing included.
     pub elapsed_s: f64,
 }
 
-/// A run that had collapsed went back to a checkpoint and on with other noise.
+/// A run that had collapsed went back to a checkpoint and continued with other noise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rollback {
     /// The iteration of the checkpoint it went back to.
     pub iteration: u64,
-    /// The iteration at which that was decided.
+    /// The iteration at which it collapsed.
     pub rolled_back_from: u64,
-    /// What had gone wrong, in words.
+    /// What went wrong, in words.
     pub because: String,
 }
 
-/// How good generated images were at an iteration.
+/// How good generated images were after an iteration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
     /// Counted from 1.
     pub iteration: u64,
-    /// What images were compared by.
+    /// The features by which images were compared.
     pub features: String,
-    /// How many were generated.
+    /// The number of generated images.
     pub count: usize,
-    /// By the metrics' names.
+    /// The value of each metric, by its name.
     pub evaluation: BTreeMap<String, f64>,
-    /// How long it took.
+    /// How long the evaluation took, in seconds.
     pub eval_s: f64,
 }
 
@@ -66,14 +66,14 @@ pub struct Evaluation {
 pub enum Line {
     /// A logged iteration.
     Metrics(Metrics),
-    /// After one, or on its own.
+    /// An evaluation, after a logged iteration or on its own.
     Evaluation(Evaluation),
-    /// Between two of them.
+    /// A rollback, between two iterations.
     Rollback(Rollback),
 }
 
 impl Line {
-    /// When it was written; `None` of a rollback, which goes back.
+    /// The iteration that the line is of; `None` for a rollback, which goes back to an earlier one.
     fn iteration(&self) -> Option<u64> {
         match self {
             Self::Metrics(metrics) => Some(metrics.iteration),
@@ -83,7 +83,7 @@ impl Line {
     }
 }
 
-/// Appends lines to a file; each is there, whole, when `write` returns.
+/// Appends lines to a file; each is in the file as a whole when `write` returns.
 #[derive(Debug)]
 pub struct JsonLines {
     path: PathBuf,
@@ -91,7 +91,7 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// Opens `path` to append to it; creates it where it does not exist.
+    /// Opens `path` to append to it, and creates it if it does not exist.
     ///
     /// # Errors
     /// If it cannot be opened.
@@ -110,7 +110,7 @@ impl JsonLines {
         self.file.write_all(line.as_bytes()).with_context(|| cannot_be_written(&self.path))
     }
 
-    /// Waits until everything is on the disk.
+    /// Waits until everything that was written is on the disk.
     ///
     /// # Errors
     /// If that fails; the message names the file.
@@ -127,12 +127,11 @@ fn text(line: &Line) -> Result<String> {
     Ok(serde_json::to_string(line)? + "\n")
 }
 
-/// Every line of the file at `path`, or what is wrong with it. A last one that a crash has cut off is
-/// left out.
+/// Every line of the file at `path`, or what is wrong with that line. A last line that a crash has cut off is left out.
 fn parse_lines(path: &Path) -> Result<Vec<Result<Line>>> {
     let bytes =
         std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    // What has no end is no line yet. A crash may cut within a character, too.
+    // Only a line that ends in a line break is whole. These are bytes, as a crash may cut a character in two.
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
     let parse = |(i, line)| {
         serde_json::from_slice(line).map_err(|_| {
@@ -143,11 +142,10 @@ fn parse_lines(path: &Path) -> Result<Vec<Result<Line>>> {
     Ok(lines.enumerate().map(parse).collect())
 }
 
-/// Every line of the file at `path`. A last one that a crash has cut off is left out.
+/// Every line of the file at `path`. A last line that a crash has cut off is left out.
 ///
 /// # Errors
-/// If it cannot be read or a line is neither [`Metrics`] nor a [`Rollback`]; the message names the
-/// file and the line.
+/// If it cannot be read or a line is none of [`Line`]; the message names the file and the line.
 pub fn read(path: &Path) -> Result<Vec<Line>> {
     parse_lines(path)?.into_iter().collect()
 }
@@ -164,8 +162,8 @@ pub fn read_metrics(path: &Path) -> Result<Vec<Metrics>> {
     Ok(read(path)?.into_iter().filter_map(metrics).collect())
 }
 
-/// Rewrites the file at `path` as it is when training goes on after `iteration`: metrics and evaluations up
-/// to there, and `rollbacks`, each where it happened. What is left but for rollbacks.
+/// Rewrites the file at `path` as it must be when training resumes after `iteration`: metrics and evaluations up to
+/// that iteration, and `rollbacks`, each where it happened. Returns the metrics and evaluations that are left.
 ///
 /// # Errors
 /// As [`read`], or if the file cannot be written.
@@ -175,8 +173,8 @@ pub fn rewind(path: &Path, iteration: u64, rollbacks: &[Rollback]) -> Result<Vec
     for line in lines {
         match line {
             Ok(line) if line.iteration().is_some_and(|written| written <= iteration) => {
-                // What is on the disk when a checkpoint is written is whole; what came after need not
-                // be, and goes.
+                // Everything is on the disk before a checkpoint is written, so only lines after it may be damaged;
+                // those are dropped.
                 if let Some(error) = damage.take() {
                     return Err(error);
                 }
@@ -189,7 +187,7 @@ pub fn rewind(path: &Path, iteration: u64, rollbacks: &[Rollback]) -> Result<Vec
     let mut lines = Vec::new();
     let mut rest = kept.iter().cloned().peekable();
     for (i, rollback) in rollbacks.iter().enumerate() {
-        // A later one that went further back has taken what was between away.
+        // A later rollback that went further back has removed the lines between.
         let place = rollbacks[i..].iter().map(|later| later.iteration).min().unwrap_or_default();
         while let Some(line) = rest.next_if(|line| line.iteration().is_some_and(|i| i <= place)) {
             lines.push(line);
@@ -225,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_read_back_as_they_were_but_for_one_that_was_cut_off() -> Result<()> {
+    fn lines_are_read_back_as_they_were_except_one_that_was_cut_off() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("metrics.jsonl");
         let lines = [metrics(1), Line::Rollback(rollback(1, 5)), metrics(2), metrics(3)];
@@ -246,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn rewinding_cuts_what_came_after_and_tells_each_rollback_once_in_its_place() -> Result<()> {
+    fn rewinding_removes_later_lines_and_writes_each_rollback_once_in_its_place() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("metrics.jsonl");
         assert_eq!(rewind(&path, 7, &[])?, []);
@@ -254,8 +252,8 @@ mod tests {
             let mut file = JsonLines::append(path.clone())?;
             iterations.into_iter().try_for_each(|i| file.write(&metrics(i)))
         };
-        let told = |rollback: &Rollback| Line::Rollback(rollback.clone());
-        // To 3 from 5, on to 6, to 2 from 6, on to 4.
+        let line = |rollback: &Rollback| Line::Rollback(rollback.clone());
+        // The run goes back from 5 to 3, on to 6, back to 2 and on to 4.
         let (first, second) = (rollback(3, 5), rollback(2, 6));
         write(1..=5)?;
         rewind(&path, 3, std::slice::from_ref(&first))?;
@@ -264,12 +262,12 @@ mod tests {
         assert_eq!(rewind(&path, 2, &both)?.len(), 2);
         write(3..=4)?;
         let [one, two, three, four] = [1, 2, 3, 4].map(metrics);
-        let expected = [one, two, told(&first), told(&second), three, four];
+        let expected = [one, two, line(&first), line(&second), three, four];
         assert_eq!(read(&path)?, expected);
-        // Nothing new: the same file.
+        // Rewinding to the end changes nothing.
         assert_eq!(rewind(&path, 4, &both)?.len(), 4);
         assert_eq!(read(&path)?, expected);
-        // Lines that a loss of power has made zeros go if they came after.
+        // Lines that a loss of power has turned into zeros are dropped if they came after the checkpoint.
         let mut bytes = std::fs::read(&path)?;
         bytes.extend([0, 0, b'\n']);
         std::fs::write(&path, bytes)?;
@@ -280,7 +278,7 @@ mod tests {
         let error = format!("{:#}", rewind(&path, 4, &both).unwrap_err());
         assert!(error.contains("metrics.jsonl: line 1"), "{error}");
         std::fs::write(&path, text)?;
-        // From a checkpoint before it, a rollback has not happened.
+        // A run that resumes from a checkpoint before a rollback knows nothing of it.
         rewind(&path, 1, &[])?;
         assert_eq!(read(&path)?, expected[..1]);
         Ok(())

@@ -1,11 +1,11 @@
-//! What a run leaves behind for people and programs to read. Takes what it is handed.
+//! Forms in which results are shown and kept: lines of metrics, TensorBoard events, pictures, plots, films and progress
+//! bars. Nothing here knows how a run is trained or where it lies.
 
 pub mod grid;
 pub mod jsonl;
 #[cfg(feature = "cli")]
 pub mod movie;
+pub mod numbers;
 #[cfg(feature = "cli")]
 pub mod plot;
-#[cfg(feature = "cli")]
-pub mod report;
 pub mod tensorboard;

@@ -1,4 +1,4 @@
-//! Pictures in motion: GIF by itself, MP4 through ffmpeg.
+//! Films: GIF files are written here, MP4 files by ffmpeg.
 
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Write};
@@ -11,49 +11,48 @@ use color_quant::NeuQuant;
 use super::grid::Picture;
 use crate::files::{UNFINISHED, write_streamed};
 
-/// Colours of a GIF's one palette.
+/// Colours of a GIF's palette, which all frames share.
 const COLOURS: usize = 256;
-/// Gray levels of a GIF: steps of 4, which nobody sees.
+/// Gray levels of a GIF: steps of 4 out of 255, which are too small to be seen.
 const GRAYS: usize = 64;
-/// Frames that the palette is made from.
-const LOOKED_AT: usize = 16;
-/// Pixels of each of them, at most.
-const LOOKED_AT_PIXELS: usize = 1 << 18;
-/// NeuQuant's share of looked-at pixels: one in so many.
+/// The most frames that the palette is made from.
+const PALETTE_FRAMES: usize = 16;
+/// The most pixels of each of these frames.
+const PALETTE_PIXELS: usize = 1 << 18;
+/// NeuQuant learns from one out of so many of these pixels.
 const SAMPLE_FACTOR: i32 = 10;
 
-/// Frames a second of a GIF, at most: where a frame stays for less than two hundredths of a second, browsers show
-/// it for ten.
+/// The most frames a second of a GIF: a frame that is to stay for less than two hundredths of a second is shown for ten
+/// by browsers.
 pub const GIF_FPS: f64 = 50.0;
 
-/// Frames of one size and one kind, made when they are asked for.
+/// A film whose frames, all of one size and one number of channels, are made when they are needed.
 pub struct Movie<'a> {
-    /// How many.
+    /// The number of frames.
     pub count: usize,
     /// Frames a second.
     pub fps: f64,
-    /// How long the last frame stays before a GIF begins again, in seconds.
+    /// How many seconds the last frame stays before a GIF begins again.
     pub rest_s: f64,
-    /// Frame `i`; asked for more than once.
+    /// Makes frame `i`; called more than once for some frames.
     pub frame: &'a dyn Fn(usize) -> Result<Picture>,
 }
 
 impl Movie<'_> {
-    /// Writes `path`, whole or not at all: a GIF, or an MP4 if its name ends in `.mp4`. `shown` is told of
-    /// each frame.
+    /// Writes the film to `path`, whole or not at all: an MP4 if the name ends in `.mp4`, else a GIF. `progress` is
+    /// called after each frame.
     ///
     /// # Errors
-    /// If there is no frame or they differ in size; if there is no ffmpeg or it fails; if the file cannot be
-    /// written.
-    pub fn write(&self, path: &Path, shown: &mut dyn FnMut()) -> Result<()> {
+    /// If there is no frame or frames differ in size; if ffmpeg is missing or fails; if the file cannot be written.
+    pub fn write(&self, path: &Path, progress: &mut dyn FnMut()) -> Result<()> {
         ensure!(self.count > 0, "a film has at least one frame");
         if is_mp4(path) {
-            return self.mp4(path, shown);
+            return self.mp4(path, progress);
         }
-        write_streamed(path, |file| self.gif(&mut BufWriter::new(file), shown))
+        write_streamed(path, |file| self.gif(&mut BufWriter::new(file), progress))
     }
 
-    /// Frame `i`, which must be of the first one's size.
+    /// Makes frame `i`, which must be of the same size as the first one.
     fn frame(&self, i: usize, first: &Picture) -> Result<Picture> {
         let frame = (self.frame)(i)?;
         ensure!(
@@ -70,7 +69,7 @@ impl Movie<'_> {
         Ok(frame)
     }
 
-    fn gif(&self, file: &mut dyn Write, shown: &mut dyn FnMut()) -> Result<()> {
+    fn gif(&self, file: &mut dyn Write, progress: &mut dyn FnMut()) -> Result<()> {
         let first = (self.frame)(0)?;
         let (width, height) = (u16::try_from(first.width), u16::try_from(first.height));
         let (Ok(width), Ok(height)) = (width, height) else {
@@ -81,7 +80,7 @@ impl Movie<'_> {
         encoder.set_repeat(gif::Repeat::Infinite)?;
         for i in 0..self.count {
             let frame = self.frame(i, &first)?;
-            // A GIF counts hundredths of a second: what one frame loses the next one gets.
+            // A GIF counts in hundredths of a second; what rounding takes from one frame the next one gets.
             let until = |frame: usize| (100.0 * frame as f64 / self.fps).round();
             let mut delay = until(i + 1) - until(i);
             if i + 1 == self.count {
@@ -94,18 +93,18 @@ impl Movie<'_> {
                 buffer: palette.indices(&frame).into(),
                 ..Default::default()
             })?;
-            shown();
+            progress();
         }
         drop(encoder);
         Ok(file.flush()?)
     }
 
-    fn mp4(&self, path: &Path, shown: &mut dyn FnMut()) -> Result<()> {
+    fn mp4(&self, path: &Path, progress: &mut dyn FnMut()) -> Result<()> {
         let first = (self.frame)(0)?;
         let cannot = || format!("{}: cannot be written", path.display());
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
-        // ffmpeg wants a file by name; where it has written it, it is moved as any other.
+        // ffmpeg writes to a file that it is given by name, so it writes beside the film and the result is moved.
         let scratch =
             tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(folder).with_context(cannot)?;
         let (made, said) = (scratch.path().join("film.mp4"), scratch.path().join("said"));
@@ -115,13 +114,13 @@ impl Movie<'_> {
         command
             .args(["-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", pixels, "-s", &size])
             .args(["-r", &self.fps.to_string(), "-i", "-"])
-            // Players want yuv420p, which has even sides.
+            // Most players support yuv420p only, which needs even sides.
             .args(["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-c:v", "libx264", "-crf", "18"])
             .args(["-pix_fmt", "yuv420p", "-movflags", "+faststart"])
             .arg(&made)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            // A pipe that nobody reads would stop it.
+            // A file, because ffmpeg would stop when a pipe that nobody reads is full.
             .stderr(File::create(&said).with_context(cannot)?);
         let mut ffmpeg = match command.spawn() {
             Err(e) if e.kind() == ErrorKind::NotFound => bail!(
@@ -134,11 +133,11 @@ impl Movie<'_> {
         let mut input = ffmpeg.stdin.take().context("ffmpeg has no input")?;
         let mut feed = || -> Result<()> {
             for i in 0..self.count {
-                // Where it has ended, it says below why.
+                // If ffmpeg has ended, its status and its message are looked at below.
                 if input.write_all(&self.frame(i, &first)?.pixels).is_err() {
                     break;
                 }
-                shown();
+                progress();
             }
             Ok(())
         };
@@ -155,12 +154,12 @@ impl Movie<'_> {
     }
 }
 
-/// Whether a film of this name is ffmpeg's.
+/// Whether a film of this name is an MP4, which ffmpeg writes.
 pub fn is_mp4(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("mp4"))
 }
 
-/// The colours of all frames.
+/// The colours that all frames of a GIF share.
 enum Palette {
     /// [`GRAYS`] levels.
     Gray,
@@ -174,10 +173,10 @@ impl Palette {
             return Ok(Self::Gray);
         }
         let mut rgba = Vec::new();
-        let looked_at = movie.count.min(LOOKED_AT);
-        for i in 0..looked_at {
-            let frame = movie.frame((i + 1) * movie.count / looked_at - 1, first)?;
-            let step = (frame.width * frame.height).div_ceil(LOOKED_AT_PIXELS);
+        let frames = movie.count.min(PALETTE_FRAMES);
+        for i in 0..frames {
+            let frame = movie.frame((i + 1) * movie.count / frames - 1, first)?;
+            let step = (frame.width * frame.height).div_ceil(PALETTE_PIXELS);
             let some = frame.pixels.chunks_exact(3).step_by(step);
             rgba.extend(some.flat_map(|rgb| [rgb[0], rgb[1], rgb[2], 255]));
         }

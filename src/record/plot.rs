@@ -1,4 +1,4 @@
-//! Curves over iterations, as PNG or SVG.
+//! Plots of curves over iterations, as PNG or SVG.
 
 use std::sync::Once;
 
@@ -9,14 +9,17 @@ use plotters::style::{FontStyle, RGBAColor, register_font};
 
 use super::grid::Picture;
 use super::jsonl::Metrics;
+use super::numbers::{axis_label, thousands};
+use crate::statistics::Sorted;
 
-/// The letters of all text in pictures.
+/// The font of all text in pictures.
 const FONT: &[u8] = include_bytes!("../../assets/DejaVuSans-subset.ttf");
-/// What SVG calls the font, so that a reader's own serves where there is no such one.
+/// The font's name in an SVG file, where every reader has a font of this name.
 const FAMILY: &str = "sans-serif";
-/// How many curves a panel tells apart.
+/// The most curves of a panel: more have no colours of their own.
 pub const CURVES: usize = COLOURS.len();
-/// Of curves: told apart by the colour-blind, readable on white and on black (after Okabe and Ito).
+/// Colours of curves, which the colour-blind tell apart and which are readable on white and on black (after Okabe and
+/// Ito).
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 189),
     RGBColor(213, 94, 0),
@@ -26,49 +29,49 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(70, 160, 215),
     RGBColor(120, 120, 120),
 ];
-/// Of text and axes: readable on white and on black.
+/// Colour of text and axes, which is readable on white and on black.
 const INK: RGBColor = RGBColor(118, 124, 132);
 
 /// A named series of points.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
-    /// For the legend.
+    /// Its name in the legend.
     pub name: String,
-    /// (iteration, value), in order.
+    /// Iteration and value of each point, in order.
     pub points: Vec<(f64, f64)>,
 }
 
 /// Curves that share their axes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Panel {
-    /// Above it.
+    /// Its title, which is written above it.
     pub title: String,
-    /// What is drawn.
+    /// Its curves.
     pub curves: Vec<Curve>,
 }
 
-/// Panels side by side, two a row.
+/// Panels in rows of two.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plot {
-    /// At least one.
+    /// The panels, at least one.
     pub panels: Vec<Panel>,
-    /// Points in each smoothed one, to either side.
+    /// How many points on either side each smoothed point is the mean of.
     pub half_window: usize,
 }
 
-/// What is shown of a line of metrics, and its name.
+/// The name of a curve, and its value in a line of metrics.
 type Shown = (&'static str, fn(&Metrics) -> f64);
 
-/// Both losses.
+/// The losses of both networks.
 const LOSSES: [Shown; 2] = [("discriminator", |m| m.d_loss), ("generator", |m| m.g_loss)];
-/// What the discriminator thinks of real and of generated images.
+/// The probability of being real that the discriminator gives to real and to generated images.
 const PROBABILITIES: [Shown; 2] = [
     ("real images", |m| m.mean_discriminator_output_prob_real),
     ("generated images", |m| m.mean_discriminator_output_prob_fake),
 ];
 
 impl Plot {
-    /// Losses and probabilities of one run or of several, by name.
+    /// Losses and probabilities of one run or of several named ones.
     pub fn of_runs(runs: &[(String, Vec<Metrics>)]) -> Self {
         let points = |metrics: &[Metrics], value: fn(&Metrics) -> f64| {
             metrics.iter().map(|line| (line.iteration as f64, value(line))).collect()
@@ -109,7 +112,7 @@ impl Plot {
     }
 }
 
-/// Pixels of a panel.
+/// Width and height of a panel in pixels.
 const PANEL: (u32, u32) = (560, 340);
 
 impl Plot {
@@ -132,12 +135,12 @@ impl Plot {
         Ok(svg)
     }
 
-    /// A picture on white, of twice as many pixels a side as the SVG.
+    /// A picture on white, with twice as many pixels a side as the SVG.
     ///
     /// # Errors
     /// If it cannot be drawn.
     pub fn picture(&self) -> Result<Picture> {
-        // Drawn twice as large and averaged: lines come out even.
+        // Drawn at twice the picture's size and averaged, which smooths the lines.
         const SCALE: u32 = 4;
         register();
         let (width, height) = self.size();
@@ -189,12 +192,12 @@ impl Plot {
             .x_labels(6)
             .y_labels(6)
             .x_label_formatter(&|x| thousands(x.round() as i64))
-            .y_label_formatter(&|y| number(*y, high - low))
+            .y_label_formatter(&|y| axis_label(*y, high - low))
             .draw()
             .map_err(failed)?;
         for (i, curve) in panel.curves.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
-            // A curve may leave the panel for a moment; the line stays within it.
+            // A curve may leave the panel's range for a moment; the line stays at the edge then.
             let within = |points: Vec<(f64, f64)>| {
                 let shown = points.into_iter().filter(|(_, y)| !y.is_nan());
                 shown.map(move |(x, y)| (x, y.clamp(low, high)))
@@ -208,7 +211,7 @@ impl Plot {
             }
             let strong = ShapeStyle::from(colour).stroke_width(2 * scale);
             if let [(x, y)] = curve.points[..] {
-                // A point alone is no line.
+                // A single point makes no line.
                 let dot = Circle::new((x, y.clamp(low, high)), 4 * scale, colour.filled());
                 chart.draw_series([dot]).map_err(failed)?;
             }
@@ -254,7 +257,7 @@ pub fn label(text: &str, width: usize, height: usize, channels: usize) -> Result
     Ok(Picture { width, height, channels, pixels })
 }
 
-/// A centred moving average: as far to one side as to the other, less at the ends.
+/// A centred moving average. Near the ends the window is smaller, so that it stays centred.
 fn smoothed(points: &[(f64, f64)], half_window: usize) -> Vec<(f64, f64)> {
     let mean = |i: usize| {
         let reach = half_window.min(i).min(points.len() - 1 - i);
@@ -264,65 +267,28 @@ fn smoothed(points: &[(f64, f64)], half_window: usize) -> Vec<(f64, f64)> {
     points.iter().enumerate().map(|(i, &(x, _))| (x, mean(i))).collect()
 }
 
-/// From what to what most values go: the outermost hundredth on either side may lie outside.
+/// The range of an axis that shows most of `values`: the outermost hundredth on either side may lie outside.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    // What no loss is would leave no room for the others.
-    let mut values: Vec<f64> = values.filter(|value| value.abs() < 1e9).collect();
-    values.sort_by(f64::total_cmp);
-    let (Some(&least), Some(&greatest)) = (values.first(), values.last()) else {
+    // A value that no loss reaches would squash all others into a line.
+    let values = Sorted::new(values.filter(|value| value.abs() < 1e9));
+    if values.count() == 0 {
         return (0.0, 1.0);
-    };
-    let tail = values.len() / 100;
-    let (low, high) = (values[tail], values[values.len() - 1 - tail]);
+    }
+    let (low, high) = values.without_tails(100);
     let margin = match high - low {
         0.0 => 0.5 * high.abs().max(1e-3),
         span => 0.15 * span,
     };
-    // All of it, where that takes little more room.
+    // All values are shown where that takes little more room.
     let (low, high) = (low - margin, high + margin);
-    (low.max(least - 0.3 * margin), high.min(greatest + margin))
-}
-
-/// With as many digits as tell values of such a span apart.
-fn number(value: f64, span: f64) -> String {
-    let digits = (1.0 - span.log10()).ceil().clamp(0.0, 6.0) as usize;
-    let text = format!("{value:.digits$}");
-    // No "-0.0".
-    if text.trim_start_matches('-').chars().all(|c| c == '0' || c == '.') {
-        return text.trim_start_matches('-').to_owned();
-    }
-    text
-}
-
-/// Five digits, without an exponent where that is short.
-pub fn digits(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        a if a < 1e-3 => format!("{value:.2e}"),
-        a if a < 10.0 => format!("{value:.4}"),
-        a if a < 1000.0 => format!("{value:.2}"),
-        _ => format!("{value:.0}"),
-    }
-}
-
-/// 12345 as 12,345.
-pub fn thousands(number: i64) -> String {
-    let digits = number.unsigned_abs().to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    if number < 0 { format!("-{text}") } else { text }
+    (low.max(values.least() - 0.3 * margin), high.min(values.greatest() + margin))
 }
 
 fn register() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         for style in [FontStyle::Normal, FontStyle::Bold] {
-            // The file is part of the program and whole.
+            // Registering cannot fail: the font is a part of the program.
             let _ = register_font(FAMILY, style, FONT);
         }
     });
@@ -345,15 +311,6 @@ mod tests {
         let mut spike = vec![(0.0, 0.0); 9];
         spike[4].1 = 9.0;
         assert_eq!(smoothed(&spike, 1)[3..6], [(0.0, 3.0); 3]);
-    }
-
-    #[test]
-    fn numbers_are_readable() {
-        assert_eq!([0, 999, 1000, -1234567].map(thousands), ["0", "999", "1,000", "-1,234,567"]);
-        assert_eq!(number(0.12345, 1.0), "0.1");
-        assert_eq!(number(0.12345, 0.01), "0.123");
-        assert_eq!(number(-0.001, 1.0), "0.0");
-        assert_eq!(number(1234.4, 2000.0), "1234");
     }
 
     #[test]

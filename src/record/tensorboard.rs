@@ -35,19 +35,21 @@ fn seconds_of(name: &str) -> Option<u64> {
 /// Writes one event file.
 pub struct TensorBoard {
     path: PathBuf,
-    /// `None` after an error.
+    /// `None` once writing has failed.
     writer: Option<BufWriter<File>>,
 }
 
 impl TensorBoard {
-    /// Creates a new event file in `folder`, which TensorBoard reads after those that are there.
+    /// Creates a new event file in `folder`, whose name makes TensorBoard read it after the files that are there
+    /// already.
     ///
     /// # Errors
     /// If it cannot be created.
     pub fn create(folder: &Path) -> Result<Self> {
         let host = gethostname::gethostname();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        // TensorBoard reads by name, and a run may be resumed within a second.
+        // TensorBoard reads files in the order of their names, which hold the time in seconds, and a run may be resumed
+        // within a second.
         let seconds = files_in(folder).filter_map(|name| seconds_of(&name)).max();
         let seconds = seconds.map_or(now, |last| now.max(last.saturating_add(1)));
         let (mut number, pid) = (0, std::process::id());
@@ -71,7 +73,7 @@ impl TensorBoard {
         Ok(board)
     }
 
-    /// Says that training goes on from `step`: TensorBoard drops what it knows from there on.
+    /// Tells that training resumes at `step`, so that TensorBoard forgets what it has read of that step and later ones.
     ///
     /// # Errors
     /// The first time that writing fails.
@@ -84,7 +86,7 @@ impl TensorBoard {
         self.write(event)
     }
 
-    /// Scalars of one step, by tag.
+    /// Writes the scalars of a step, each with its tag.
     ///
     /// # Errors
     /// The first time that writing fails.
@@ -98,7 +100,7 @@ impl TensorBoard {
         self.summary(step, scalars.iter().map(value).collect())
     }
 
-    /// A picture, whose `png` is the one on disk.
+    /// Writes a picture, given also as the bytes of a PNG file.
     ///
     /// # Errors
     /// The first time that writing fails.
@@ -114,7 +116,7 @@ impl TensorBoard {
         self.summary(step, vec![value])
     }
 
-    /// A text, in Markdown.
+    /// Writes a text in Markdown.
     ///
     /// # Errors
     /// The first time that writing fails.
@@ -133,7 +135,7 @@ impl TensorBoard {
         self.summary(step, vec![value])
     }
 
-    /// Hands everything to the system, so that a running TensorBoard sees it.
+    /// Hands everything that was written to the operating system, so that a running TensorBoard sees it.
     ///
     /// # Errors
     /// The first time that writing fails.

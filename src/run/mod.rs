@@ -7,6 +7,8 @@ pub mod list;
 mod lock;
 pub mod model;
 pub mod observer;
+#[cfg(feature = "cli")]
+pub mod report;
 pub mod resume;
 pub mod watch;
 
