@@ -18,7 +18,7 @@
 //! - [`sample`]: images from a generator, and walks through latent space; [`eval`]: how good they are;
 //! - [`weights`], [`mod@export`]: networks to other ecosystems and back;
 //! - [`verify`]: this build against what the real TensorFlow computed; [`mod@bench`]: its speed;
-//! - [`shape`]: height, width and channels of images;
+//! - [`shape`]: height, width and channels of images; [`pixels`]: bytes to floats and back;
 //! - [`settings`], [`device`], [`files`], [`error`]: settings, machine, files, errors;
 //! - [`cli`], [`commands`] and `main`: the command line, which nothing else knows.
 //!
@@ -36,6 +36,7 @@ pub mod eval;
 pub mod export;
 pub mod files;
 pub mod model;
+pub mod pixels;
 pub mod record;
 pub mod rng;
 pub mod run;

@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 use crate::data::builtin::DIGITS;
-use crate::data::image_file::Fit;
 use crate::data::npy::Range;
-use crate::data::{Options, SIZE};
+use crate::data::{Fit, Options};
 use crate::device::DeviceChoice;
 use crate::error::Usage;
 use crate::eval::metric::Metric;
 use crate::model::ModelConfig;
 use crate::rng::Latent;
+use crate::shape::ImageSize;
 use crate::tf::AdamConfig;
 use crate::train::step::StepConfig;
 
@@ -237,7 +237,7 @@ impl Default for TrainConfig {
         let (model, step) = (ModelConfig::default(), StepConfig::default());
         Self {
             dataset: DIGITS.to_owned(),
-            image_size: SIZE,
+            image_size: ImageSize::REFERENCE.width,
             channels: Channels::Auto,
             fit: None,
             background: Background::default(),
@@ -476,9 +476,9 @@ impl TrainConfig {
             }
         }
         self.best_metric()?;
-        if self.image_size != SIZE {
-            let found = self.image_size;
-            let message = format!("--image-size: this version has {SIZE} only, found {found}");
+        if self.image_size != ImageSize::REFERENCE.width {
+            let (only, found) = (ImageSize::REFERENCE, self.image_size);
+            let message = format!("--image-size: this version has {only} only, found {found}");
             return Err(Usage(message).into());
         }
         // Adam's are float32: what rounds to the forbidden end there is forbidden here.
@@ -556,6 +556,7 @@ impl TrainConfig {
     /// How the data set is read.
     pub fn data(&self) -> Options {
         Options {
+            size: ImageSize::square(self.image_size),
             channels: match self.channels {
                 Channels::Auto => None,
                 Channels::Gray => Some(1),

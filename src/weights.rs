@@ -6,13 +6,13 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
-use crate::data::SIZE;
 use crate::error::Usage;
 use crate::files::TensorFile;
 use crate::model::{Model, ModelConfig, Network};
 use crate::run::checkpoint::{Checkpoint, Folder};
 use crate::run::watch::ensure_finite;
 use crate::settings::TrainConfig;
+use crate::tf::frame::IMAGE_SIZE;
 
 /// Of files by PyTorch's names, in the mirrored frame.
 const FORMAT: &str = "dcgan-weights";
@@ -261,7 +261,7 @@ impl Weights {
             ("latent", self.config.latent.name().to_owned()),
             ("alpha", model.alpha.to_string()),
             ("bn_epsilon", model.bn_epsilon.to_string()),
-            ("image_size", SIZE.to_string()),
+            ("image_size", IMAGE_SIZE.to_string()),
             ("dataset", self.config.dataset.clone()),
             ("config", toml::to_string(&self.config)?),
         ];

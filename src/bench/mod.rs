@@ -9,12 +9,13 @@ use anyhow::Result;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::data::{Batches, ImageSet, SIZE};
+use crate::data::{Batches, ImageSet};
 use crate::device::DeviceChoice;
 use crate::model::{Model, ModelConfig};
 use crate::rng::{Latent, Stream, rng};
 use crate::sample::Sampler;
 use crate::settings::Precision;
+use crate::shape::ImageShape;
 use crate::train::step::{Gan, Phase, StepConfig};
 use floor::Pass;
 
@@ -187,10 +188,11 @@ fn wait(device: Device) {
 }
 
 fn random_images(channels: usize) -> Result<ImageSet> {
-    let count = IMAGES * SIZE * SIZE * channels;
+    let shape = ImageShape::reference(channels);
+    let count = IMAGES * shape.len();
     let noise = Latent::Uniform.sample(&mut rng(0, Stream::SampleZ, 0), count, 1);
     let bytes = noise.into_iter().map(|x| ((x + 1.) * 127.5) as u8).collect();
-    ImageSet::new("random", channels, bytes)
+    ImageSet::new("random", shape, bytes)
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -14,7 +14,7 @@ use super::data::load_aloud;
 use super::print;
 use crate::cli::EvalArgs;
 use crate::data::builtin::DIGITS;
-use crate::data::{ImageSet, Options};
+use crate::data::{ImageSet, Options, formats};
 use crate::error::Usage;
 use crate::eval::classifier::Classifier;
 use crate::eval::evaluator::{Evaluator, Settings};
@@ -26,6 +26,7 @@ use crate::record::plot::{digits, thousands};
 use crate::record::progress::{Verbosity, Work, say};
 use crate::sample::Sampler;
 use crate::settings::TrainConfig;
+use crate::shape::ImageShape;
 
 /// `dcgan eval`.
 ///
@@ -45,7 +46,10 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
     };
     let trained_on = sampler.as_ref().and_then(Sampler::dataset);
     let dataset = args.dataset.as_deref().or(trained_on).unwrap_or(DIGITS).to_owned();
-    let options = args.data.resolve(&dataset, None)?.data();
+    let mut options = args.data.resolve(&dataset, None)?.data();
+    if let Some(sampler) = &sampler {
+        options.size = sampler.shape().size;
+    }
     let set = load_aloud(&dataset, &options, verbosity)?;
     let channels = set.channels();
     // Whatever does not fit is said before anything is computed.
@@ -78,9 +82,9 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
             }
             let model = args.generator.model.as_deref();
             let name = model.map_or("the built-in generator".into(), Path::to_string_lossy);
-            (name.into_owned(), ImageSet::new("generated", channels, pixels)?)
+            (name.into_owned(), ImageSet::new("generated", set.shape(), pixels)?)
         }
-        (Some(images), _) => (images.clone(), generated(images, channels, count, verbosity)?),
+        (Some(images), _) => (images.clone(), generated(images, set.shape(), count, verbosity)?),
         (None, None) => return Err(Usage("name a MODEL or --images".to_owned()).into()),
     };
 
@@ -222,19 +226,24 @@ fn cache() -> Option<PathBuf> {
 /// The images of `--images`, at most `count`.
 fn generated(
     images: &str,
-    channels: usize,
+    shape: ImageShape,
     count: usize,
     verbosity: Verbosity,
 ) -> Result<ImageSet> {
     let path = Path::new(images);
     let spec = match path.extension().and_then(|ending| ending.to_str()) {
         _ if path.is_dir() => format!("folder:{images}"),
-        Some(kind @ ("npz" | "npy" | "zip" | "tar")) if path.is_file() => {
+        Some(kind) if path.is_file() && formats::named(kind).is_some() => {
             format!("{kind}:{images}")
         }
         _ => images.to_owned(),
     };
-    let options = Options { channels: Some(channels), limit: Some(count), ..Options::default() };
+    let options = Options {
+        size: shape.size,
+        channels: Some(shape.channels),
+        limit: Some(count),
+        ..Options::default()
+    };
     let set = load_aloud(&spec, &options, verbosity);
     set.map_err(|error| error.context(format!("--images {images}")))
 }
@@ -281,7 +290,9 @@ impl<'a> Choice<'a> {
         Ok(match self {
             Self::Pixels => Extractor::Pixels,
             Self::Digits => Extractor::Classifier(classifier(set, device, verbosity)?),
-            Self::File(path) => Extractor::Module(Module::load(path, range, size, device)?),
+            Self::File(path) => {
+                Extractor::Module(Module::load(path, range, size, set.shape().size, device)?)
+            }
         })
     }
 }

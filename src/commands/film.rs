@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 
 use super::sample::read_z;
 use crate::cli::{FilmArgs, InterpolateArgs};
-use crate::data::SIZE;
 use crate::error::Usage;
 use crate::files::write_bytes;
 use crate::record::grid::Picture;
@@ -64,7 +63,8 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
     let scale = args.scale as usize;
     let mut work = Work::new(Verbosity::unless(args.quiet));
     let images = if is_strip { walks * frames } else { walks };
-    super::ensure_picture(images, sampler.channels(), scale)?;
+    let shape = sampler.shape();
+    super::ensure_picture(images, shape, scale)?;
     if is_strip {
         work.images(walks * frames);
         let mut images = Vec::new();
@@ -76,7 +76,7 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
                 Ok(())
             })?;
         }
-        let picture = Picture::grid(&images, SIZE, sampler.channels(), frames)?.scaled(scale);
+        let picture = Picture::grid(&images, shape.size, shape.channels, frames)?.scaled(scale);
         write_bytes(&args.out, &picture.png()?)?;
     } else {
         work.images(frames);
@@ -84,7 +84,7 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
         let frame = |i: usize| -> Result<Picture> {
             let z: Vec<f32> = (0..walks).flat_map(|walk| z_at(walk, i)).collect();
             let images = sampler.all(&z)?;
-            let picture = Picture::grid(&images, SIZE, sampler.channels(), columns)?;
+            let picture = Picture::grid(&images, shape.size, shape.channels, columns)?;
             Ok(picture.scaled(scale))
         };
         let movie = Movie { count: frames, fps: args.fps, rest_s: 0.0, frame: &frame };

@@ -28,13 +28,13 @@ pub use show::{nearest, plot, report};
 pub use train::train;
 
 use crate::cli::{BenchArgs, GeneratorArgs, VerifyArgs};
-use crate::data::SIZE;
 use crate::device::{self, DeviceChoice, default_threads};
 use crate::error::Usage;
 use crate::model::{ModelConfig, Network};
 use crate::record::progress::say;
 use crate::run::list::find;
 use crate::sample::Sampler;
+use crate::shape::ImageShape;
 use crate::verify::Report;
 use crate::weights::Weights;
 
@@ -119,11 +119,11 @@ const PICTURE_LIMIT: usize = 1 << 30;
 ///
 /// # Errors
 /// [`Usage`], if not.
-fn ensure_picture(images: usize, channels: usize, scale: usize) -> Result<()> {
-    let side = (SIZE + 2) * scale;
-    if images.saturating_mul(side * side * channels) > PICTURE_LIMIT {
+fn ensure_picture(images: usize, shape: ImageShape, scale: usize) -> Result<()> {
+    let [width, height] = [shape.size.width, shape.size.height].map(|side| (side + 2) * scale);
+    if images.saturating_mul(width * height * shape.channels) > PICTURE_LIMIT {
         let message = format!(
-            "{images} images of {side}×{side} pixels are too large for one picture; ask for fewer or smaller ones"
+            "{images} images of {width}×{height} pixels are too large for one picture; ask for fewer or smaller ones"
         );
         return Err(Usage(message).into());
     }

@@ -8,7 +8,7 @@ use super::data::load_aloud;
 use super::print;
 use crate::cli::{NearestArgs, PlotArgs, ReportArgs};
 use crate::data::builtin::DIGITS;
-use crate::data::{ImageSet, SIZE};
+use crate::data::{ImageSet, Options};
 use crate::error::Usage;
 use crate::eval::neighbours::{Neighbour, is_copy, nearest as nearest_in, suspicious};
 use crate::files::write_bytes;
@@ -79,12 +79,13 @@ pub fn report(args: &ReportArgs) -> Result<ExitCode> {
 pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
     super::ensure_ending("--out", &args.out, &["png"])?;
     let (count, k) = (args.count as usize, args.neighbours as usize);
-    super::ensure_picture(count * (k + 1), 3, args.scale as usize)?;
     super::ensure_free(&args.out, false, args.force)?;
     let sampler = super::sampler(&args.generator)?;
+    super::ensure_picture(count * (k + 1), sampler.shape(), args.scale as usize)?;
     let verbosity = Verbosity::unless(args.quiet);
     let dataset = args.dataset.as_deref().or(sampler.dataset()).unwrap_or(DIGITS);
     let options = args.data.resolve(dataset, None)?.data();
+    let options = Options { size: sampler.shape().size, ..options };
     let set = load_aloud(dataset, &options, verbosity)?;
     if set.channels() != sampler.channels() {
         let message = format!(
@@ -149,12 +150,12 @@ const FLOOR: usize = 200;
 
 /// Each sample on the left of its neighbours.
 fn rows(samples: &[u8], found: &[Vec<Neighbour>], set: &ImageSet) -> Result<Picture> {
-    let (length, channels) = (set.image_len(), set.channels());
+    let shape = set.shape();
     let mut pictures = Vec::new();
-    for (sample, found) in samples.chunks_exact(length).zip(found) {
+    for (sample, found) in samples.chunks_exact(shape.len()).zip(found) {
         let images = set.rows(found.iter().map(|neighbour| neighbour.index))?;
-        let left = Picture::grid(sample, SIZE, channels, 1)?;
-        let right = Picture::grid(&images, SIZE, channels, found.len())?;
+        let left = Picture::grid(sample, shape.size, shape.channels, 1)?;
+        let right = Picture::grid(&images, shape.size, shape.channels, found.len())?;
         pictures.push(Picture::side_by_side(&left, &right)?);
     }
     Picture::stacked(&pictures)

@@ -173,7 +173,7 @@ impl Settings {
         held: usize,
     ) -> Result<Option<PathBuf>> {
         let (Some(cache), Some(id)) = (&self.cache, extractor.id()?) else { return Ok(None) };
-        let key = format!("{FORMAT} {} {id} {held} {}", set.identity()?.sha256, self.seed);
+        let key = format!("{FORMAT} {} {id} {held} {}", set.identity()?.pixels_key(), self.seed);
         let name = hex::encode(Sha256::digest(key));
         Ok(Some(cache.join(format!("features-{}.safetensors", &name[..32]))))
     }

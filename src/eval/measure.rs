@@ -15,9 +15,10 @@ use super::frechet::{Moments, Reference};
 use super::kernel::{deviation, kernel_distance, mean_and_std, subsets};
 use super::metric::Metric;
 use super::neighbours::{is_copy, nearest, suspicious};
-use super::pixels::{Similarity, patches, pyramid, sliced_wasserstein};
+use super::pixels::{PATCH, Similarity, patches, pyramid, sliced_wasserstein};
 use super::score::{class_balance, class_shares, classifier_score};
-use crate::data::{ImageSet, SIZE};
+use crate::data::ImageSet;
+use crate::pixels::planes;
 use crate::rng::{Stream, permutation, rng};
 
 /// The k of neighbourhoods.
@@ -211,11 +212,9 @@ impl Images<'_> {
         self.set.rows(self.rows[..count].iter().copied())
     }
 
-    /// `[count, C, 32, 32]`, 0 to 255, float64.
+    /// `[count, C, H, W]`, 0 to 255, float64.
     fn tensor(&self, count: usize) -> Result<Tensor> {
-        let shape = [count as i64, SIZE as i64, SIZE as i64, self.set.channels() as i64];
-        let images = Tensor::f_from_slice(&self.read(count)?)?.f_view(shape)?;
-        Ok(images.f_permute([0, 3, 1, 2])?.f_to_kind(Kind::Double)?)
+        Ok(planes(&self.read(count)?, self.set.shape())?.f_to_kind(Kind::Double)?)
     }
 }
 
@@ -245,7 +244,8 @@ pub fn measure_images(
         let tensor = images.tensor(2 * pairs)?;
         let (x, y) =
             (tensor.f_narrow(0, 0, pairs as i64)?, tensor.f_narrow(0, pairs as i64, pairs as i64)?);
-        let (mean, spread) = mean_and_std(&Similarity::multi_scale().of_pairs(&x, &y)?);
+        let (mean, spread) =
+            mean_and_std(&Similarity::multi_scale(images.set.shape().size).of_pairs(&x, &y)?);
         add(Metric::MsSsim, (mean, spread / (pairs as f64).sqrt()));
     }
     if wants(Metric::Duplicates) {
@@ -333,29 +333,32 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// Mean of both levels over repetitions with other directions, and their standard deviation.
+/// Mean of all levels over repetitions with other directions, and their standard deviation.
 fn wasserstein(real: &Tensor, fake: &Tensor, seed: u64) -> Result<(f64, f64)> {
     let (count, channels, ..) = real.size4()?;
     ensure!(count >= 1, "a sliced Wasserstein distance takes at least one image");
     let mut draw = rng(seed, Stream::Evaluation, 4);
     let (real, fake) = (pyramid(real)?, pyramid(fake)?);
+    let levels = real.len() as f64;
     let mut distances = vec![0.0; REPEATS];
     for (real, fake) in real.iter().zip(&fake) {
-        let size = real.size()[2] as usize;
+        let (.., height, width) = real.size4()?;
         let mut places = || -> Vec<(i64, i64)> {
-            let mut place = || 3 + below(&mut draw, size - 6) as i64;
-            (0..count as usize * PATCHES).map(|_| (place(), place())).collect()
+            // Of the middle of a patch that lies within the image.
+            let mut place =
+                |side: i64| PATCH / 2 + below(&mut draw, (side - PATCH + 1) as usize) as i64;
+            (0..count as usize * PATCHES).map(|_| (place(height), place(width))).collect()
         };
         let (real, fake) = (patches(real, &places())?, patches(fake, &places())?);
         for distance in &mut distances {
-            let values = (49 * channels) as usize * DIRECTIONS;
+            let values = (PATCH * PATCH * channels) as usize * DIRECTIONS;
             let normal: Vec<f64> = (0..values).map(|_| StandardNormal.sample(&mut draw)).collect();
-            let directions =
-                Tensor::f_from_slice(&normal)?.f_view([49 * channels, DIRECTIONS as i64])?;
+            let directions = Tensor::f_from_slice(&normal)?
+                .f_view([PATCH * PATCH * channels, DIRECTIONS as i64])?;
             let lengths =
                 directions.f_square()?.f_sum_dim_intlist([0i64].as_slice(), true, Kind::Double)?;
             let directions = directions.f_div(&lengths.f_sqrt()?)?;
-            *distance += sliced_wasserstein(&real, &fake, &directions)? / 2.0;
+            *distance += sliced_wasserstein(&real, &fake, &directions)? / levels;
         }
     }
     Ok(mean_and_std(&distances))

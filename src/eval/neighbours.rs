@@ -17,12 +17,12 @@ pub struct Neighbour {
     pub distance: f64,
 }
 
-/// The `k` nearest images of `set` to each of `images` `[n, 32, 32, C]`, nearest first; of equally near ones
+/// The `k` nearest images of `set` to each of `images` `[n, H, W, C]`, nearest first; of equally near ones
 /// those that come first. `own` are the numbers of the images themselves, where they are of the set: none is
 /// its own neighbour. `done` is told how many of the set have been compared.
 ///
 /// # Errors
-/// If `images` is not whole images of the set's channels, the set has fewer than `k` others, or it cannot be
+/// If `images` is not whole images of the set's shape, the set has fewer than `k` others, or it cannot be
 /// read.
 pub fn nearest(
     images: &[u8],
@@ -102,6 +102,7 @@ fn rows(bytes: &[u8], length: usize) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::ImageShape;
 
     /// Images of one level each.
     fn flat(levels: impl IntoIterator<Item = u8>) -> Vec<u8> {
@@ -112,7 +113,7 @@ mod tests {
     fn the_nearest_come_first_across_blocks_and_no_image_is_its_own() -> Result<()> {
         // Levels 0, 1, …, 255, 0, 1, …
         let levels: Vec<u8> = (0..BLOCK + 300).map(|i| (i % 256) as u8).collect();
-        let set = ImageSet::new("levels", 1, flat(levels.clone()))?;
+        let set = ImageSet::new("levels", ImageShape::reference(1), flat(levels.clone()))?;
         let mut compared = 0;
         let found = nearest(&flat([7, 255]), &set, 18, None, &mut |n| compared += n)?;
         assert_eq!(compared, levels.len());

@@ -8,9 +8,8 @@ use prost::Message;
 use tch::{Device, Kind, Tensor};
 
 use super::DESCRIPTION;
-use crate::data::SIZE;
 use crate::run::watch::ensure_finite;
-use crate::tf::frame::{GRID, STRIDE};
+use crate::tf::frame::{GRID, IMAGE_SIZE, STRIDE};
 use crate::weights::Weights;
 
 /// Of the operators. Everything used here is the same from 14 on, and 17 is read by runtimes since 2022.
@@ -53,7 +52,7 @@ pub fn onnx(weights: &Weights) -> Result<Vec<u8>> {
     let grid = [-1, 8 * model.config.base_width, GRID, GRID];
     graph.initializer.push(shape_tensor("grid", &grid));
     graph.input = vec![value("z", &[model.config.z_dim])];
-    let size = SIZE as i64;
+    let size = IMAGE_SIZE;
     graph.output = vec![value(&x, &[model.config.channels, size, size])];
 
     let about = weights.about()?.into_iter();

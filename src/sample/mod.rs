@@ -7,15 +7,16 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
-use crate::data::SIZE;
 use crate::model::{FoldedGenerator, Model, Network};
+use crate::pixels::to_bytes;
 use crate::rng::{Latent, Stream, rng};
 use crate::run::watch::ensure_finite;
+use crate::shape::ImageShape;
 use crate::tf::frame::rotate_images;
 use crate::weights::Weights;
 
 /// Generated images of `z` `[N, z_dim]` (values row by row), with moving statistics:
-/// `[N, 32, 32, C]`, upright.
+/// `[N, H, W, C]`, upright.
 ///
 /// # Errors
 /// If `z` is not whole rows; [`crate::run::watch::Collapse::NotFinite`], if a generated pixel is not finite.
@@ -107,6 +108,11 @@ impl Sampler {
         self.latent
     }
 
+    /// The shape of its images.
+    pub fn shape(&self) -> ImageShape {
+        ImageShape::reference(self.channels)
+    }
+
     /// Channels of its images.
     pub fn channels(&self) -> usize {
         self.channels
@@ -119,7 +125,7 @@ impl Sampler {
 
     /// Bytes of an image.
     pub fn image_len(&self) -> usize {
-        SIZE * SIZE * self.channels
+        self.shape().len()
     }
 
     /// The noise of images `first` to `first + count` of `seed`, row by row: each image has its own,
@@ -129,7 +135,7 @@ impl Sampler {
         (first..first + count as u64).flat_map(row).collect()
     }
 
-    /// `count` images of `seed`: `[count, 32, 32, C]`, upright.
+    /// `count` images of `seed`: `[count, H, W, C]`, upright.
     ///
     /// # Errors
     /// As [`Self::each`].
@@ -137,7 +143,7 @@ impl Sampler {
         self.all(&self.noise(seed, 0, count))
     }
 
-    /// All images of `z` (values row by row): `[n, 32, 32, C]`, upright.
+    /// All images of `z` (values row by row): `[n, H, W, C]`, upright.
     ///
     /// # Errors
     /// As [`Self::each`].
@@ -150,16 +156,16 @@ impl Sampler {
         Ok(images)
     }
 
-    /// Hands on the images of `z` (values row by row) in order, some at a time: `[n, 32, 32, C]`, upright.
+    /// Hands on the images of `z` (values row by row) in order, some at a time: `[n, H, W, C]`, upright.
     ///
     /// # Errors
     /// If `z` is not whole rows; [`crate::run::watch::Collapse::NotFinite`], if a pixel is not finite; those of
     /// `take`.
     pub fn each(&self, z: &[f32], take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.each_tensor(z, &mut |images| take(&bytes(images)?))
+        self.each_tensor(z, &mut |images| take(&to_bytes(images)?))
     }
 
-    /// As [`Self::each`], before they are made bytes: `[n, C, 32, 32]` in [−1, 1], upright.
+    /// As [`Self::each`], before they are made bytes: `[n, C, H, W]` in [−1, 1], upright.
     ///
     /// # Errors
     /// As there.
@@ -184,15 +190,15 @@ impl Sampler {
         Ok(())
     }
 
-    /// Images of `z` `[N, z_dim]`, of the model's kind on its device: `[N, 32, 32, C]`, upright.
+    /// Images of `z` `[N, z_dim]`, of the model's kind on its device: `[N, H, W, C]`, upright.
     ///
     /// # Errors
     /// If `z` is of another shape; [`crate::run::watch::Collapse::NotFinite`], if a pixel is not finite.
     pub fn images(&self, z: &Tensor) -> Result<Vec<u8>> {
-        bytes(&self.upright(z)?)
+        to_bytes(&self.upright(z)?)
     }
 
-    /// As [`Self::images`], before they are made bytes: `[N, C, 32, 32]` in [−1, 1], upright.
+    /// As [`Self::images`], before they are made bytes: `[N, C, H, W]` in [−1, 1], upright.
     ///
     /// # Errors
     /// As there.
@@ -204,13 +210,6 @@ impl Sampler {
     }
 }
 
-/// Images `[N, C, H, W]` in [−1, 1] → bytes `[N, H, W, C]`, rounded to nearest.
-pub(crate) fn bytes(images: &Tensor) -> Result<Vec<u8>> {
-    let images = images.f_permute([0, 2, 3, 1])?;
-    let scaled = images.f_add_scalar(1.)?.f_mul_scalar_(127.5)?.f_round_()?.f_clamp_(0., 255.)?;
-    Ok(Vec::try_from(scaled.f_to_kind(Kind::Uint8)?.f_contiguous()?.f_flatten(0, -1)?)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,7 +218,7 @@ mod tests {
     fn bytes_are_upright_and_rounded_to_nearest() -> Result<()> {
         // [1, 2, 1, 2]: two channels of one row of two pixels, mirrored.
         let images = Tensor::from_slice(&[1.0, -1.0, 0.0, 0.5]).view([1, 2, 1, 2]);
-        assert_eq!(bytes(&rotate_images(&images)?)?, [0, 191, 255, 128]);
+        assert_eq!(to_bytes(&rotate_images(&images)?)?, [0, 191, 255, 128]);
         Ok(())
     }
 
@@ -227,10 +226,11 @@ mod tests {
     fn every_byte_survives_the_way_there_and_back() -> Result<()> {
         let all: Vec<u8> = (0..=255).collect();
         let set: Vec<u8> = all.iter().copied().cycle().take(32 * 32).collect();
-        let images = crate::data::ImageSet::new("all bytes", 1, set.clone())?;
+        let images =
+            crate::data::ImageSet::new("all bytes", ImageShape::reference(1), set.clone())?;
         let mut batches = crate::data::Batches::new(images, 1, 0);
         let mirrored = batches.batch(1, tch::Device::Cpu, Kind::Float)?;
-        assert_eq!(bytes(&rotate_images(&mirrored)?)?, set);
+        assert_eq!(to_bytes(&rotate_images(&mirrored)?)?, set);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use crate::files::TensorFile;
 use crate::model::{Model, Network};
 use crate::run::checkpoint::{self, Checkpoint, Header, Origin};
 use crate::run::watch::{Watch, ensure_finite};
+use crate::shape::ImageShape;
 use crate::tf::Adam;
 use crate::tf::frame::Layout;
 use crate::train::step::Gan;
@@ -117,7 +118,7 @@ impl Imported {
         }
         let iteration = all.iter().map(|(weights, _)| weights.iteration).max().unwrap_or(0);
         // The images are not in the file.
-        let set = SetIdentity { images: 1, channels: first.channels, sha256: String::new() };
+        let set = SetIdentity::new(1, ImageShape::reference(first.channels), String::new());
         let header = Header {
             iteration,
             config,
