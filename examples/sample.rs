@@ -4,7 +4,6 @@
 //! one, the generator of digits that the program holds.
 
 use anyhow::Result;
-use dcgan::data::SIZE;
 use dcgan::record::grid::Picture;
 use dcgan::sample::Sampler;
 use tch::{Device, Kind};
@@ -14,9 +13,10 @@ fn main() -> Result<()> {
         Some(model) => Sampler::load(model.as_ref(), Device::Cpu, Kind::Float)?,
         None => Sampler::built_in(Device::Cpu, Kind::Float)?,
     };
-    let images = sampler.sample(7, 16)?; // [16, 32, 32, C]
-    let picture = Picture::grid(&images, SIZE, sampler.channels(), 4)?;
+    let shape = sampler.shape();
+    let images = sampler.sample(7, 16)?; // [16, H, W, C]
+    let picture = Picture::grid(&images, shape.size, shape.channels, 4)?;
     std::fs::write("samples.png", picture.png()?)?;
-    println!("samples.png: 16 images of {} channel(s)", sampler.channels());
+    println!("samples.png: 16 images of {} channel(s)", shape.channels);
     Ok(())
 }

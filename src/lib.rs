@@ -18,7 +18,8 @@
 //! - [`sample`]: images from a generator, and walks through latent space; [`eval`]: how good they are;
 //! - [`weights`], [`mod@export`]: networks to other ecosystems and back;
 //! - [`verify`]: this build against what the real TensorFlow computed; [`mod@bench`]: its speed;
-//! - [`shape`]: height, width and channels of images; [`statistics`]: means, deviations and medians;
+//! - [`shape`]: height, width and channels of images; [`pixels`]: bytes to floats and back;
+//! - [`statistics`]: means, deviations and medians;
 //! - [`settings`], [`device`], [`files`], [`error`]: settings, machine, files, errors;
 //!
 //! The program `dcgan` is built on this library: `main.rs` with its modules `cli` (the command line's types) and
@@ -36,6 +37,7 @@ pub mod export;
 pub mod files;
 pub mod finite;
 pub mod model;
+pub mod pixels;
 pub mod record;
 pub mod rng;
 pub mod run;

@@ -9,9 +9,8 @@ use tch::Kind;
 
 use crate::architecture::ModelConfig;
 use crate::data::builtin::DIGITS;
-use crate::data::image_file::Fit;
 use crate::data::npy::Range;
-use crate::data::{Options, SIZE};
+use crate::data::{Fit, Options};
 use crate::device::DeviceChoice;
 use crate::error::{SettingError, Usage};
 use crate::eval::metric::Metric;
@@ -239,7 +238,7 @@ impl Default for TrainConfig {
         let (model, step) = (ModelConfig::default(), StepConfig::default());
         Self {
             dataset: DIGITS.to_owned(),
-            image_size: SIZE,
+            image_size: ImageSize::REFERENCE.width,
             channels: Channels::Auto,
             fit: None,
             background: Background::default(),
@@ -474,9 +473,9 @@ impl TrainConfig {
             }
         }
         self.best_metric()?;
-        if self.image_size != SIZE {
-            let found = self.image_size;
-            let problem = format!("this version has {SIZE} only, found {found}");
+        if self.image_size != ImageSize::REFERENCE.width {
+            let (only, found) = (ImageSize::REFERENCE, self.image_size);
+            let problem = format!("this version has {only} only, found {found}");
             return Err(SettingError::new("image-size", problem));
         }
         // Adam's are float32: what rounds to the forbidden end there is forbidden here.
@@ -552,6 +551,7 @@ impl TrainConfig {
     /// How the data set is read.
     pub fn data(&self) -> Options {
         Options {
+            size: ImageSize::square(self.image_size),
             channels: match self.channels {
                 Channels::Auto => None,
                 Channels::Gray => Some(1),

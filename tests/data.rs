@@ -352,8 +352,22 @@ fn a_public_set_is_taken_from_a_folder_that_has_it_and_fetched_from_a_mirror() -
         "{}",
         ran.stderr
     );
-    let listed = run(folder.path(), &["data"])?;
-    assert!(listed.stdout.contains("folder:PATH") && listed.stdout.contains("svhn:extra"));
+    Ok(())
+}
+
+#[test]
+fn every_format_and_public_set_is_listed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let listed = run(folder.path(), &["data"])?.stdout;
+    let names = dcgan::data::spec::names();
+    assert!(names.len() >= 12, "{names:?}");
+    for (name, meaning) in names {
+        let is_listed = |line: &str| line.trim_start().starts_with(&name) && line.contains(meaning);
+        assert!(listed.lines().any(is_listed), "no `{name}` in\n{listed}");
+    }
+    for name in ["digits", "folder:PATH", "zip:FILE", "npz:FILE", "svhn:extra"] {
+        assert!(listed.contains(name), "no `{name}` in\n{listed}");
+    }
     Ok(())
 }
 

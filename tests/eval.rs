@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use dcgan::data::{ImageSet, SIZE, builtin};
+use dcgan::data::{ImageSet, builtin};
 use dcgan::eval::classifier::Classifier;
 use dcgan::eval::evaluator::{Evaluator, Settings};
 use dcgan::eval::features::Extractor;
 use dcgan::eval::metric::{Measured, Metric};
 use dcgan::record::jsonl::{Evaluation, Line, read};
 use dcgan::rng::{Latent, Stream, permutation, rng};
+use dcgan::shape::ImageShape;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -97,12 +98,16 @@ fn distances_order_noise_blur_and_digits_rightly_and_a_missing_class_shows() -> 
     )?;
     let real = without(&digits, None)?;
     let measure = |images: Vec<u8>| -> Result<Vec<Measured>> {
-        evaluator.measure(&ImageSet::new("images", 1, images)?, true, &mut |_| {})
+        evaluator.measure(
+            &ImageSet::new("images", ImageShape::reference(1), images)?,
+            true,
+            &mut |_| {},
+        )
     };
     let get = |measured: &[Measured], metric: Metric| {
         measured.iter().find(|found| found.metric == metric).map(|found| found.value).unwrap()
     };
-    let noise = Latent::Uniform.sample(&mut rng(0, Stream::Z, 0), 1500, SIZE * SIZE);
+    let noise = Latent::Uniform.sample(&mut rng(0, Stream::Z, 0), 1500, 32 * 32);
     let noise: Vec<u8> = noise.into_iter().map(|x| ((x + 1.0) * 127.5) as u8).collect();
     let floor = evaluator.floor()?;
     // A distance of 1,500 images is not certain, and its uncertainty is no more than itself.

@@ -11,6 +11,7 @@ use dcgan::eval::metric::Metric;
 use dcgan::eval::pixels::{Similarity, patches, pyramid, sliced_wasserstein};
 use dcgan::eval::score::classifier_score;
 use dcgan::files::TensorFile;
+use dcgan::shape::ImageSize;
 use tch::{Kind, Tensor};
 
 use super::common::one_thread;
@@ -178,7 +179,8 @@ fn structural_similarity_is_scikit_images_and_pytorch_msssims() -> Result<()> {
     assert_eq!(betas.len(), 5);
     // The recorded betas of three scales are the first ones over their sum, in float32.
     let three = recorded.values("images_gray/ms_ssim_5x3/betas")?;
-    for (ours, theirs) in Similarity::multi_scale().betas.into_iter().zip(three) {
+    for (ours, theirs) in Similarity::multi_scale(ImageSize::REFERENCE).betas.into_iter().zip(three)
+    {
         assert!((ours - theirs).abs() < 1e-7, "{ours} {theirs}");
     }
     compare("ms_ssim_3x5/pytorch_msssim", "images_48", &Similarity { window: 3, sigma: 1.5, betas })

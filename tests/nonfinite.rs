@@ -6,6 +6,7 @@ use dcgan::model::{Model, ModelConfig, Network};
 use dcgan::run::RunDir;
 use dcgan::run::observer::Silent;
 use dcgan::settings::TrainConfig;
+use dcgan::shape::ImageShape;
 use dcgan::tf::AdamConfig;
 use dcgan::train::interrupt::Interrupt;
 use dcgan::train::step::{Gan, StepConfig};
@@ -141,7 +142,7 @@ fn a_run_whose_loss_is_not_finite_ends_with_that_error_and_without_weights() -> 
         sample_every: 1,
         ..Default::default()
     };
-    let set = ImageSet::new("noise", 1, pixels)?;
+    let set = ImageSet::new("noise", ImageShape::reference(1), pixels)?;
     let error = train(Job {
         config: &config,
         device: Device::Cpu,

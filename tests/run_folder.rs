@@ -11,6 +11,7 @@ use dcgan::record::jsonl::{Metrics, read_metrics};
 use dcgan::rng::{Latent, Stream, rng};
 use dcgan::sample::sample;
 use dcgan::settings::TrainConfig;
+use dcgan::shape::ImageSize;
 use image::GenericImageView;
 use tch::{Device, Kind};
 
@@ -156,7 +157,9 @@ fn pictures_show_the_first_digits_and_the_last_samples_side_by_side() -> Result<
     let run = folder.path().join("run");
     let real = open(&run.join("real.png"))?;
     let digits = builtin::digits()?;
-    assert!(real.as_bytes() == Picture::grid(&digits.first(36)?, 32, 1, 6)?.pixels);
+    assert!(
+        real.as_bytes() == Picture::grid(&digits.first(36)?, ImageSize::REFERENCE, 1, 6)?.pixels
+    );
 
     let side = 6 * 32 + 5 * 2;
     let samples = open(&run.join("samples/iteration-000004.png"))?;
@@ -193,7 +196,7 @@ fn the_saved_weights_are_the_networks_and_draw_the_last_samples() -> Result<()> 
         }
     }
     let z = Latent::Uniform.sample(&mut rng(0, Stream::SampleZ, 0), 36, 3);
-    let picture = Picture::grid(&sample(&model, &z)?, 32, 1, 6)?;
+    let picture = Picture::grid(&sample(&model, &z)?, ImageSize::REFERENCE, 1, 6)?;
     let samples = open(&run.join("samples/iteration-000004.png"))?;
     assert!(samples.as_bytes() == picture.pixels);
     Ok(())

@@ -1,14 +1,41 @@
 // Includes the program's own parsers by their paths, so that nothing here needs libtorch.
-#[path = "../../src/data/idx.rs"]
+#[path = "../../src/data/formats/format.rs"]
+mod format;
+#[path = "../../src/data/formats/idx.rs"]
 pub mod idx;
-#[path = "../../src/data/mat5.rs"]
+#[path = "../../src/data/formats/input.rs"]
+mod input;
+#[path = "../../src/data/formats/mat5.rs"]
 pub mod mat5;
-#[path = "../../src/data/npy.rs"]
+#[path = "../../src/data/formats/npy.rs"]
 pub mod npy;
-#[path = "../../src/data/stack.rs"]
+#[path = "../../src/data/formats/stack.rs"]
 mod stack;
 
+use anyhow::Result;
+
+use format::Format;
+use input::SourceFile;
+use npy::Range;
 use stack::{MAX_EXPANDED, Stack, expansion_limit};
+
+/// Stands in for the program's.
+pub enum Fit {
+    Pad,
+}
+
+/// Stands in for the program's: no file is read here, only bytes are parsed.
+pub struct Sink;
+
+impl Sink {
+    pub fn range(&self) -> Option<Range> {
+        None
+    }
+
+    pub fn stack(&mut self, _: Stack, _: Option<&[u16]>) -> Result<()> {
+        Ok(())
+    }
+}
 
 /// Checks what every parser promises about the images it returns.
 pub fn check(stack: &Stack) {

@@ -192,7 +192,7 @@ fn random_images(shape: ImageShape) -> Result<ImageSet> {
     let count = IMAGES * shape.len();
     let noise = Latent::Uniform.sample(&mut rng(0, Stream::SampleZ, 0), count, 1);
     let bytes = noise.into_iter().map(|x| ((x + 1.) * 127.5) as u8).collect();
-    ImageSet::new("random", shape.channels, bytes)
+    ImageSet::new("random", shape, bytes)
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use dcgan::data::fetch::{self, COLLECTIONS, Patience};
-use dcgan::data::spec::{SPECS, Spec};
-use dcgan::data::{self, Examples, Findings, Options, SIZE, SetIdentity};
+use dcgan::data::fetch::{self, COLLECTIONS, RetryPolicy};
+use dcgan::data::spec::{self, Spec};
+use dcgan::data::{self, Examples, Findings, Options, SetIdentity};
 use dcgan::error::Usage;
 use dcgan::files::{places, write_bytes};
 use dcgan::record::grid::Picture;
@@ -42,8 +42,9 @@ pub fn data(args: &DataCommandArgs) -> Result<ExitCode> {
 fn list() -> Result<ExitCode> {
     let home = places::data_home()?;
     let mut text = "what --dataset takes:\n".to_owned();
-    let width = SPECS.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-    for (name, meaning) in SPECS {
+    let names = spec::names();
+    let width = names.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    for (name, meaning) in names {
         writeln!(text, "  {name:<width$}  {meaning}")?;
     }
     writeln!(text, "\nin {}:", home.display())?;
@@ -79,7 +80,7 @@ fn fetch_aloud(spec: &str, mirror: Option<&str>) -> Result<ExitCode> {
     let home = places::data_home()?;
     let mut work = TaskProgress::new(Verbosity::Normal);
     let mut progress = |name: &str, bytes, total| work.bytes(name, bytes, total);
-    let files = collection.fetch(part, &home, mirror, Patience::default(), &mut progress)?;
+    let files = collection.fetch(part, &home, mirror, RetryPolicy::default(), &mut progress)?;
     drop(work);
     let mut text = String::new();
     for file in files {
@@ -114,7 +115,7 @@ fn show(
     let (least_value, greatest_value) = set.range()?;
     if let Some(path) = sheet {
         let images = set.first(SHEET)?;
-        let png = Picture::grid(&images, SIZE, set.channels(), COLUMNS)?.png()?;
+        let png = Picture::grid(&images, set.shape().size, set.channels(), COLUMNS)?.png()?;
         write_bytes(path, &png)?;
     }
     let shown = Shown {
@@ -127,9 +128,10 @@ fn show(
     if json {
         return print(format!("{}\n", serde_json::to_string_pretty(&shown)?).as_bytes());
     }
-    let SetIdentity { images, channels, sha256 } = &shown.identity;
+    let SetIdentity { images, channels, sha256, .. } = &shown.identity;
     let mut text = format!("{spec}\n");
     writeln!(text, "  images    {images}")?;
+    writeln!(text, "  size      {}", set.shape().size)?;
     writeln!(text, "  channels  {channels}")?;
     writeln!(text, "  values    {least_value} to {greatest_value}")?;
     writeln!(text, "  SHA-256   {sha256}")?;

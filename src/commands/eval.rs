@@ -14,7 +14,7 @@ use super::progress::TaskProgress;
 use crate::cli::EvalArgs;
 use crate::cli::Verbosity;
 use dcgan::data::builtin::DIGITS;
-use dcgan::data::{ImageSet, Options};
+use dcgan::data::{ImageSet, Options, formats};
 use dcgan::error::Usage;
 use dcgan::eval::features::InputRange;
 use dcgan::eval::metric::{Better, Metric};
@@ -22,6 +22,7 @@ use dcgan::eval::report::{Report, Request, Row, default_count, evaluate};
 use dcgan::eval::source::FeatureSource;
 use dcgan::record::numbers::{five_digits, thousands};
 use dcgan::sample::Sampler;
+use dcgan::shape::ImageShape;
 
 /// Images that are generated at a time.
 const GENERATED_AT_A_TIME: usize = 1024;
@@ -44,7 +45,10 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
     };
     let trained_on = sampler.as_ref().and_then(Sampler::dataset);
     let dataset = args.dataset.as_deref().or(trained_on).unwrap_or(DIGITS).to_owned();
-    let options = args.data.resolve(&dataset, None)?.data();
+    let mut options = args.data.resolve(&dataset, None)?.data();
+    if let Some(sampler) = &sampler {
+        options.size = sampler.shape().size;
+    }
     let set = load_with_progress(&dataset, &options, verbosity)?;
 
     // Whatever does not fit together is refused before anything is computed.
@@ -64,7 +68,7 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
 
     let count = args.count.map_or(default_count(&set), |count| count as usize);
     let (name, generated) = match (&args.images, sampler) {
-        (Some(images), _) => (images.clone(), images_of(images, channels, count, verbosity)?),
+        (Some(images), _) => (images.clone(), images_of(images, set.shape(), count, verbosity)?),
         (None, Some(sampler)) => {
             let model = args.generator.model.as_deref();
             let name = model.map_or("the built-in generator".into(), Path::to_string_lossy);
@@ -153,25 +157,30 @@ fn generate(sampler: &Sampler, seed: u64, count: usize, verbosity: Verbosity) ->
             Ok(())
         })?;
     }
-    ImageSet::new("generated", sampler.channels(), pixels)
+    ImageSet::new("generated", sampler.shape(), pixels)
 }
 
 /// The images of `--images`, at most `count`.
 fn images_of(
     images: &str,
-    channels: usize,
+    shape: ImageShape,
     count: usize,
     verbosity: Verbosity,
 ) -> Result<ImageSet> {
     let path = Path::new(images);
     let spec = match path.extension().and_then(|ending| ending.to_str()) {
         _ if path.is_dir() => format!("folder:{images}"),
-        Some(kind @ ("npz" | "npy" | "zip" | "tar")) if path.is_file() => {
+        Some(kind) if path.is_file() && formats::named(kind).is_some() => {
             format!("{kind}:{images}")
         }
         _ => images.to_owned(),
     };
-    let options = Options { channels: Some(channels), limit: Some(count), ..Options::default() };
+    let options = Options {
+        size: shape.size,
+        channels: Some(shape.channels),
+        limit: Some(count),
+        ..Options::default()
+    };
     load_with_progress(&spec, &options, verbosity).with_context(|| format!("--images {images}"))
 }
 

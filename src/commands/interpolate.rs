@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use dcgan::data::SIZE;
 use dcgan::files::write_bytes;
 use dcgan::record::grid::Picture;
 use dcgan::record::movie::Movie;
@@ -55,7 +54,8 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
     let scale = args.scale as usize;
     let mut work = TaskProgress::new(Verbosity::unless(args.quiet));
     let images = if is_strip { walks * frames } else { walks };
-    ensure_picture(images, sampler.channels(), scale)?;
+    let shape = sampler.shape();
+    ensure_picture(images, shape, scale)?;
     if is_strip {
         work.images(walks * frames);
         let mut images = Vec::new();
@@ -67,7 +67,7 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
                 Ok(())
             })?;
         }
-        let picture = Picture::grid(&images, SIZE, sampler.channels(), frames)?.scaled(scale);
+        let picture = Picture::grid(&images, shape.size, shape.channels, frames)?.scaled(scale);
         write_bytes(&args.out, &picture.png()?)?;
     } else {
         work.images(frames);
@@ -75,7 +75,7 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
         let frame = |i: usize| -> Result<Picture> {
             let z: Vec<f32> = (0..walks).flat_map(|walk| z_at(walk, i)).collect();
             let images = sampler.all(&z)?;
-            let picture = Picture::grid(&images, SIZE, sampler.channels(), columns)?;
+            let picture = Picture::grid(&images, shape.size, shape.channels, columns)?;
             Ok(picture.scaled(scale))
         };
         let movie = Movie { count: frames, fps: args.fps, rest_s: 0.0, frame: &frame };

@@ -10,7 +10,7 @@ use super::progress::{TaskProgress, say};
 use crate::cli::NearestArgs;
 use crate::cli::Verbosity;
 use dcgan::data::builtin::DIGITS;
-use dcgan::data::{ImageSet, SIZE};
+use dcgan::data::{ImageSet, Options};
 use dcgan::error::Usage;
 use dcgan::eval::neighbours::{CopyThreshold, Neighbour, nearest as nearest_in};
 use dcgan::files::write_bytes;
@@ -26,12 +26,13 @@ use dcgan::statistics::Sorted;
 pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
     super::output::ensure_ending("--out", &args.out, &["png"])?;
     let (count, k) = (args.count as usize, args.neighbours as usize);
-    super::output::ensure_picture(count * (k + 1), 3, args.scale as usize)?;
     super::output::ensure_free(&args.out, false, args.force)?;
     let sampler = super::generator::sampler(&args.generator)?;
+    super::output::ensure_picture(count * (k + 1), sampler.shape(), args.scale as usize)?;
     let verbosity = Verbosity::unless(args.quiet);
     let dataset = args.dataset.as_deref().or(sampler.dataset()).unwrap_or(DIGITS);
     let options = args.data.resolve(dataset, None)?.data();
+    let options = Options { size: sampler.shape().size, ..options };
     let set = load_with_progress(dataset, &options, verbosity)?;
     if set.channels() != sampler.channels() {
         let message = format!(
@@ -101,12 +102,12 @@ fn comparison(set: &str, generated: &[f64], real: &[f64]) -> String {
 
 /// Each sample, with its neighbours on its right, in a row of its own.
 fn rows(samples: &[u8], neighbours: &[Vec<Neighbour>], set: &ImageSet) -> Result<Picture> {
-    let (length, channels) = (set.image_len(), set.channels());
+    let shape = set.shape();
     let mut pictures = Vec::new();
-    for (sample, neighbours) in samples.chunks_exact(length).zip(neighbours) {
+    for (sample, neighbours) in samples.chunks_exact(shape.len()).zip(neighbours) {
         let images = set.rows(neighbours.iter().map(|neighbour| neighbour.index))?;
-        let left = Picture::grid(sample, SIZE, channels, 1)?;
-        let right = Picture::grid(&images, SIZE, channels, neighbours.len())?;
+        let left = Picture::grid(sample, shape.size, shape.channels, 1)?;
+        let right = Picture::grid(&images, shape.size, shape.channels, neighbours.len())?;
         pictures.push(Picture::side_by_side(&left, &right)?);
     }
     Picture::stacked(&pictures)

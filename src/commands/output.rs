@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use dcgan::data::SIZE;
 use dcgan::error::Usage;
+use dcgan::shape::ImageShape;
 
 /// Writes to standard output. A reader that went away (`| head`) is no error.
 ///
@@ -45,11 +45,11 @@ const PICTURE_LIMIT: usize = 1 << 30;
 ///
 /// # Errors
 /// [`Usage`], if not.
-pub(super) fn ensure_picture(images: usize, channels: usize, scale: usize) -> Result<()> {
-    let side = (SIZE + 2) * scale;
-    if images.saturating_mul(side * side * channels) > PICTURE_LIMIT {
+pub(super) fn ensure_picture(images: usize, shape: ImageShape, scale: usize) -> Result<()> {
+    let [width, height] = [shape.size.width, shape.size.height].map(|side| (side + 2) * scale);
+    if images.saturating_mul(width * height * shape.channels) > PICTURE_LIMIT {
         let message = format!(
-            "{images} images of {side}×{side} pixels are too large for one picture; ask for fewer or smaller ones"
+            "{images} images of {width}×{height} pixels are too large for one picture; ask for fewer or smaller ones"
         );
         return Err(Usage(message).into());
     }

@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use dcgan::data::SIZE;
 use dcgan::error::Usage;
 use dcgan::files::{remove, write_bytes, write_streamed};
 use dcgan::record::grid::Picture;
-use dcgan::sample::{Sampler, bytes};
+use dcgan::sample::Sampler;
 use tch::{Kind, Tensor};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
+
+use dcgan::pixels::to_bytes;
+use dcgan::shape::ImageShape;
 
 use super::generator::{read_z, sampler};
 use super::output::{columns_for, ending, ensure_ending, ensure_free};
@@ -154,7 +156,7 @@ impl Job {
 
     /// Hands on all images, some at a time: bytes.
     fn each(&mut self, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.each_tensor(&mut |images| take(&bytes(images)?))
+        self.each_tensor(&mut |images| take(&to_bytes(images)?))
     }
 
     fn grid(&mut self, path: &Path, grid: Option<GridSize>) -> Result<()> {
@@ -175,7 +177,8 @@ impl Job {
             images.extend_from_slice(block);
             Ok(())
         })?;
-        let png = Picture::grid(&images, SIZE, self.sampler.channels(), columns)?.png()?;
+        let ImageShape { size, channels } = self.sampler.shape();
+        let png = Picture::grid(&images, size, channels, columns)?.png()?;
         write_bytes(path, &png)
     }
 
@@ -187,14 +190,13 @@ impl Job {
             .prefix(".unfinished-")
             .tempdir_in(parent.unwrap_or(Path::new(".")))
             .with_context(cannot)?;
-        let (channels, digits) =
-            (self.sampler.channels(), (self.count - 1).to_string().len().max(6));
-        let length = self.sampler.image_len();
+        let digits = (self.count - 1).to_string().len().max(6);
+        let shape = self.sampler.shape();
         let mut names = Vec::new();
         self.each(&mut |images| {
-            for image in images.chunks_exact(length) {
+            for image in images.chunks_exact(shape.len()) {
                 let name = format!("{:0digits$}.png", names.len());
-                let png = Picture::grid(image, SIZE, channels, 1)?.png()?;
+                let png = Picture::grid(image, shape.size, shape.channels, 1)?.png()?;
                 fs::write(beside.path().join(&name), png).with_context(cannot)?;
                 names.push(name);
             }
@@ -221,9 +223,10 @@ impl Job {
         fs::rename(beside.keep(), path).with_context(cannot)
     }
 
-    /// One array `[N, 32, 32, C]` of bytes, as metric tools read it.
+    /// One array `[N, H, W, C]` of bytes, as metric tools read it.
     fn npz(&mut self, path: &Path) -> Result<()> {
-        let shape = [self.count, SIZE, SIZE, self.sampler.channels()];
+        let ImageShape { size, channels } = self.sampler.shape();
+        let shape = [self.count, size.height, size.width, channels];
         write_streamed(path, |file| {
             let mut archive = ZipWriter::new(BufWriter::new(file));
             // Arrays of images hardly shrink, and readers may map what is stored.
@@ -237,9 +240,10 @@ impl Job {
         })
     }
 
-    /// One array `[N, C, 32, 32]` of float32.
+    /// One array `[N, C, H, W]` of float32.
     fn npy(&mut self, path: &Path) -> Result<()> {
-        let shape = [self.count, self.sampler.channels(), SIZE, SIZE];
+        let ImageShape { size, channels } = self.sampler.shape();
+        let shape = [self.count, channels, size.height, size.width];
         write_streamed(path, |file| {
             let mut file = BufWriter::new(file);
             file.write_all(&npy_header("<f4", &shape))?;

@@ -1,11 +1,14 @@
-//! Batches of real images, in the mirrored frame.
+//! Batches of real images: the entrance to the mirrored frame.
 
 use anyhow::Result;
 use rand_chacha::rand_core::Rng;
 use tch::{Device, Kind, Tensor};
 
-use super::{ImageSet, SIZE};
+use super::ImageSet;
+use crate::pixels;
 use crate::rng::{Stream, permutation, rng};
+use crate::shape::ImageShape;
+use crate::tf::frame::rotate_pixels;
 
 /// A data set in training order: shuffled once an epoch, the last, smaller batch kept.
 #[derive(Debug)]
@@ -37,6 +40,11 @@ impl Batches {
         self.set.count()
     }
 
+    /// The shape of every image.
+    pub fn shape(&self) -> ImageShape {
+        self.set.shape()
+    }
+
     /// Channels of an image.
     pub fn channels(&self) -> usize {
         self.set.channels()
@@ -52,16 +60,16 @@ impl Batches {
         epoch_of(iteration, self.per_epoch())
     }
 
-    /// The batch of an iteration, counted from 1: `[n, C, 32, 32]` in [−1, 1], mirrored, in
+    /// The batch of an iteration, counted from 1: `[n, C, H, W]` in [−1, 1], mirrored, in
     /// channels-last memory order.
     ///
     /// # Errors
     /// If an image cannot be read, or the device cannot hold the batch.
     pub fn batch(&mut self, iteration: u64, device: Device, kind: Kind) -> Result<Tensor> {
-        place(self.prepare(iteration, device, kind)?, device, kind)
+        pixels::place(self.prepare(iteration, device, kind)?, device, kind)
     }
 
-    /// The batch of an iteration on the host, as [`place`] takes it. Starts no thread of libtorch's.
+    /// The batch of an iteration on the host, as [`pixels::place`] takes it. Starts no thread of libtorch's.
     pub(super) fn prepare(&mut self, iteration: u64, device: Device, kind: Kind) -> Result<Tensor> {
         let epoch = self.epoch_of(iteration) - 1;
         if self.order.0 != epoch {
@@ -70,52 +78,25 @@ impl Batches {
         let position = (iteration.saturating_sub(1) % self.per_epoch()) as usize * self.batch_size;
         let order = &self.order.1;
         let rows = &order[position..order.len().min(position + self.batch_size)];
-        let channels = self.channels();
-        let mut bytes = vec![0; rows.len() * self.set.image_len()];
+        let ImageShape { size, channels } = self.shape();
+        let mut bytes = self.set.rows(rows.iter().map(|&row| row as usize))?;
         let mut flips = rng(self.seed, Stream::Flip, iteration);
-        for (&row, image) in rows.iter().zip(bytes.chunks_exact_mut(self.set.image_len())) {
-            self.set.copy_mirrored(row as usize, image)?;
+        for image in bytes.chunks_exact_mut(self.set.image_len()) {
+            rotate_pixels(image, channels);
             if self.flip && flips.next_u32() >> 31 == 1 {
-                for row in image.chunks_exact_mut(SIZE * channels) {
+                for row in image.chunks_exact_mut(size.width * channels) {
                     // Pixels end for end, each with its channels in order.
                     row.reverse();
                     row.chunks_exact_mut(channels).for_each(<[u8]>::reverse);
                 }
             }
         }
-        let pixels = match (device, kind) {
-            (Device::Cpu, Kind::Float) => {
-                let values: [f32; 256] = std::array::from_fn(|byte| byte as f32 / 127.5 - 1.);
-                Tensor::f_from_slice(&scaled(&bytes, &values))?
-            }
-            (Device::Cpu, Kind::Double) => {
-                let values: [f64; 256] = std::array::from_fn(|byte| byte as f64 / 127.5 - 1.);
-                Tensor::f_from_slice(&scaled(&bytes, &values))?
-            }
-            // Bytes are the least to send; from pinned memory the host need not wait.
-            (Device::Cuda(_), _) => Tensor::f_from_slice(&bytes)?.f_pin_memory(device)?,
-            _ => Tensor::f_from_slice(&bytes)?,
-        };
-        let shape = [rows.len() as i64, SIZE as i64, SIZE as i64, channels as i64];
-        Ok(pixels.f_view(shape)?.f_permute([0, 3, 1, 2])?)
+        pixels::prepare(&bytes, self.shape(), device, kind)
     }
 }
 
 pub(super) fn epoch_of(iteration: u64, per_epoch: u64) -> u64 {
     1 + iteration.saturating_sub(1) / per_epoch
-}
-
-fn scaled<T: Copy>(bytes: &[u8], values: &[T; 256]) -> Vec<T> {
-    bytes.iter().map(|&byte| values[usize::from(byte)]).collect()
-}
-
-/// A batch from [`Batches::prepare`] on its device. The host does not wait for the copy.
-pub(super) fn place(batch: Tensor, device: Device, kind: Kind) -> Result<Tensor> {
-    if batch.f_kind()? == kind {
-        return Ok(batch);
-    }
-    let mut batch = batch.f_to_device_(device, Kind::Uint8, true, false)?.f_to_kind(kind)?;
-    Ok(batch.f_div_scalar_(127.5)?.f_sub_scalar_(1.)?)
 }
 
 fn order_of(set: &ImageSet, seed: u64, epoch: u64) -> Vec<u32> {
@@ -126,16 +107,19 @@ fn order_of(set: &ImageSet, seed: u64, epoch: u64) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::ImageSize;
     use crate::tf::frame::rotate_images;
+
+    const SHAPE: ImageShape = ImageShape::reference(3);
 
     /// Image i is filled with i, but for its first pixel, which is 200.
     fn numbered(count: u8) -> Result<ImageSet> {
         let image = |i| {
-            let mut image = vec![i; SIZE * SIZE * 3];
+            let mut image = vec![i; SHAPE.len()];
             image[..3].copy_from_slice(&[200, 210, 220]);
             image
         };
-        ImageSet::new("numbered", 3, (0..count).flat_map(image).collect())
+        ImageSet::new("numbered", SHAPE, (0..count).flat_map(image).collect())
     }
 
     fn last_pixels(batch: &Tensor) -> Vec<i64> {
@@ -179,9 +163,8 @@ mod tests {
     #[test]
     fn flipping_mirrors_about_half_of_the_images_left_to_right_and_nothing_else() -> Result<()> {
         // Each row of each channel counts up from left to right.
-        let image: Vec<u8> =
-            (0..SIZE * SIZE * 3).map(|i| ((i / 3 % SIZE) * 3 + i % 3) as u8).collect();
-        let set = || ImageSet::new("ramps", 3, image.repeat(200));
+        let image: Vec<u8> = (0..SHAPE.len()).map(|i| ((i / 3 % 32) * 3 + i % 3) as u8).collect();
+        let set = || ImageSet::new("ramps", SHAPE, image.repeat(200));
         let plain = Batches::new(set()?, 200, 0).batch(1, Device::Cpu, Kind::Float)?;
         let flipped =
             Batches::new(set()?, 200, 0).flipped(true).batch(1, Device::Cpu, Kind::Float)?;
@@ -208,6 +191,23 @@ mod tests {
         for i in [12, 3, 4, 11, 1] {
             assert_eq!(jumping.batch(i, Device::Cpu, Kind::Float)?, all[i as usize - 1]);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_set_is_upright_and_batches_mirror_it_at_any_size() -> Result<()> {
+        let shape = ImageShape { size: ImageSize { width: 80, height: 48 }, channels: 3 };
+        let pixels: Vec<u8> = (0..2 * shape.len()).map(|i| (i * i / 7 % 251) as u8).collect();
+        let set = ImageSet::new("wide", shape, pixels.clone())?;
+        assert!(set.first(2)? == pixels);
+        let mut batches = Batches::new(set, 2, 0);
+        assert_eq!(batches.shape(), shape);
+        let batch = batches.batch(1, Device::Cpu, Kind::Float)?;
+        assert_eq!(batch.size(), [2, 3, 48, 80]);
+        let upright = pixels::to_bytes(&rotate_images(&batch)?)?;
+        // The order of two images is either one.
+        let (first, second) = pixels.split_at(shape.len());
+        assert!(upright == pixels || upright == [second, first].concat());
         Ok(())
     }
 }

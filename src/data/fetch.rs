@@ -9,8 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use md5::{Digest, Md5};
 use sha2::Sha256;
 
-use super::MAX_EXPANDED;
-use super::files::read_maybe_gzipped;
+use super::formats::{Format, MAX_EXPANDED, idx, mat5, read_maybe_gzipped};
 use crate::error::Fixable;
 use crate::files::remove_if_there;
 
@@ -19,8 +18,12 @@ use crate::files::remove_if_there;
 pub struct Collection {
     /// What the user calls it.
     pub name: &'static str,
+    /// What it holds, and which parts of it there are.
+    pub meaning: &'static str,
     /// Who made it, and what may be done with it.
     pub origin: &'static str,
+    /// What its files are read as. In IDX, those of labels follow their images.
+    pub format: &'static dyn Format,
     /// Where its files are, tried in order.
     mirrors: &'static [&'static str],
     files: &'static [Remote],
@@ -76,7 +79,9 @@ const fn remote(
 pub static COLLECTIONS: [Collection; 4] = [
     Collection {
         name: "mnist",
+        meaning: "70,000 handwritten digits; mnist:train, mnist:test",
         origin: "LeCun, Cortes, Burges; CC BY-SA 3.0",
+        format: &idx::Idx,
         mirrors: &[
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -110,7 +115,9 @@ pub static COLLECTIONS: [Collection; 4] = [
     },
     Collection {
         name: "fashion-mnist",
+        meaning: "70,000 pieces of clothing; fashion-mnist:train, fashion-mnist:test",
         origin: "Xiao, Rasul, Vollgraf (Zalando); MIT",
+        format: &idx::Idx,
         mirrors: &[
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
             "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
@@ -144,7 +151,9 @@ pub static COLLECTIONS: [Collection; 4] = [
     },
     Collection {
         name: "kmnist",
+        meaning: "70,000 cursive Japanese characters; kmnist:train, kmnist:test",
         origin: "Clanuwat and others (CODH); CC BY-SA 4.0",
+        format: &idx::Idx,
         mirrors: &[
             "https://codh.rois.ac.jp/kmnist/dataset/kmnist/",
             "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
@@ -178,7 +187,9 @@ pub static COLLECTIONS: [Collection; 4] = [
     },
     Collection {
         name: "svhn",
+        meaning: "99,289 house numbers, in colour; svhn:train, svhn:test, svhn:extra (531,131)",
         origin: "Netzer and others (Stanford); for non-commercial use only",
+        format: &mat5::Mat,
         mirrors: &[
             "http://ufldl.stanford.edu/housenumbers/",
             "https://ufldl.stanford.edu/housenumbers/",
@@ -191,9 +202,9 @@ pub static COLLECTIONS: [Collection; 4] = [
     },
 ];
 
-/// How patient a download is.
+/// How long a download waits, and how often it tries again.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct RetryPolicy {
     /// For an answer, and for each stretch of the file; then it is asked for the rest.
     pub timeout: Duration,
     /// Before another try; doubled each time.
@@ -202,7 +213,7 @@ pub struct Patience {
     pub tries: u32,
 }
 
-impl Default for Patience {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self { timeout: Duration::from_secs(60), pause: Duration::from_secs(1), tries: 3 }
     }
@@ -270,7 +281,7 @@ impl Collection {
         part: Part,
         home: &Path,
         mirror: Option<&str>,
-        patience: Patience,
+        retry: RetryPolicy,
         progress: &mut dyn FnMut(&str, u64, Option<u64>),
     ) -> Result<Vec<PathBuf>> {
         if let Some(files) = self.local(part, home) {
@@ -299,7 +310,7 @@ impl Collection {
             // Another process may have fetched it while this one waited.
             let path = match self.find(file, home) {
                 Some(path) => path,
-                None => fetch_one(file, &folder, &mirrors, patience, progress)?,
+                None => fetch_one(file, &folder, &mirrors, retry, progress)?,
             };
             paths.push(path);
         }
@@ -311,7 +322,7 @@ fn fetch_one(
     file: &Remote,
     folder: &Path,
     mirrors: &[String],
-    patience: Patience,
+    retry: RetryPolicy,
     progress: &mut dyn FnMut(&str, u64, Option<u64>),
 ) -> Result<PathBuf> {
     let (path, partial) = (folder.join(file.name), folder.join(format!("{}.part", file.name)));
@@ -324,7 +335,7 @@ fn fetch_one(
                 remove_if_there(&partial)?;
             }
             let had_some = fs::metadata(&partial).is_ok_and(|file| file.len() > 0);
-            let done = download(&url, &partial, patience, &mut |bytes, total| {
+            let done = download(&url, &partial, retry, &mut |bytes, total| {
                 progress(file.name, bytes, total);
             });
             let done = done.and_then(|()| verify(file, &partial));
@@ -407,7 +418,7 @@ fn verify(file: &Remote, partial: &Path) -> Result<(), Failure> {
 fn download(
     url: &str,
     partial: &Path,
-    patience: Patience,
+    retry: RetryPolicy,
     progress: &mut dyn FnMut(u64, Option<u64>),
 ) -> Result<(), Failure> {
     let here = |e: std::io::Error| {
@@ -423,7 +434,7 @@ fn download(
         std::io::copy(&mut source, &mut file).map_err(here)?;
         return file.sync_all().map_err(here);
     }
-    super::http::append(url, &mut file, partial, patience, progress)
+    super::http::append(url, &mut file, partial, retry, progress)
 }
 
 /// A part of a collection and what is there of it.
@@ -559,7 +570,7 @@ mod tests {
         Remote { name: "some.bin", part: Part::Train, md5: md5.leak(), sha256: None }
     }
 
-    const HASTE: Patience = Patience {
+    const HASTE: RetryPolicy = RetryPolicy {
         timeout: Duration::from_millis(1500),
         pause: Duration::from_millis(5),
         tries: 3,

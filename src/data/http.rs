@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::anyhow;
 use ureq::Agent;
 
-use super::fetch::{Failure, Patience};
+use super::fetch::{Failure, RetryPolicy};
 
 /// What no file of any set has.
 const MAX_DOWNLOAD: u64 = 4 << 30;
@@ -17,21 +17,21 @@ pub(super) fn append(
     url: &str,
     file: &mut File,
     partial: &Path,
-    patience: Patience,
+    retry: RetryPolicy,
     progress: &mut dyn FnMut(u64, Option<u64>),
 ) -> Result<(), Failure> {
     let here = |e: std::io::Error| {
         Failure::Here(anyhow!(e).context(format!("{}: cannot be written", partial.display())))
     };
     let agent: Agent = Agent::config_builder()
-        .timeout_connect(Some(patience.timeout))
-        .timeout_recv_response(Some(patience.timeout))
-        .timeout_per_read(Some(patience.timeout))
+        .timeout_connect(Some(retry.timeout))
+        .timeout_recv_response(Some(retry.timeout))
+        .timeout_per_read(Some(retry.timeout))
         .http_status_as_error(false)
         .user_agent(format!("dcgan/{}", crate::VERSION))
         .build()
         .into();
-    let (mut tries, mut pause, mut most) = (0, patience.pause, 0);
+    let (mut tries, mut pause, mut most) = (0, retry.pause, 0);
     loop {
         let before = file.seek(SeekFrom::End(0)).map_err(here)?;
         let failure = match stretch(&agent, url, file, before, progress) {
@@ -42,11 +42,11 @@ pub(super) fn append(
         let after = file.seek(SeekFrom::End(0)).map_err(here)?;
         // A stretch that brought more than there ever was is progress: the tries begin anew.
         if after > most {
-            (tries, pause, most) = (0, patience.pause, after);
+            (tries, pause, most) = (0, retry.pause, after);
             continue;
         }
         tries += 1;
-        if tries >= patience.tries {
+        if tries >= retry.tries {
             return Err(Failure::Mirror(failure.context(format!("{tries} tries"))));
         }
         std::thread::sleep(pause);

@@ -1,30 +1,33 @@
 //! From a data set's name to its images.
 
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use rayon::prelude::*;
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::fetch::Patience;
-use super::files::{self, Findings, read_maybe_gzipped, stamp};
-use super::image_file::{Decoding, Fit, MAX_SIDE, fit, with_channels};
-use super::npy::Range;
+use super::cache::{self, Builder, Description, Pixels};
+use super::fetch::RetryPolicy;
+use super::findings::Findings;
+use super::fit::{Decoding, Fit};
+use super::formats::builtin::{self, DIGITS};
+use super::formats::npy::Range;
+use super::formats::{Format, SourceFile};
+use super::set::ImageSet;
+use super::sink::Sink;
 use super::spec::Spec;
-use super::store::{self, Builder, Description, Pixels};
-use super::{ImageSet, MAX_EXPANDED, SIZE, Stack, builtin, idx, mat5, npy};
 use crate::error::{Fixable, SettingError};
 use crate::files::places;
-use crate::rng::{Stream, permutation, rng};
+use crate::shape::ImageSize;
 
 /// How a data set is read, and which part of it is taken.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
+    /// Width and height that every image is brought to.
+    pub size: ImageSize,
     /// 1 or 3 channels; where it is left open, 3 if any image is in colour.
     pub channels: Option<usize>,
-    /// For images that are not 32×32; where it is left open, arrays are padded and files cropped.
+    /// For images of another size; where it is left open, the format decides.
     pub fit: Option<Fit>,
     /// What is behind transparent pixels: red, green, blue.
     pub background: [u8; 3],
@@ -45,6 +48,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            size: ImageSize::default(),
             channels: None,
             fit: None,
             background: [0; 3],
@@ -77,26 +81,40 @@ pub enum Event<'a> {
 /// [`SettingError`], if there is none of that name or no class of one asked for. If a file cannot be read
 /// or fetched; if images are damaged, unless they are to be skipped and are few.
 pub fn load(spec: &str, options: &Options, tell: &mut dyn FnMut(Event)) -> Result<ImageSet> {
-    let usage = |message: &str| anyhow!(SettingError::of_value("dataset", spec, message));
-    let parsed: Spec = spec.parse().map_err(|message: String| usage(&message))?;
-    let (pixels, description) = match parsed {
-        Spec::Digits
-            if options.channels != Some(3) && options.fit.is_none_or(|fit| fit == Fit::Pad) =>
-        {
-            let mut set = builtin::digits()?;
-            let chosen = by_class(&set.labels, &set.classes, &options.classes);
-            set.chosen = chosen.map_err(|message| usage(&message))?;
-            return Ok(set.limited(options.limit, options.seed));
-        }
-        parsed => decoded(&parsed, options, tell).with_context(|| format!("data set {spec}"))?,
+    load_through(places::cache_home().ok().as_deref(), spec, options, tell)
+}
+
+/// As [`load`], with the folder of all caches, where there is one.
+fn load_through(
+    cache_home: Option<&Path>,
+    spec: &str,
+    options: &Options,
+    tell: &mut dyn FnMut(Event),
+) -> Result<ImageSet> {
+    let usage = |message: String| anyhow!(SettingError::of_value("dataset", spec, message));
+    let parsed: Spec = spec.parse().map_err(usage)?;
+    let set = if is_plain_digits(&parsed, options) {
+        builtin::digits()?
+    } else {
+        let context = || format!("data set {spec}");
+        let (pixels, description) =
+            decoded(cache_home, parsed, options, tell).with_context(context)?;
+        let total = description.identity.images;
+        check_bad(&description.findings, total, options).with_context(context)?;
+        ensure!(total > 0, "data set {spec}: no images{}", what_else(&description.findings));
+        ImageSet::stored(spec, pixels, description)
     };
-    let total = description.identity.images;
-    check_bad(&description.findings, total, options).with_context(|| format!("data set {spec}"))?;
-    ensure!(total > 0, "data set {spec}: no images{}", what_else(&description.findings));
-    let chosen = by_class(&description.labels, &description.classes, &options.classes);
-    let chosen = chosen.map_err(|message| usage(&message))?;
-    let set = ImageSet::stored(spec, pixels, description, chosen);
+    let set = set.of_classes(&options.classes).map_err(usage)?;
     Ok(set.limited(options.limit, options.seed))
+}
+
+/// Whether the built-in digits are asked for as they are made without the cache: that costs less than
+/// looking there.
+fn is_plain_digits(spec: &Spec, options: &Options) -> bool {
+    matches!(spec, Spec::Local(format, _) if format.name() == DIGITS)
+        && options.size == ImageSize::REFERENCE
+        && options.channels != Some(3)
+        && options.fit.is_none_or(|fit| fit == Fit::Pad)
 }
 
 fn what_else(findings: &Findings) -> String {
@@ -105,33 +123,6 @@ fn what_else(findings: &Findings) -> String {
         return String::new();
     }
     format!("; {} other files, such as {}", others.count, others.names.join(", "))
-}
-
-/// The images of the classes asked for; `None` for all.
-fn by_class(
-    labels: &[u32],
-    classes: &[String],
-    asked: &[String],
-) -> Result<Option<Vec<u32>>, String> {
-    if asked.is_empty() {
-        return Ok(None);
-    }
-    // Files that are in no folder have the class of no name.
-    let mut known: Vec<_> = classes.iter().filter(|class| !class.is_empty()).cloned().collect();
-    known.sort();
-    if known.is_empty() {
-        return Err("it has no classes".to_owned());
-    }
-    let mut wanted = Vec::new();
-    for class in asked.iter().map(|class| class.trim()) {
-        let index = classes.iter().position(|known| known == class);
-        let index = index
-            .filter(|_| !class.is_empty())
-            .ok_or_else(|| format!("no class `{class}`; it has {}", known.join(", ")))?;
-        wanted.push(index as u32);
-    }
-    let labels = labels.iter().zip(0_u32..);
-    Ok(Some(labels.filter(|(label, _)| wanted.contains(label)).map(|(_, i)| i).collect()))
 }
 
 /// Whether images that cannot be read may be left out.
@@ -163,11 +154,11 @@ fn check_bad(findings: &Findings, good: usize, options: &Options) -> Result<()> 
     Ok(())
 }
 
-/// What a file of decoded images is made of.
+/// What a file of decoded images is made of. It is named for the SHA-256 of this.
 #[derive(Serialize)]
 struct Key<'a> {
     version: u32,
-    kind: &'a str,
+    format: &'a str,
     decoding: Decoding,
     range: Option<(f64, f64)>,
     root: PathBuf,
@@ -175,41 +166,47 @@ struct Key<'a> {
     files: Vec<(String, u64, u128)>,
 }
 
+/// Of [`Key`], and of the files that are named for it. Version 2 has upright pixels and a size.
+const VERSION: u32 = 2;
+
 /// The images of `spec`, from the cache if they are there.
 fn decoded(
-    spec: &Spec,
+    cache_home: Option<&Path>,
+    spec: Spec,
     options: &Options,
     tell: &mut dyn FnMut(Event),
 ) -> Result<(Pixels, Description)> {
-    let is_of_files = matches!(spec, Spec::Folder(_) | Spec::Zip(_) | Spec::Tar(_));
-    let natural = if is_of_files { Fit::Crop } else { Fit::Pad };
+    let Source { format, root, files } = Source::find(spec, tell)?;
     let decoding = Decoding {
+        size: options.size,
         channels: options.channels,
-        fit: options.fit.unwrap_or(natural),
+        fit: options.fit.unwrap_or(format.natural_fit()),
         background: options.background,
     };
-    let source = Source::find(spec, tell)?;
+    let range = options.range.filter(|_| format.takes_range());
     let key = Key {
-        version: 1,
-        kind: source.kind(),
+        version: VERSION,
+        format: format.name(),
         decoding,
-        range: source.takes_range().then_some(options.range).flatten().map(|r| (r.low, r.high)),
-        root: source.root(),
-        files: source.fingerprint()?,
+        range: range.map(|range| (range.low, range.high)),
+        root: root.canonicalize().unwrap_or_default(),
+        files: files.iter().map(SourceFile::stamp).collect(),
     };
     let name = hex::encode(Sha256::digest(serde_json::to_vec(&key)?));
-    let folder = places::cache_home().and_then(|home| store::folder(&home));
-    let path = folder.as_ref().ok().map(|folder| folder.join(format!("{}.images", &name[..32])));
+    let folder = cache_home.and_then(|home| cache::folder(home).ok());
+    let path = folder.as_ref().map(|folder| cache::file(folder, &name[..32]));
     if let Some(path) = &path
         && path.exists()
     {
-        match store::open(path) {
+        match cache::open(path) {
             Ok(found) => return Ok(found),
             Err(error) => tell(Event::Warning(&format!("{error:#}; making it anew"))),
         }
     }
-    let mut builder = Builder::new(folder.as_deref().ok());
-    let findings = source.read(&decoding, options.range, &mut builder, tell)?;
+    let mut builder = Builder::new(options.size, folder.as_deref());
+    let mut sink = Sink::new(decoding, range, &mut builder, tell);
+    format.read(files, &mut sink)?;
+    let findings = sink.finish()?;
     // Damage is remembered, too; what a disk or its permissions withheld may come back.
     let is_lasting = builder.count() > 0 && builder.is_on_disk() && !findings.is_passing;
     if let Some(path) = path.filter(|_| is_lasting) {
@@ -226,242 +223,104 @@ fn decoded(
 /// # Errors
 /// If the cache folder is not known.
 pub fn decoded_bytes() -> Result<u64> {
-    let folder = places::cache_home()?.join(store::FOLDER);
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    Ok(files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum())
+    Ok(cache::bytes_in(&places::cache_home()?))
 }
 
 /// Where images come from.
-enum Source {
-    Digits,
-    Public(Vec<PathBuf>),
-    Folder(PathBuf, Vec<files::Item>),
-    Zip(PathBuf),
-    Tar(PathBuf),
-    Idx(PathBuf),
-    Mat(PathBuf),
-    Npy(PathBuf),
-    Npz(PathBuf),
+struct Source {
+    format: &'static dyn Format,
+    /// What the user named; of a set that was fetched, its first file.
+    root: PathBuf,
+    files: Vec<SourceFile>,
 }
 
 impl Source {
     /// Fetches what is not there.
-    fn find(spec: &Spec, tell: &mut dyn FnMut(Event)) -> Result<Self> {
-        Ok(match spec {
-            Spec::Digits => Self::Digits,
+    fn find(spec: Spec, tell: &mut dyn FnMut(Event)) -> Result<Self> {
+        match spec {
+            Spec::Local(format, root) => {
+                let files = format.files(&root)?;
+                Ok(Self { format, root, files })
+            }
             Spec::Public(collection, part) => {
                 let mut progress =
                     |name: &str, bytes, total| tell(Event::Fetched(name, bytes, total));
                 let home = places::data_home()?;
-                let patience = Patience::default();
-                Self::Public(collection.fetch(*part, &home, None, patience, &mut progress)?)
+                let retry = RetryPolicy::default();
+                let paths = collection.fetch(part, &home, None, retry, &mut progress)?;
+                let files = paths.iter().map(|path| SourceFile::at(path)).collect::<Result<_>>()?;
+                let root = paths.into_iter().next().unwrap_or_default();
+                Ok(Self { format: collection.format, root, files })
             }
-            Spec::Folder(path) => Self::Folder(path.clone(), files::in_folder(path)?),
-            Spec::Zip(path) => Self::Zip(path.clone()),
-            Spec::Tar(path) => Self::Tar(path.clone()),
-            Spec::Idx(path) => Self::Idx(path.clone()),
-            Spec::Mat(path) => Self::Mat(path.clone()),
-            Spec::Npy(path) => Self::Npy(path.clone()),
-            Spec::Npz(path) => Self::Npz(path.clone()),
-        })
-    }
-
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Digits => "digits",
-            Self::Public(_) => "public",
-            Self::Folder(..) => "folder",
-            Self::Zip(_) => "zip",
-            Self::Tar(_) => "tar",
-            Self::Idx(_) => "idx",
-            Self::Mat(_) => "mat",
-            Self::Npy(_) => "npy",
-            Self::Npz(_) => "npz",
         }
     }
+}
 
-    fn takes_range(&self) -> bool {
-        matches!(self, Self::Npy(_) | Self::Npz(_))
+#[cfg(test)]
+mod tests {
+    use image::{Rgb, RgbImage};
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::data::Batches;
+    use crate::shape::ImageShape;
+
+    #[test]
+    fn a_folder_is_decoded_to_any_size_and_cropped_to_its_aspect_ratio() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        // Of 160×160, the middle 96 rows are in the ratio of 80×48; what is above and below is white.
+        let tall = RgbImage::from_fn(160, 160, |x, y| match y {
+            32..128 => Rgb([x as u8, 40, 80]),
+            _ => Rgb([255; 3]),
+        });
+        let same = RgbImage::from_fn(80, 48, |x, y| Rgb([x as u8, y as u8, 7]));
+        std::fs::create_dir(folder.path().join("photos"))?;
+        tall.save(folder.path().join("photos/a.png"))?;
+        same.save(folder.path().join("photos/b.png"))?;
+        let spec = format!("folder:{}", folder.path().join("photos").display());
+        let size = ImageSize { width: 80, height: 48 };
+        let options = Options { size, ..Options::default() };
+        let load =
+            |options: &Options| load_through(Some(folder.path()), &spec, options, &mut |_| {});
+        let set = load(&options)?;
+        assert_eq!((set.count(), set.shape()), (2, ImageShape { size, channels: 3 }));
+        assert!(set.images(1..2)? == *same.as_raw());
+        let cropped = set.images(0..1)?;
+        let green: Vec<_> = cropped.iter().skip(1).step_by(3).copied().collect();
+        // The filter sees what is beyond the first and the last row; nothing of it is left inside.
+        assert!(green[5 * 80..43 * 80].iter().all(|&value| value == 40));
+        assert!(green.iter().all(|&value| value < 100), "{:?}", green.iter().max());
+        let identity = set.identity()?;
+        assert_eq!((identity.height, identity.width), (48, 80));
+        let batch = Batches::new(set, 2, 0).batch(1, Device::Cpu, Kind::Float)?;
+        assert_eq!(batch.size(), [2, 3, 48, 80]);
+        // Another size is another set, also from the cache.
+        let square = load(&Options::default())?;
+        assert_eq!(square.shape(), ImageShape::reference(3));
+        assert_eq!(load(&options)?.identity()?, identity);
+        Ok(())
     }
 
-    fn paths(&self) -> &[PathBuf] {
-        match self {
-            Self::Digits => &[],
-            Self::Public(paths) => paths,
-            Self::Folder(path, _)
-            | Self::Zip(path)
-            | Self::Tar(path)
-            | Self::Idx(path)
-            | Self::Mat(path)
-            | Self::Npy(path)
-            | Self::Npz(path) => std::slice::from_ref(path),
-        }
-    }
-
-    fn root(&self) -> PathBuf {
-        let root = self.paths().first();
-        root.and_then(|path| path.canonicalize().ok()).unwrap_or_default()
-    }
-
-    fn fingerprint(&self) -> Result<Vec<(String, u64, u128)>> {
-        if let Self::Folder(_, items) = self {
-            return Ok(files::fingerprint(items));
-        }
-        let one = |path: &PathBuf| {
-            let (length, time) = stamp(path)?;
-            Ok((path.to_string_lossy().into_owned(), length, time))
+    #[test]
+    fn the_built_in_digits_come_at_any_size() -> Result<()> {
+        let digits = |size, fit| {
+            let options = Options { size, fit, limit: Some(40), ..Options::default() };
+            load_through(None, DIGITS, &options, &mut |_| {})
         };
-        self.paths().iter().map(one).collect()
-    }
-
-    fn read(
-        self,
-        decoding: &Decoding,
-        range: Option<Range>,
-        builder: &mut Builder,
-        tell: &mut dyn FnMut(Event),
-    ) -> Result<Findings> {
-        let mut stack = |stack: Stack, labels: Option<Vec<u16>>, path: &Path| {
-            add_stack(stack, labels.as_deref(), decoding, builder)
-                .with_context(|| path.display().to_string())
-        };
-        let read = |path: &Path| read_maybe_gzipped(path, MAX_EXPANDED);
-        let named = |path: &Path| path.display().to_string();
-        match self {
-            Self::Digits => {
-                let name = Path::new("the built-in digits");
-                stack(builtin::stack()?, Some(builtin::labels()?), name)
-            }
-            Self::Idx(path) => {
-                let images = idx::parse_images(&read(&path)?).with_context(|| named(&path))?;
-                stack(images, None, &path)
-            }
-            Self::Mat(path) => {
-                let found = mat5::parse_images(&read(&path)?).with_context(|| named(&path))?;
-                stack(found.images, found.labels, &path)
-            }
-            Self::Npy(path) => {
-                let file = BufReader::new(files::open_file(&path)?.0);
-                let mut all = Findings::default();
-                let mut each = |part| stack(part, None, &path).map(|found| all.add_images(found));
-                npy::read_images(file, range, &mut each).with_context(|| named(&path))?;
-                Ok(all)
-            }
-            Self::Npz(path) => {
-                let file = BufReader::new(files::open_file(&path)?.0);
-                let mut all = Findings::default();
-                let mut each = |part| stack(part, None, &path).map(|found| all.add_images(found));
-                npy::read_npz(file, range, &mut each).with_context(|| named(&path))?;
-                Ok(all)
-            }
-            Self::Public(paths) => {
-                let mut all = Findings::default();
-                let mut paths = paths.iter();
-                while let Some(path) = paths.next() {
-                    let bytes = read(path)?;
-                    let is_mat = path.extension().is_some_and(|extension| extension == "mat");
-                    let found = if is_mat {
-                        let found = mat5::parse_images(&bytes).with_context(|| named(path))?;
-                        stack(found.images, found.labels, path)?
-                    } else {
-                        // Labels follow their images.
-                        let labels = paths.next().context("a file of labels")?;
-                        let images = idx::parse_images(&bytes).with_context(|| named(path))?;
-                        let labels =
-                            idx::parse_labels(&read(labels)?).with_context(|| named(labels))?;
-                        stack(images, Some(labels), path)?
-                    };
-                    all.add_images(found);
-                }
-                Ok(all)
-            }
-            Self::Folder(_, items) => {
-                tell(Event::Files(items.len()));
-                let mut progress = |done| tell(Event::Decoded(done));
-                files::decode_folder(items, decoding, &mut progress, &mut |name, image| {
-                    builder.push(image.channels, &image.pixels, Some(class_of(name)))
-                })
-            }
-            Self::Zip(path) => {
-                let mut progress = |done| tell(Event::Decoded(done));
-                files::decode_zip(&path, decoding, &mut progress, &mut |name, image| {
-                    builder.push(image.channels, &image.pixels, Some(class_of(name)))
-                })
-            }
-            Self::Tar(path) => {
-                let mut progress = |done| tell(Event::Decoded(done));
-                files::decode_tar(&path, decoding, &mut progress, &mut |name, image| {
-                    builder.push(image.channels, &image.pixels, Some(class_of(name)))
-                })
-            }
-        }
+        let at_32 = digits(ImageSize::REFERENCE, None)?;
+        let at_48 = digits(ImageSize::square(48), None)?;
+        assert_eq!((at_48.count(), at_48.shape().size), (40, ImageSize::square(48)));
+        assert_eq!(
+            at_48.labels().map(|labels| labels.of_images),
+            at_32.labels().map(|l| l.of_images)
+        );
+        // Padded: the same pixels, 8 more zeros on each side.
+        let large = at_48.first(40)?;
+        let inner = large.chunks(48).enumerate().filter(|(y, _)| (8..40).contains(&(y % 48)));
+        let inner: Vec<u8> = inner.flat_map(|(_, row)| row[8..40].to_vec()).collect();
+        assert!(inner == at_32.first(40)?);
+        let smaller = digits(ImageSize::square(16), Some(Fit::Stretch))?;
+        assert_eq!(smaller.shape().size, ImageSize::square(16));
+        Ok(())
     }
 }
-
-/// The class of an image file: the name of the folder it is in; no name where it is in none.
-fn class_of(name: &str) -> &str {
-    let folder = name.rsplit_once(['/', '\\']).map_or("", |(folder, _)| folder);
-    folder.rsplit(['/', '\\']).next().filter(|folder| *folder != ".").unwrap_or_default()
-}
-
-/// Adds a stack's images, each brought to 32×32.
-fn add_stack(
-    stack: Stack,
-    labels: Option<&[u16]>,
-    decoding: &Decoding,
-    builder: &mut Builder,
-) -> Result<Findings> {
-    let Stack { count, height, width, channels, pixels } = stack;
-    if let Some(labels) = labels {
-        ensure!(labels.len() == count, "expected {count} labels, found {}", labels.len());
-    }
-    let size = (u32::try_from(width)?, u32::try_from(height)?);
-    ensure!(
-        size.0.max(size.1) <= MAX_SIDE,
-        "expected images of at most {MAX_SIDE}×{MAX_SIDE}, found {width}×{height}"
-    );
-    let one = |image: &[u8]| -> Result<(usize, Vec<u8>)> {
-        let (to, image) = with_channels(channels, image.to_vec(), decoding.channels);
-        Ok((to, fit(image, size, to, decoding.fit)?))
-    };
-    let classes: Vec<String> = labels.unwrap_or_default().iter().map(u16::to_string).collect();
-    let image = height * width * channels;
-    const AT_A_TIME: usize = 4096;
-    for (part, images) in pixels.chunks(image * AT_A_TIME).enumerate() {
-        let fitted: Vec<_> = images.par_chunks(image).map(one).collect::<Result<_>>()?;
-        for (i, (channels, pixels)) in fitted.iter().enumerate() {
-            let class = classes.get(part * AT_A_TIME + i).map(String::as_str);
-            builder.push(*channels, pixels, class)?;
-        }
-    }
-    if builder.count() == 0 {
-        bail!("no images");
-    }
-    Ok(Findings {
-        sizes: [(size, count)].into(),
-        gray: if channels == 1 { count } else { 0 },
-        ..Default::default()
-    })
-}
-
-/// `limit` of `chosen` (or of all `count`) images, in their order.
-pub(super) fn limit(
-    chosen: Option<Vec<u32>>,
-    count: usize,
-    limit: usize,
-    seed: u64,
-) -> Option<Vec<u32>> {
-    let chosen_count = chosen.as_ref().map_or(count, Vec::len);
-    if limit >= chosen_count {
-        return chosen;
-    }
-    let mut order = permutation(&mut rng(seed, Stream::Subset, 0), chosen_count as u32);
-    order.truncate(limit);
-    order.sort_unstable();
-    Some(match chosen {
-        Some(chosen) => order.into_iter().map(|i| chosen[i as usize]).collect(),
-        None => order,
-    })
-}
-
-const _: () = assert!(SIZE == 32, "the messages say so");

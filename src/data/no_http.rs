@@ -5,14 +5,14 @@ use std::path::Path;
 
 use anyhow::anyhow;
 
-use super::fetch::{Failure, Patience};
+use super::fetch::{Failure, RetryPolicy};
 
 /// Says that it cannot.
 pub(super) fn append(
     _url: &str,
     _file: &mut File,
     _partial: &Path,
-    _patience: Patience,
+    _retry: RetryPolicy,
     _progress: &mut dyn FnMut(u64, Option<u64>),
 ) -> Result<(), Failure> {
     Err(Failure::Mirror(anyhow!("this build cannot download: it lacks the feature `cli`")))

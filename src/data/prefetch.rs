@@ -7,7 +7,8 @@ use anyhow::{Context, Result, anyhow};
 use tch::{Device, Kind, Tensor};
 
 use super::Batches;
-use super::batches::{epoch_of, place};
+use super::batches::epoch_of;
+use crate::pixels::place;
 
 /// Batches that lie ready, besides the one that is being made.
 const AHEAD: usize = 1;
@@ -100,12 +101,13 @@ fn lost() -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ImageSet, SIZE};
+    use super::super::ImageSet;
     use super::*;
+    use crate::shape::ImageShape;
 
     fn batches() -> Result<Batches> {
-        let pixels = (0..10).flat_map(|i| vec![i; SIZE * SIZE]).collect();
-        Ok(Batches::new(ImageSet::new("ten", 1, pixels)?, 4, 0))
+        let pixels = (0..10).flat_map(|i| vec![i; 32 * 32]).collect();
+        Ok(Batches::new(ImageSet::new("ten", ImageShape::reference(1), pixels)?, 4, 0))
     }
 
     #[test]

@@ -1,49 +1,36 @@
 //! What the user calls a data set.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::builtin::DIGITS;
-use super::fetch::{Collection, Part};
+use super::fetch::{COLLECTIONS, Collection, Part};
+use super::formats::{self, FORMATS, Format};
 
 /// A data set's name, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Spec {
-    /// The built-in digits.
-    Digits,
+    /// One on this machine's disk, or within this program: its format, and where it is.
+    Local(&'static dyn Format, PathBuf),
     /// One that can be downloaded, and which part of it.
     Public(&'static Collection, Part),
-    /// Image files in a folder and those below it.
-    Folder(PathBuf),
-    /// Image files in a zip archive.
-    Zip(PathBuf),
-    /// Image files in a tar archive, gzipped or not.
-    Tar(PathBuf),
-    /// An IDX file of images, gzipped or not.
-    Idx(PathBuf),
-    /// A MAT-file as SVHN's.
-    Mat(PathBuf),
-    /// A NumPy array.
-    Npy(PathBuf),
-    /// A NumPy archive with one array of images.
-    Npz(PathBuf),
 }
 
-/// What there is to write for a data set, and what it means.
-pub const SPECS: [(&str, &str); 9] = [
-    ("digits", "10,000 real handwritten digits, built in"),
-    ("mnist", "70,000 handwritten digits; mnist:train, mnist:test"),
-    (
-        "fashion-mnist, kmnist",
-        "70,000 pieces of clothing, cursive Japanese characters; :train, :test",
-    ),
-    ("svhn", "99,289 house numbers, in colour; svhn:train, svhn:test, svhn:extra (531,131)"),
-    ("folder:PATH", "image files in a folder and below it"),
-    ("zip:FILE, tar:FILE", "image files in an archive (.tar.gz, too)"),
-    ("idx:FILE", "an IDX file, as MNIST's (.gz, too)"),
-    ("mat:FILE", "a MAT-file with X [height, width, channels, N], as SVHN's"),
-    ("npy:FILE, npz:FILE", "a NumPy array [N, H, W], [N, H, W, C] or [N, C, H, W]"),
-];
+/// What there is to write for a data set, and what it means: all that is listed and understood.
+pub fn names() -> Vec<(String, &'static str)> {
+    let formats = || FORMATS.iter().map(|format| (pattern(*format), format.meaning()));
+    let public = COLLECTIONS.iter().map(|one| (one.name.to_owned(), one.meaning));
+    let is_built_in = |(name, _): &(String, _)| !name.contains(':');
+    let built_in = formats().filter(is_built_in);
+    built_in.chain(public).chain(formats().filter(|format| !is_built_in(format))).collect()
+}
+
+/// How a set of this format is named, such as `zip:FILE`.
+fn pattern(format: &dyn Format) -> String {
+    match format.place() {
+        Some(place) => format!("{}:{place}", format.name()),
+        None => format.name().to_owned(),
+    }
+}
 
 impl FromStr for Spec {
     type Err = String;
@@ -53,29 +40,26 @@ impl FromStr for Spec {
             Some((kind, rest)) => (kind, Some(rest)),
             None => (text, None),
         };
-        let path = || match rest {
-            Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
-            _ => Err(format!("expected a path after `{kind}:`, such as {kind}:PATH")),
-        };
-        match kind {
-            DIGITS if rest.is_none() => return Ok(Self::Digits),
-            "folder" => return path().map(Self::Folder),
-            "zip" => return path().map(Self::Zip),
-            "tar" => return path().map(Self::Tar),
-            "idx" => return path().map(Self::Idx),
-            "mat" => return path().map(Self::Mat),
-            "npy" => return path().map(Self::Npy),
-            "npz" => return path().map(Self::Npz),
-            _ => {}
+        if let Some(format) = formats::named(kind) {
+            match (format.place(), rest) {
+                (None, None) => return Ok(Self::Local(format, PathBuf::new())),
+                (None, Some(_)) => {}
+                (Some(_), Some(path)) if !path.is_empty() => {
+                    return Ok(Self::Local(format, PathBuf::from(path)));
+                }
+                (Some(_), _) => {
+                    let pattern = pattern(format);
+                    return Err(format!("expected a path after `{kind}:`, such as {pattern}"));
+                }
+            }
         }
         if let Some(collection) = Collection::named(kind) {
             return collection.part(rest).map(|part| Self::Public(collection, part));
         }
-        let is_there = std::path::Path::new(text).exists();
-        let hint = if is_there {
+        let hint = if Path::new(text).exists() {
             format!("it is a file or folder; write folder:{text}, zip:{text} or the like")
         } else {
-            let names: Vec<_> = SPECS.iter().map(|(name, _)| *name).collect();
+            let names: Vec<_> = names().into_iter().map(|(name, _)| name).collect();
             format!("expected one of {}", names.join(", "))
         };
         Err(format!("no such data set; {hint}"))
@@ -89,8 +73,9 @@ mod tests {
     #[test]
     fn names_paths_and_parts_are_understood() {
         let parse = |text: &str| text.parse::<Spec>();
-        assert_eq!(parse("digits"), Ok(Spec::Digits));
-        assert_eq!(parse("folder:a b:c"), Ok(Spec::Folder("a b:c".into())));
+        assert_eq!(parse("digits"), Ok(Spec::Local(&formats::builtin::Digits, PathBuf::new())));
+        let photos = Spec::Local(&formats::folder::Folder, "a b:c".into());
+        assert_eq!(parse("folder:a b:c"), Ok(photos));
         let Ok(Spec::Public(collection, part)) = parse("mnist:test") else { panic!("mnist:test") };
         assert_eq!((collection.name, part), ("mnist", Part::Test));
         assert!(matches!(parse("svhn:extra"), Ok(Spec::Public(_, Part::Extra))));
@@ -98,6 +83,7 @@ mod tests {
             ("nope", "expected one of digits, mnist"),
             ("folder:", "folder:PATH"),
             ("folder", "folder:PATH"),
+            ("npy", "npy:FILE"),
             ("mnist:extra", "train or test"),
             ("digits:train", "no such data set"),
             (".", "write folder:."),
@@ -105,6 +91,21 @@ mod tests {
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(told), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_format_and_collection_is_listed_and_what_is_listed_is_understood() {
+        let listed = names();
+        assert_eq!(listed.len(), FORMATS.len() + COLLECTIONS.len());
+        for format in FORMATS {
+            assert!(listed.contains(&(pattern(format), format.meaning())), "{format:?}");
+            let found = pattern(format).parse::<Spec>();
+            assert!(matches!(found, Ok(Spec::Local(found, _)) if *found == *format), "{format:?}");
+        }
+        for (name, meaning) in &listed {
+            assert!(name.parse::<Spec>().is_ok() && !meaning.is_empty(), "{name}");
+            assert_eq!(listed.iter().filter(|(other, _)| other == name).count(), 1, "{name}");
         }
     }
 }

@@ -9,16 +9,19 @@ use sha2::{Digest, Sha256};
 use tch::nn::OptimizerConfig;
 use tch::{Device, Kind, Tensor, nn};
 
-use super::tensors::symmetric;
 use crate::data::{ImageSet, Labels};
 use crate::files::TensorFile;
 use crate::finite::ensure_finite;
+use crate::pixels;
 use crate::rng::{Latent, Stream, permutation, rng};
+use crate::shape::ImageShape;
 
 /// Dimensions of the features.
 pub const DIMENSIONS: i64 = 128;
 /// Channels after each of the two convolutions.
 const WIDTHS: [i64; 2] = [32, 64];
+/// The shortest side of images from which there is something to learn.
+const LEAST_SIDE: usize = 16;
 /// Images in a training step.
 const BATCH: usize = 128;
 /// Passes over the images, unless that makes fewer or more steps than [`STEPS`] allows.
@@ -72,7 +75,7 @@ impl Classifier {
             )
         })?;
         let mut key = Sha256::new();
-        key.update(&set.identity()?.sha256);
+        key.update(set.identity()?.pixels_key());
         key.update(serde_json::to_vec(&labels.classes)?);
         labels.of_images.iter().for_each(|label| key.update(label.to_le_bytes()));
         let key = hex::encode(key.finalize());
@@ -102,11 +105,17 @@ impl Classifier {
         let order = permutation(&mut rng(0, Stream::Subset, 3), u32::try_from(count)?);
         let (held_out, training) = order.split_at(count / HELD_OUT);
         let store = nn::VarStore::new(device);
-        let channels = set.channels() as i64;
+        let ImageShape { size, channels } = set.shape();
+        ensure!(
+            size.width.min(size.height) >= LEAST_SIDE,
+            "a classifier takes images of at least {LEAST_SIDE}×{LEAST_SIDE}, found {size}"
+        );
+        // Either convolution is followed by a pooling that halves.
+        let grid = (size.height / 2 / 2 * (size.width / 2 / 2)) as i64;
         let shapes: [&[i64]; 4] = [
-            &[WIDTHS[0], channels, 3, 3],
+            &[WIDTHS[0], channels as i64, 3, 3],
             &[WIDTHS[1], WIDTHS[0], 3, 3],
-            &[DIMENSIONS, WIDTHS[1] * 64],
+            &[DIMENSIONS, WIDTHS[1] * grid],
             &[labels.classes.len() as i64, DIMENSIONS],
         ];
         let mut layers = Vec::new();
@@ -177,10 +186,10 @@ impl Classifier {
         Ok(classifier)
     }
 
-    /// Images `[n, C, 32, 32]` in [−1, 1] → features `[n, 128]` and logits `[n, classes]`.
+    /// Images `[n, C, H, W]` in [−1, 1] → features `[n, 128]` and logits `[n, classes]`.
     ///
     /// # Errors
-    /// If the images have other channels than those it was trained on.
+    /// If the images are of another shape than those that it was trained on.
     pub fn forward(&self, images: &Tensor) -> Result<(Tensor, Tensor)> {
         let [w1, b1, w2, b2, w3, b3, w4, b4] = &self.layers[..] else {
             unreachable!("four layers, as they were made or read")
@@ -189,8 +198,8 @@ impl Classifier {
             let x = x.f_conv2d(w, Some(b), [1, 1], [1, 1], [1, 1], 1)?.f_relu()?;
             Ok(x.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?)
         };
-        let x = layer(images, w1, b1)?; // [n, 32, 16, 16]
-        let x = layer(&x, w2, b2)?.f_flatten(1, -1)?; // [n, 64·8·8]
+        let x = layer(images, w1, b1)?; // [n, 32, H/2, W/2]
+        let x = layer(&x, w2, b2)?.f_flatten(1, -1)?; // [n, 64·H/4·W/4]
         let features = x.f_linear(w3, Some(b3))?.f_relu()?;
         let logits = features.f_linear(w4, Some(b4))?;
         Ok((features, logits))
@@ -260,5 +269,40 @@ fn batch(
     let bytes = set.rows(rows.iter().map(|&row| row as usize))?;
     let targets: Vec<i64> = rows.iter().map(|&row| labels.of_images[row as usize].into()).collect();
     let targets = Tensor::f_from_slice(&targets)?.f_to_device(device)?;
-    Ok((symmetric(&bytes, set.channels(), device)?, targets))
+    Ok((images(&bytes, set.shape(), device)?, targets))
+}
+
+/// Bytes `[n, H, W, C]` as the classifier takes them: `[n, C, H, W]` in [−1, 1].
+pub(super) fn images(bytes: &[u8], shape: ImageShape, device: Device) -> Result<Tensor> {
+    Ok(pixels::from_bytes(bytes, shape, device, Kind::Float)?.f_contiguous()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shape::ImageSize;
+
+    #[test]
+    fn a_classifier_is_trained_on_images_of_any_size_from_16_on() -> Result<()> {
+        let labelled = |width, height| {
+            let shape = ImageShape { size: ImageSize { width, height }, channels: 1 };
+            // Dark images and bright ones.
+            let pixels = (0..28).flat_map(|i| vec![if i % 2 == 0 { 40 } else { 200 }; shape.len()]);
+            let classes = ["dark", "bright"].map(str::to_owned).into();
+            let set = ImageSet::new("two", shape, pixels.collect())?;
+            Ok::<_, anyhow::Error>(set.labelled((0..28).map(|i| i % 2).collect(), classes))
+        };
+        let set = labelled(18, 16)?;
+        let classifier = Classifier::load_or_train(&set, Device::Cpu, None, &mut |_, _| {})?;
+        assert_eq!((classifier.accuracy, classifier.held_out), (1.0, 4));
+        let images = images(&set.first(3)?, set.shape(), Device::Cpu)?;
+        let (features, logits) = classifier.forward(&images)?;
+        assert_eq!((features.size(), logits.size()), (vec![3, DIMENSIONS], vec![3, 2]));
+        // Images of another size are refused, and so are those too small to learn from.
+        assert!(classifier.forward(&images.narrow(3, 0, 12)).is_err());
+        let error =
+            Classifier::load_or_train(&labelled(15, 40)?, Device::Cpu, None, &mut |_, _| {});
+        assert!(error.unwrap_err().to_string().contains("at least 16×16"));
+        Ok(())
+    }
 }

@@ -14,8 +14,8 @@ use super::frechet::{Moments, Reference};
 use super::lazily::get_or_try_init;
 use super::neighbours::{CopyThreshold, nearest};
 use super::score::class_shares;
-use super::tensors::planes;
 use crate::data::ImageSet;
+use crate::pixels::planes;
 
 /// The k of precision, recall, density and coverage: a neighbourhood reaches to the k-th nearest other image.
 pub const NEIGHBOURS: i64 = 5;
@@ -163,7 +163,7 @@ impl Images<'_> {
     /// # Errors
     /// If an image cannot be read.
     pub fn tensor(&self, count: usize) -> Result<Tensor> {
-        Ok(planes(&self.bytes(count)?, self.set.channels())?.f_to_kind(Kind::Double)?)
+        Ok(planes(&self.bytes(count)?, self.set.shape())?.f_to_kind(Kind::Double)?)
     }
 }
 

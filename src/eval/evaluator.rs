@@ -268,7 +268,7 @@ impl Settings {
         let (Some(cache), Some(id)) = (&self.cache, extractor.cache_key()?) else {
             return Ok(None);
         };
-        let key = format!("{FORMAT} {} {id} {held} {}", set.identity()?.sha256, self.seed);
+        let key = format!("{FORMAT} {} {id} {held} {}", set.identity()?.pixels_key(), self.seed);
         let name = hex::encode(Sha256::digest(key));
         Ok(Some(cache.join(format!("features-{}.safetensors", &name[..32]))))
     }

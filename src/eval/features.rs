@@ -8,10 +8,12 @@ use fast_image_resize::{PixelType, Resizer};
 use sha2::{Digest, Sha256};
 use tch::{CModule, Device, IValue, Kind, Tensor};
 
-use super::classifier::Classifier;
-use super::tensors::{planes_of_side, rows, symmetric};
-use crate::data::{ImageSet, SIZE};
+use super::classifier::{self, Classifier};
+use super::tensors::rows;
+use crate::data::ImageSet;
 use crate::finite::ensure_finite;
+use crate::pixels;
+use crate::shape::{ImageShape, ImageSize};
 
 /// Images that go through a network together.
 const BLOCK: usize = 256;
@@ -19,7 +21,7 @@ const BLOCK: usize = 256;
 /// Computes features of images.
 #[derive(Debug)]
 pub enum Extractor {
-    /// The pixels themselves, 0 to 255: `C·32·32` dimensions.
+    /// The pixels themselves, 0 to 255: `H·W·C` dimensions.
     Pixels,
     /// The last hidden layer of a classifier that this program has trained.
     Classifier(Classifier),
@@ -44,8 +46,10 @@ pub struct Module {
     module: CModule,
     path: PathBuf,
     range: InputRange,
-    /// Width and height that images are resized to; `None` leaves them as they are.
-    size: Option<usize>,
+    /// Width and height that images are resized to before; as they are where there is none.
+    side: Option<usize>,
+    /// The size of the images that it is loaded for.
+    images: ImageSize,
     call: Call,
 }
 
@@ -68,14 +72,16 @@ pub struct Features {
 }
 
 impl Module {
-    /// Loads the module in `path` and finds out, by trying, how it is called.
+    /// Loads the module in `path` and finds out, by trying, how it is called, for images of the size `images`, which
+    /// are resized to `side` by `side` before where that is given.
     ///
     /// # Errors
     /// If it is no TorchScript module, or does not compute `[n, d]` of images.
     pub fn load(
         path: &Path,
         range: InputRange,
-        size: Option<usize>,
+        side: Option<usize>,
+        images: ImageSize,
         device: Device,
     ) -> Result<Self> {
         let name = || path.display().to_string();
@@ -87,19 +93,21 @@ impl Module {
             module,
             path: path.to_path_buf(),
             range,
-            size,
+            side,
+            images,
             call: Call { kind: Kind::Float, with_flag: false },
         };
         let kinds: &[Kind] = match range {
             InputRange::Bytes => &[Kind::Uint8, Kind::Float],
             _ => &[Kind::Float],
         };
-        let probe = [128_u8; 2 * 3 * SIZE * SIZE];
+        let shape = ImageShape { size: images, channels: 3 };
+        let probe = vec![128; 2 * shape.len()];
         let mut refusal = None;
         for with_flag in [true, false] {
             for &kind in kinds {
                 found.call = Call { kind, with_flag };
-                match found.features(&probe, 3, device) {
+                match found.features(&probe, shape, device) {
                     Ok(_) => return Ok(found),
                     Err(error) => refusal = Some(error),
                 }
@@ -112,25 +120,25 @@ impl Module {
         )))
     }
 
-    fn features(&self, images: &[u8], channels: usize, device: Device) -> Result<Tensor> {
+    /// Features `[n, d]` of images `[n, H, W, C]` of `shape`.
+    fn features(&self, images: &[u8], shape: ImageShape, device: Device) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
-        let side = self.size.unwrap_or(SIZE);
+        let taken = ImageShape { size: self.taken(shape.size), ..shape };
         let resized;
-        let bytes = if side == SIZE {
+        let bytes = if taken == shape {
             images
         } else {
-            resized = resize(images, channels, side)?;
+            resized = resize(images, shape, taken.size)?;
             &resized
         };
-        let x = planes_of_side(bytes, channels, side)?;
-        let x = if channels == 1 { x.f_repeat([1, 3, 1, 1])? } else { x };
         let x = match self.range {
-            InputRange::Bytes => x.f_to_kind(self.call.kind)?,
-            InputRange::Unit => x.f_to_kind(Kind::Float)?.f_div_scalar(255.0)?,
-            InputRange::Symmetric => {
-                x.f_to_kind(Kind::Float)?.f_div_scalar(127.5)?.f_sub_scalar(1.0)?
+            InputRange::Bytes => pixels::planes(bytes, taken)?.f_to_kind(self.call.kind)?,
+            InputRange::Unit => {
+                pixels::planes(bytes, taken)?.f_to_kind(Kind::Float)?.f_div_scalar(255.0)?
             }
+            InputRange::Symmetric => pixels::from_bytes(bytes, taken, Device::Cpu, Kind::Float)?,
         };
+        let x = if shape.channels == 1 { x.f_repeat([1, 3, 1, 1])? } else { x };
         let mut arguments = vec![IValue::Tensor(x.f_contiguous()?.f_to_device(device)?)];
         if self.call.with_flag {
             arguments.push(IValue::Bool(true));
@@ -139,13 +147,18 @@ impl Module {
             IValue::Tensor(features) => features,
             other => bail!("expected a tensor, found {other:?}"),
         };
-        let count = images.len() / (SIZE * SIZE * channels);
+        let count = images.len() / shape.len();
         let shape = features.size();
         ensure!(
             shape.len() >= 2 && shape[0] == count as i64 && shape[2..].iter().all(|&n| n == 1),
             "expected features [{count}, d], found {shape:?}"
         );
         Ok(features.f_flatten(1, -1)?.f_to_kind(Kind::Float)?)
+    }
+
+    /// The size in which it takes images of `size`.
+    fn taken(&self, size: ImageSize) -> ImageSize {
+        self.side.map_or(size, ImageSize::square)
     }
 }
 
@@ -181,11 +194,11 @@ impl Extractor {
         Ok(match self {
             Self::Pixels => None,
             Self::Classifier(classifier) => Some(format!("classifier {}", classifier.digest)),
-            Self::Module(Module { path, range, size, .. }) => {
+            Self::Module(Module { path, range, side, .. }) => {
                 let bytes = std::fs::read(path)
                     .with_context(|| format!("{}: cannot be read", path.display()))?;
                 let digest = hex::encode(Sha256::digest(bytes));
-                Some(format!("module {digest} {range:?} {size:?}"))
+                Some(format!("module {digest} {range:?} {side:?}"))
             }
         })
     }
@@ -199,14 +212,14 @@ impl Extractor {
                 classes.len(),
                 100.0 * accuracy
             ),
-            Self::Module(Module { path, range, size, .. }) => {
-                let range = match range {
+            Self::Module(module) => {
+                let range = match module.range {
                     InputRange::Bytes => "0 to 255",
                     InputRange::Unit => "0 to 1",
                     InputRange::Symmetric => "-1 to 1",
                 };
-                let size = size.unwrap_or(SIZE);
-                format!("{}, on images of {size}×{size}, {range}", path.display())
+                let ImageSize { width, height } = module.taken(module.images);
+                format!("{}, on images of {width}×{height}, {range}", module.path.display())
             }
         }
     }
@@ -230,13 +243,13 @@ impl Extractor {
             let block = match self {
                 Self::Pixels => rows(&bytes, set.image_len(), Kind::Float)?,
                 Self::Classifier(classifier) => {
-                    let images = symmetric(&bytes, set.channels(), device)?;
+                    let images = classifier::images(&bytes, set.shape(), device)?;
                     let (features, scores) = classifier.forward(&images)?;
                     ensure_finite("the classifier's logits", &scores)?;
                     logits.push(scores.f_to_device(Device::Cpu)?);
                     features
                 }
-                Self::Module(module) => module.features(&bytes, set.channels(), device)?,
+                Self::Module(module) => module.features(&bytes, set.shape(), device)?,
             };
             let block = block.f_to_device(Device::Cpu)?;
             let bad = block.f_isfinite()?.f_all_dim(1, false)?.f_logical_not()?;
@@ -255,15 +268,16 @@ impl Extractor {
     }
 }
 
-/// Images `[n, 32, 32, C]`, resized with Lanczos' filter: `[n, side, side, C]`.
-fn resize(images: &[u8], channels: usize, side: usize) -> Result<Vec<u8>> {
-    let pixels = if channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
-    let (from, to) = (SIZE as u32, u32::try_from(side)?);
+/// Images `[n, H, W, C]` of `shape`, resampled by Lanczos' filter to the size `to`.
+fn resize(images: &[u8], shape: ImageShape, to: ImageSize) -> Result<Vec<u8>> {
+    let pixels = if shape.channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
+    let (width, height) = (u32::try_from(shape.size.width)?, u32::try_from(shape.size.height)?);
+    let (to_width, to_height) = (u32::try_from(to.width)?, u32::try_from(to.height)?);
     let mut resizer = Resizer::new();
-    let mut all = Vec::with_capacity(images.len() / (SIZE * SIZE) * side * side);
-    for image in images.chunks_exact(SIZE * SIZE * channels) {
-        let source = Image::from_vec_u8(from, from, image.to_vec(), pixels)?;
-        let mut target = Image::new(to, to, pixels);
+    let mut all = Vec::with_capacity(images.len() / shape.pixels() * to.width * to.height);
+    for image in images.chunks_exact(shape.len()) {
+        let source = Image::from_vec_u8(width, height, image.to_vec(), pixels)?;
+        let mut target = Image::new(to_width, to_height, pixels);
         resizer.resize(&source, &mut target, None)?;
         all.extend_from_slice(target.buffer());
     }

@@ -19,12 +19,12 @@ pub struct Neighbour {
     pub distance: f64,
 }
 
-/// The `k` images of `set` that are nearest to each of `images` `[n, 32, 32, C]`, nearest first; of equally near ones,
+/// The `k` images of `set` that are nearest to each of `images` `[n, H, W, C]`, nearest first; of equally near ones,
 /// those that come first in the set. Where `images` are of the set themselves, `own` are their numbers, because no
 /// image is its own neighbour. `progress` is told of how many more images of the set have been compared.
 ///
 /// # Errors
-/// If `images` is not whole images of the set's channels, the set has fewer than `k` other images, or it cannot be
+/// If `images` is not whole images of the set's shape, the set has fewer than `k` other images, or it cannot be
 /// read.
 pub fn nearest(
     images: &[u8],
@@ -109,6 +109,7 @@ impl CopyThreshold {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::ImageShape;
 
     /// Images that are one gray level each.
     fn flat(levels: impl IntoIterator<Item = u8>) -> Vec<u8> {
@@ -119,7 +120,7 @@ mod tests {
     fn the_nearest_come_first_across_blocks_and_no_image_is_its_own() -> Result<()> {
         // Levels 0, 1, …, 255, 0, 1, …
         let levels: Vec<u8> = (0..BLOCK + 300).map(|i| (i % 256) as u8).collect();
-        let set = ImageSet::new("levels", 1, flat(levels.clone()))?;
+        let set = ImageSet::new("levels", ImageShape::reference(1), flat(levels.clone()))?;
         let mut compared = 0;
         let found = nearest(&flat([7, 255]), &set, 18, None, &mut |n| compared += n)?;
         assert_eq!(compared, levels.len());

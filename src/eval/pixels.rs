@@ -3,11 +3,16 @@
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
+use crate::shape::ImageSize;
+
 /// SSIM's constants for pixels of 0 to 255: (0.01 · 255)² and (0.03 · 255)².
 const C1: f64 = 6.5025;
 const C2: f64 = 58.5225;
 /// The weights of the five scales in Wang et al. (see [`Similarity::of_pairs`]).
 const BETAS: [f64; 5] = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333];
+
+/// The shortest side that the smallest scale of an image may have.
+const LEAST_SCALE: usize = 8;
 
 /// How structure is compared: within a Gaussian window, on several scales, each of half the size of the one before.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,11 +31,16 @@ impl Similarity {
         Self { window: 11, sigma: 1.5, betas: vec![1.0] }
     }
 
-    /// Structural similarity on three scales, which suits images of 32×32: a window of 5 pixels, σ 0.5, and the first
-    /// three of the usual weights, divided by their sum. The usual window and five scales need 161 pixels a side.
-    pub fn multi_scale() -> Self {
-        let sum: f64 = BETAS[..3].iter().sum();
-        Self { window: 5, sigma: 0.5, betas: BETAS[..3].iter().map(|beta| beta / sum).collect() }
+    /// On several scales, with 5 taps and σ 0.5: the usual five scales, or as many as leave the smallest one
+    /// [`LEAST_SCALE`] pixels, which is three for images of 32×32. Their weights are the first of the usual
+    /// ones, over their sum. The usual eleven taps and five scales want 161 pixels.
+    pub fn multi_scale(size: ImageSize) -> Self {
+        let side = size.width.min(size.height);
+        let is_large_enough = |scale: &usize| side >> scale >= LEAST_SCALE;
+        let scales = (0..BETAS.len()).take_while(is_large_enough).count().max(1);
+        let sum: f64 = BETAS[..scales].iter().sum();
+        let betas = BETAS[..scales].iter().map(|beta| beta / sum).collect();
+        Self { window: 5, sigma: 0.5, betas }
     }
 
     /// The similarity of each pair of images, `x` and `y` `[n, C, H, W]`, 0 to 255: n numbers, 1 for equal images.
@@ -97,27 +107,39 @@ impl Similarity {
 
 /// Width and height of a patch in pixels.
 pub const PATCH: i64 = 7;
+/// The shortest side that the smallest level of a pyramid may have.
+const LEAST_LEVEL: i64 = 16;
 
-/// Two levels of Burt's and Adelson's Laplacian pyramid of images `[n, C, H, W]`, in float64: the detail that a
-/// half-size version of the images loses, and that version.
+/// Burt's and Adelson's pyramid of images `[n, C, H, W]`, in float64: each level but the last less what its
+/// half-size version gives back, then that version. It ends before a level's shorter side would be less than
+/// 16: two levels for images of 32×32.
 ///
 /// # Errors
-/// If there is not enough memory.
-pub fn pyramid(images: &Tensor) -> Result<[Tensor; 2]> {
+/// If memory has no room.
+pub fn pyramid(images: &Tensor) -> Result<Vec<Tensor>> {
     let (n, c, h, w) = images.size4()?;
-    let images = images.f_to_kind(Kind::Double)?.f_reshape([n * c, 1, h, w])?;
+    let mut rest = images.f_to_kind(Kind::Double)?.f_reshape([n * c, 1, h, w])?;
+    let mut levels = Vec::new();
+    let of_images = |level: Tensor| -> Result<Tensor> {
+        let (.., h, w) = level.size4()?;
+        Ok(level.f_view([n, c, h, w])?)
+    };
     let taps = Tensor::f_from_slice(&[1.0, 4.0, 6.0, 4.0, 1.0])?.f_div_scalar(16.0)?;
     let kernel = taps.f_outer(&taps)?.f_view([1, 1, 5, 5])?;
     let blur = |x: &Tensor| -> Result<Tensor> {
         let x = x.f_reflection_pad2d([2, 2, 2, 2])?;
         Ok(x.f_conv2d(&kernel, None::<Tensor>, [1, 1], [0, 0], [1, 1], 1)?)
     };
-    let half =
-        blur(&images)?.f_slice(2, None, None, 2)?.f_slice(3, None, None, 2)?.f_contiguous()?;
-    let spread = images.f_zeros_like()?;
-    spread.f_slice(2, None, None, 2)?.f_slice(3, None, None, 2)?.f_copy_(&half)?;
-    let detail = images.f_sub(&blur(&spread)?.f_mul_scalar(4.0)?)?;
-    Ok([detail.f_view([n, c, h, w])?, half.f_view([n, c, h / 2, w / 2])?])
+    while (rest.size()[2].min(rest.size()[3]) + 1) / 2 >= LEAST_LEVEL {
+        let half =
+            blur(&rest)?.f_slice(2, None, None, 2)?.f_slice(3, None, None, 2)?.f_contiguous()?;
+        let spread = rest.f_zeros_like()?;
+        spread.f_slice(2, None, None, 2)?.f_slice(3, None, None, 2)?.f_copy_(&half)?;
+        levels.push(of_images(rest.f_sub(&blur(&spread)?.f_mul_scalar(4.0)?)?)?);
+        rest = half;
+    }
+    levels.push(of_images(rest)?);
+    Ok(levels)
 }
 
 /// The 7×7 patches of `level` `[n, C, H, W]` around `places`: `[patches, C·49]`. A place is the row and the column of
@@ -176,4 +198,44 @@ pub fn sliced_wasserstein(real: &Tensor, generated: &Tensor, directions: &Tensor
     let sorted = |x: &Tensor| -> Result<Tensor> { Ok(x.f_mm(directions)?.f_sort(0, false)?.0) };
     let distance = sorted(real)?.f_sub(&sorted(generated)?)?.f_abs()?.f_mean(Kind::Double)?;
     Ok(1000.0 * distance.f_double_value(&[])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_and_levels_follow_from_the_size() -> Result<()> {
+        for (width, height, scales, levels) in [
+            (32, 32, 3, vec![[32, 32], [16, 16]]),
+            (16, 16, 2, vec![[16, 16]]),
+            (28, 28, 2, vec![[28, 28]]),
+            (64, 64, 4, vec![[64, 64], [32, 32], [16, 16]]),
+            (80, 48, 3, vec![[48, 80], [24, 40]]),
+            (33, 45, 3, vec![[45, 33], [23, 17]]),
+            (256, 256, 5, vec![[256; 2], [128; 2], [64; 2], [32; 2], [16; 2]]),
+        ] {
+            let size = ImageSize { width, height };
+            let similarity = Similarity::multi_scale(size);
+            assert_eq!(similarity.betas.len(), scales, "{size}");
+            assert!((similarity.betas.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+            let shape = [2, 3, height as i64, width as i64];
+            let images = Tensor::rand(shape, (Kind::Double, Device::Cpu)) * 255.0;
+            assert!(similarity.of_pairs(&images, &images)?.iter().all(|x| (x - 1.0).abs() < 1e-9));
+            let found: Vec<_> = pyramid(&images)?.iter().map(Tensor::size).collect();
+            let levels: Vec<_> = levels.into_iter().map(|[h, w]| vec![2, 3, h, w]).collect();
+            assert_eq!(found, levels, "{size}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_pyramid_of_one_value_has_no_detail() -> Result<()> {
+        let images = Tensor::full([1, 1, 64, 48], 7.0, (Kind::Double, Device::Cpu));
+        let levels = pyramid(&images)?;
+        let (last, details) = levels.split_last().unwrap();
+        assert!(f64::try_from((last - 7.0).abs().max())? < 1e-9);
+        assert_eq!(details.len(), 1);
+        Ok(())
+    }
 }

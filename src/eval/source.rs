@@ -83,7 +83,7 @@ impl FeatureSource {
             Self::Pixels => Extractor::Pixels,
             Self::Classifier => Extractor::Classifier(classifier(set, device, cache, progress)?),
             Self::Module { path, range, size } => {
-                Extractor::Module(Module::load(path, *range, *size, device)?)
+                Extractor::Module(Module::load(path, *range, *size, set.shape().size, device)?)
             }
         })
     }

@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use image::{ExtendedColorType, ImageEncoder, ImageFormat, codecs::png::PngEncoder};
 
+use crate::shape::{ImageShape, ImageSize};
+
 /// Pixels between the images of a grid.
 const GAP: usize = 2;
 /// Pixels between two grids side by side.
@@ -38,25 +40,28 @@ impl Picture {
         }
     }
 
-    /// Images `[n, size, size, channels]` in rows of `columns`, with a thin black gap between them.
+    /// Images of `size`, `[n, H, W, channels]`, in rows of `columns`, with a thin black gap between them.
     ///
     /// # Errors
     /// If there is no image, `images` is not whole images, or `channels` is neither 1 nor 3.
-    pub fn grid(images: &[u8], size: usize, channels: usize, columns: usize) -> Result<Self> {
+    pub fn grid(images: &[u8], size: ImageSize, channels: usize, columns: usize) -> Result<Self> {
         ensure!(channels == 1 || channels == 3, "a picture has 1 or 3 channels, found {channels}");
-        let image = size * size * channels;
+        let shape = ImageShape { size, channels };
+        let image = shape.len();
         ensure!(
             image > 0 && columns > 0 && !images.is_empty() && images.len().is_multiple_of(image),
-            "{} bytes are no images of {size}×{size}×{channels}",
+            "{} bytes are no images of {shape}",
             images.len()
         );
         let count = images.len() / image;
         let (columns, rows) = (columns.min(count), count.div_ceil(columns));
-        let side = |n: usize| n * size + (n - 1) * GAP;
-        let mut picture = Self::filled(side(columns), side(rows), channels, 0);
+        let along = |n: usize, side: usize| n * side + (n - 1) * GAP;
+        let (width, height) = (along(columns, size.width), along(rows, size.height));
+        let mut picture = Self::filled(width, height, channels, 0);
         for (i, image) in images.chunks_exact(image).enumerate() {
             let (row, column) = (i / columns, i % columns);
-            picture.place(image, size, row * (size + GAP), column * (size + GAP));
+            let (top, left) = (row * (size.height + GAP), column * (size.width + GAP));
+            picture.place(image, size.width, top, left);
         }
         Ok(picture)
     }
@@ -143,11 +148,13 @@ impl Picture {
 mod tests {
     use super::*;
 
+    const SIZE: ImageSize = ImageSize::square(2);
+
     #[test]
     fn images_stand_in_reading_order_with_black_between_them() -> Result<()> {
         // 3 images of 2×2, RGB, filled with 10, 20 and 30, two a row.
         let images: Vec<u8> = [10, 20, 30].iter().flat_map(|&v| [v; 12]).collect();
-        let picture = Picture::grid(&images, 2, 3, 2)?;
+        let picture = Picture::grid(&images, SIZE, 3, 2)?;
         assert_eq!((picture.width, picture.height), (6, 6));
         let red = |y: usize, x: usize| picture.pixels[(y * 6 + x) * 3];
         assert_eq!([red(0, 0), red(1, 5), red(4, 1), red(0, 2), red(5, 5)], [10, 20, 30, 0, 0]);
@@ -155,10 +162,22 @@ mod tests {
     }
 
     #[test]
+    fn images_need_not_be_square() -> Result<()> {
+        // 3 images of 3×2, filled with 10, 20 and 30, two a row.
+        let images: Vec<u8> = [10, 20, 30].iter().flat_map(|&v| [v; 6]).collect();
+        let picture = Picture::grid(&images, ImageSize { width: 3, height: 2 }, 1, 2)?;
+        assert_eq!((picture.width, picture.height), (8, 6));
+        let rows: Vec<_> = picture.pixels.chunks(8).collect();
+        assert_eq!(rows[1], [10, 10, 10, 0, 0, 20, 20, 20]);
+        assert_eq!((rows[3], rows[5]), (&[0; 8][..], &[30, 30, 30, 0, 0, 0, 0, 0][..]));
+        Ok(())
+    }
+
+    #[test]
     fn a_png_holds_the_same_pixels_gray_and_rgb_square_and_not() -> Result<()> {
         for channels in [1, 3] {
             let images: Vec<u8> = (0..5 * 4 * channels).map(|i| i as u8).collect();
-            let grid = Picture::grid(&images, 2, channels, 4)?;
+            let grid = Picture::grid(&images, SIZE, channels, 4)?;
             let both = Picture::side_by_side(&grid, &grid)?;
             assert_ne!(both.width, both.height);
             let decoded = image::load_from_memory(&both.png()?)?;
@@ -187,8 +206,8 @@ mod tests {
 
     #[test]
     fn what_is_no_grid_is_an_error() {
-        assert!(Picture::grid(&[0; 8], 2, 2, 1).is_err());
-        assert!(Picture::grid(&[0; 7], 2, 1, 1).is_err());
-        assert!(Picture::grid(&[], 2, 1, 1).is_err());
+        assert!(Picture::grid(&[0; 8], SIZE, 2, 1).is_err());
+        assert!(Picture::grid(&[0; 7], SIZE, 1, 1).is_err());
+        assert!(Picture::grid(&[], SIZE, 1, 1).is_err());
     }
 }

@@ -189,6 +189,7 @@ fn masked_crc32c(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::ImageSize;
 
     /// The summaries of an event file, whose record framing the integration tests check.
     fn values(folder: &Path) -> Result<Vec<Summary_Value>> {
@@ -208,7 +209,7 @@ mod tests {
         for (channels, columns) in [(1, 3), (3, 2)] {
             let folder = tempfile::tempdir()?;
             let images: Vec<u8> = (0..3 * 4 * channels).map(|i| i as u8).collect();
-            let picture = Picture::grid(&images, 2, channels, columns)?;
+            let picture = Picture::grid(&images, ImageSize::square(2), channels, columns)?;
             let png = picture.png()?;
             let mut board = TensorBoard::create(folder.path())?;
             board.image(7, "samples", &picture, &png)?;

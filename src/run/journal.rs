@@ -5,7 +5,7 @@ use tch::Device;
 
 use super::folder::{FINISHED, RunDir};
 use super::observer::Observer;
-use crate::data::{ImageSet, SIZE, SetIdentity};
+use crate::data::{ImageSet, SetIdentity};
 use crate::device::{self, DeviceChoice};
 use crate::files::write_bytes;
 use crate::model::{Model, Network};
@@ -13,6 +13,7 @@ use crate::record::grid::Picture;
 use crate::record::jsonl::{Evaluation, JsonLines, Line, Metrics, Rollback, rewind};
 use crate::record::tensorboard::TensorBoard;
 use crate::settings::{ENVIRONMENT_KEY, TrainConfig};
+use crate::shape::ImageShape;
 use crate::weights::Weights;
 
 /// Columns, and rows, of a sample grid.
@@ -28,7 +29,7 @@ pub(crate) struct Journal<'a> {
     /// Every evaluation.
     pub(crate) evaluations: Vec<Evaluation>,
     board: Option<TensorBoard>,
-    channels: usize,
+    shape: ImageShape,
     real: Picture,
 }
 
@@ -49,7 +50,8 @@ impl<'a> Journal<'a> {
         if !is_same {
             write_bytes(&config_path, config_toml.as_bytes())?;
         }
-        let real = Picture::grid(&set.first(GRID * GRID)?, SIZE, set.channels(), GRID)?;
+        let shape = set.shape();
+        let real = Picture::grid(&set.first(GRID * GRID)?, shape.size, shape.channels, GRID)?;
         let png = real.png()?;
         write_bytes(&run.file("real.png"), &png)?;
         let Rewound { metrics, last, evaluations } = Rewound::to(run, iteration, rollbacks)?;
@@ -69,16 +71,8 @@ impl<'a> Journal<'a> {
                 None
             }
         };
-        let mut journal = Self {
-            run,
-            progress,
-            metrics,
-            last,
-            evaluations,
-            board,
-            channels: set.channels(),
-            real: real.clone(),
-        };
+        let mut journal =
+            Self { run, progress, metrics, last, evaluations, board, shape, real: real.clone() };
         journal.events(|board| {
             let next = if is_new { 0 } else { iteration + 1 };
             board.restart(next)?;
@@ -170,7 +164,7 @@ impl<'a> Journal<'a> {
     }
 
     fn picture(&self, images: &[u8]) -> Result<Picture> {
-        Picture::grid(images, SIZE, self.channels, GRID)
+        Picture::grid(images, self.shape.size, self.shape.channels, GRID)
     }
 
     /// Waits until everything that a checkpoint builds on is on the disk.

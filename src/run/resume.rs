@@ -101,6 +101,9 @@ pub fn network_changes(
     let mut changes = checkpoint.header.config.changes(config)?;
     changes.retain(|change| ["base-width", "z-dim"].contains(&change.key.as_str()));
     let saved = &checkpoint.header.set;
+    if saved.shape().size != set.shape().size {
+        changes.push(change("size of the images", saved.shape().size, set.shape().size));
+    }
     if saved.channels != set.channels {
         changes.push(change("channels of the data set", saved.channels, set.channels));
     }
@@ -110,6 +113,7 @@ pub fn network_changes(
 fn set_changes(was: &SetIdentity, is: &SetIdentity) -> Vec<Change> {
     let all = [
         change("number of images", was.images, is.images),
+        change("size of the images", was.shape().size, is.shape().size),
         change("channels of the data set", was.channels, is.channels),
         change("SHA-256 of the images", &was.sha256, &is.sha256),
     ];

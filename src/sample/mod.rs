@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::finite::ensure_finite;
 use crate::model::{FoldedGenerator, Model, Network};
+use crate::pixels::to_bytes;
 use crate::rng::{Latent, Stream, rng};
 use crate::shape::ImageShape;
 use crate::tf::frame::rotate_images;
@@ -160,7 +161,7 @@ impl Sampler {
     /// If `z` is not whole rows; [`crate::finite::NotFinite`], if a pixel is not finite; those of
     /// `take`.
     pub fn each(&self, z: &[f32], take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.each_tensor(z, &mut |images| take(&bytes(images)?))
+        self.each_tensor(z, &mut |images| take(&to_bytes(images)?))
     }
 
     /// As [`Self::each`], before they are made bytes: `[n, C, H, W]` in [−1, 1], upright.
@@ -193,7 +194,7 @@ impl Sampler {
     /// # Errors
     /// If `z` is of another shape; [`crate::finite::NotFinite`], if a pixel is not finite.
     pub fn images(&self, z: &Tensor) -> Result<Vec<u8>> {
-        bytes(&self.upright(z)?)
+        to_bytes(&self.upright(z)?)
     }
 
     /// As [`Self::images`], before they are made bytes: `[N, C, H, W]` in [−1, 1], upright.
@@ -208,16 +209,6 @@ impl Sampler {
     }
 }
 
-/// Images `[N, C, H, W]` in [−1, 1] → bytes `[N, H, W, C]`, rounded to nearest.
-///
-/// # Errors
-/// If there is no memory for them, or `images` has another number of dimensions.
-pub fn bytes(images: &Tensor) -> Result<Vec<u8>> {
-    let images = images.f_permute([0, 2, 3, 1])?;
-    let scaled = images.f_add_scalar(1.)?.f_mul_scalar_(127.5)?.f_round_()?.f_clamp_(0., 255.)?;
-    Ok(Vec::try_from(scaled.f_to_kind(Kind::Uint8)?.f_contiguous()?.f_flatten(0, -1)?)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,7 +217,7 @@ mod tests {
     fn bytes_are_upright_and_rounded_to_nearest() -> Result<()> {
         // [1, 2, 1, 2]: two channels of one row of two pixels, mirrored.
         let images = Tensor::from_slice(&[1.0, -1.0, 0.0, 0.5]).view([1, 2, 1, 2]);
-        assert_eq!(bytes(&rotate_images(&images)?)?, [0, 191, 255, 128]);
+        assert_eq!(to_bytes(&rotate_images(&images)?)?, [0, 191, 255, 128]);
         Ok(())
     }
 
@@ -234,10 +225,11 @@ mod tests {
     fn every_byte_survives_the_way_there_and_back() -> Result<()> {
         let all: Vec<u8> = (0..=255).collect();
         let set: Vec<u8> = all.iter().copied().cycle().take(32 * 32).collect();
-        let images = crate::data::ImageSet::new("all bytes", 1, set.clone())?;
+        let images =
+            crate::data::ImageSet::new("all bytes", ImageShape::reference(1), set.clone())?;
         let mut batches = crate::data::Batches::new(images, 1, 0);
         let mirrored = batches.batch(1, tch::Device::Cpu, Kind::Float)?;
-        assert_eq!(bytes(&rotate_images(&mirrored)?)?, set);
+        assert_eq!(to_bytes(&rotate_images(&mirrored)?)?, set);
         Ok(())
     }
 

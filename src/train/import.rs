@@ -14,6 +14,7 @@ use crate::finite::ensure_finite;
 use crate::model::{Model, Network};
 use crate::run::checkpoint::{Checkpoint, Header, Origin};
 use crate::run::watch::Watch;
+use crate::shape::ImageShape;
 use crate::weights::Weights;
 
 /// Both networks with their optimizers, and what became of them.
@@ -105,7 +106,7 @@ impl Imported {
         }
         let iteration = all.iter().map(|(weights, _)| weights.iteration).max().unwrap_or(0);
         // The images are not in the file.
-        let set = SetIdentity { images: 1, channels: first.channels, sha256: String::new() };
+        let set = SetIdentity::new(1, ImageShape::reference(first.channels), String::new());
         let header = Header {
             iteration,
             config,

@@ -290,7 +290,7 @@ impl<'a> Trainer<'a> {
         let start = Instant::now();
         let images =
             Sampler::new(&self.gan.model, config.latent)?.sample(config.seed, config.eval_count)?;
-        let images = ImageSet::new("generated", self.state.set.channels, images)?;
+        let images = ImageSet::new("generated", self.state.set.shape(), images)?;
         let measured = match evaluator.measure(&images, false, &mut |_| {}) {
             Ok(measured) => measured,
             // A run is worth more than its metrics.

@@ -17,7 +17,8 @@ pub(super) fn of_pairs(compared: &ImageComparison) -> Result<Option<Estimate>> {
     }
     let images = compared.generated.tensor(2 * pairs)?;
     let half = |first: usize| images.f_narrow(0, first as i64, pairs as i64);
-    let similarities = Similarity::multi_scale().of_pairs(&half(0)?, &half(pairs)?)?;
+    let similarities = Similarity::multi_scale(compared.generated.set.shape().size)
+        .of_pairs(&half(0)?, &half(pairs)?)?;
     let (mean, deviation) = mean_and_deviation(&similarities);
     Ok(Some(Estimate { value: mean, uncertainty: deviation / (pairs as f64).sqrt() }))
 }

@@ -19,7 +19,7 @@ const DIRECTIONS: usize = 128;
 /// How often, each time along other directions.
 const REPEATS: usize = 4;
 
-/// The distance of the images and that of their half-size versions, averaged; mean and standard deviation over
+/// The distance of the images and those of their smaller versions, averaged; mean and standard deviation over
 /// repetitions with other directions.
 pub(super) fn distance(compared: &ImageComparison) -> Result<Option<Estimate>> {
     let count = MAX_IMAGES.min(compared.generated.count()).min(compared.real.count());
@@ -28,7 +28,9 @@ pub(super) fn distance(compared: &ImageComparison) -> Result<Option<Estimate>> {
     let patch_len = PATCH * PATCH * real.size4()?.1;
     let mut draw = Draw::Patches.rng(compared.seed);
     let mut distances = vec![0.0; REPEATS];
-    for (real, generated) in pyramid(&real)?.iter().zip(&pyramid(&generated)?) {
+    let (real, generated) = (pyramid(&real)?, pyramid(&generated)?);
+    let levels = real.len() as f64;
+    for (real, generated) in real.iter().zip(&generated) {
         let (_, _, height, width) = real.size4()?;
         let mut places = || -> Vec<(i64, i64)> {
             // A patch lies wholly within its image.
@@ -45,7 +47,7 @@ pub(super) fn distance(compared: &ImageComparison) -> Result<Option<Estimate>> {
             let lengths =
                 directions.f_square()?.f_sum_dim_intlist([0i64].as_slice(), true, Kind::Double)?;
             let directions = directions.f_div(&lengths.f_sqrt()?)?;
-            *distance += sliced_wasserstein(&real, &generated, &directions)? / 2.0;
+            *distance += sliced_wasserstein(&real, &generated, &directions)? / levels;
         }
     }
     Ok(Some(mean_and_deviation(&distances).into()))

@@ -1,8 +1,33 @@
 //! The IDX format of MNIST: arrays of bytes, images of rank 3 and labels of rank 1.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
-use super::Stack;
+use super::{Format, Sink, SourceFile, Stack};
+
+/// `idx:FILE`.
+#[derive(Debug)]
+pub struct Idx;
+
+impl Format for Idx {
+    fn name(&self) -> &'static str {
+        "idx"
+    }
+
+    fn meaning(&self) -> &'static str {
+        "an IDX file, as MNIST's (.gz, too)"
+    }
+
+    /// Each file of images may be followed by one of their labels.
+    fn read(&self, files: Vec<SourceFile>, sink: &mut Sink) -> Result<()> {
+        let mut files = files.iter();
+        while let Some(images) = files.next() {
+            let stack = images.parse(parse_images)?;
+            let labels = files.next().map(|labels| labels.parse(parse_labels)).transpose()?;
+            sink.stack(stack, labels.as_deref()).with_context(|| images.name.clone())?;
+        }
+        Ok(())
+    }
+}
 
 /// Reads a rank-3 IDX array of unsigned bytes, `[N, H, W]`; the file is exactly that array.
 ///

@@ -1,7 +1,7 @@
 //! Decoded images on the disk, so that the second start is instant and a set may be larger than the
 //! memory.
 //!
-//! A file holds the pixels, mirrored, one image after the other, then a description in JSON, its
+//! A file holds the pixels, upright, one image after the other, then a description in JSON, its
 //! length and a mark. It is named for what it was made of, appears whole or not at all and never
 //! changes, so that it can be read by position at any time.
 
@@ -15,15 +15,20 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::files::Findings;
-use super::{SIZE, SetIdentity};
+use super::findings::Findings;
+use super::set::SetIdentity;
 use crate::files::{UNFINISHED, write_atomically};
-use crate::tf::frame::rotate_pixels;
+use crate::shape::{ImageShape, ImageSize};
 
 /// The end of every file, and the version of its form.
-const MARK: &[u8; 8] = b"dcgan-d1";
+const MARK: &[u8; 8] = b"dcgan-d2";
+/// The end of the files of version 0.2 and before, whose pixels are mirrored. None is ever opened: they
+/// are named otherwise.
+const OLD_MARK: &[u8; 8] = b"dcgan-d1";
+/// How the name of every file ends.
+const ENDING: &str = ".images";
 /// The folder of these files.
-pub(super) const FOLDER: &str = "decoded";
+const FOLDER: &str = "decoded";
 /// What a description may take.
 const MAX_DESCRIPTION: u64 = 1 << 30;
 
@@ -40,7 +45,7 @@ pub(super) struct Description {
     pub findings: Findings,
 }
 
-/// Pixels, mirrored, where they are.
+/// Pixels, upright, where they are.
 #[derive(Debug)]
 pub(super) enum Pixels {
     Memory(Vec<u8>),
@@ -71,17 +76,16 @@ impl Pixels {
         }
     }
 
-    /// The SHA-256 of the first `images` `[32, 32, channels]`, upright, one after the other.
+    /// The SHA-256 of the first `images` of `shape`, one after the other.
     ///
     /// # Errors
     /// If they cannot be read.
-    pub(super) fn sha256(&self, images: usize, channels: usize) -> Result<String> {
-        let length = SIZE * SIZE * channels;
+    pub(super) fn sha256(&self, images: usize, shape: ImageShape) -> Result<String> {
+        let length = shape.len();
         let mut digest = Sha256::new();
         let mut image = vec![0; length];
         for i in 0..images {
             self.copy((i * length) as u64, &mut image)?;
-            rotate_pixels(&mut image, channels);
             digest.update(&image);
         }
         Ok(hex::encode(digest.finalize()))
@@ -106,8 +110,9 @@ fn read_at(file: &File, mut offset: u64, mut out: &mut [u8]) -> std::io::Result<
     Ok(())
 }
 
-/// Takes images one after the other, gray and in colour, upright.
+/// Takes images of one size one after the other, gray and in colour, upright.
 pub(super) struct Builder {
+    size: ImageSize,
     scratch: Scratch,
     /// Whether each has three channels.
     in_color: Vec<bool>,
@@ -124,14 +129,16 @@ enum Scratch {
 }
 
 impl Builder {
-    /// A builder that puts what does not fit elsewhere into `folder`, if that can be written.
-    pub(super) fn new(folder: Option<&Path>) -> Self {
+    /// A builder that keeps images of `size` in a file in `folder`, if that can be written, else in
+    /// memory.
+    pub(super) fn new(size: ImageSize, folder: Option<&Path>) -> Self {
         let file = folder.and_then(|folder| tempfile::tempfile_in(folder).ok());
         let scratch = match file {
             Some(file) => Scratch::File(BufWriter::with_capacity(1 << 20, file)),
             None => Scratch::Memory(Vec::new()),
         };
         Self {
+            size,
             scratch,
             in_color: Vec::new(),
             labels: Vec::new(),
@@ -140,16 +147,17 @@ impl Builder {
         }
     }
 
-    /// Adds an image `[32, 32, channels]`, upright, of the class of that name.
+    /// Adds an image `[H, W, channels]`, upright, of the class of that name.
     pub(super) fn push(
         &mut self,
         channels: usize,
         pixels: &[u8],
         class: Option<&str>,
     ) -> Result<()> {
+        let shape = ImageShape { size: self.size, channels };
         ensure!(
-            (channels == 1 || channels == 3) && pixels.len() == SIZE * SIZE * channels,
-            "{} bytes are no image of {SIZE}×{SIZE}×{channels}",
+            (channels == 1 || channels == 3) && pixels.len() == shape.len(),
+            "{} bytes are no image of {shape}",
             pixels.len()
         );
         ensure!(u32::try_from(self.in_color.len() + 1).is_ok(), "more than {} images", u32::MAX);
@@ -210,10 +218,11 @@ impl Builder {
         open(path)
     }
 
-    /// Writes the images, mirrored, each with as many channels as any.
+    /// Writes the images, each with as many channels as any.
     fn write(&mut self, out: &mut impl Write, findings: Findings) -> Result<Description> {
         let channels = if self.in_color.contains(&true) { 3 } else { 1 };
-        let (gray, full) = (SIZE * SIZE, SIZE * SIZE * channels);
+        let shape = ImageShape { size: self.size, channels };
+        let gray = shape.pixels();
         let mut digest = Sha256::new();
         let mut source: Box<dyn Read> = match &mut self.scratch {
             Scratch::Memory(all) => Box::new(&all[..]),
@@ -224,7 +233,7 @@ impl Builder {
                 Box::new(std::io::BufReader::with_capacity(1 << 20, file))
             }
         };
-        let mut image = vec![0; full];
+        let mut image = vec![0; shape.len()];
         for &in_color in &self.in_color {
             if in_color || channels == 1 {
                 source.read_exact(&mut image)?;
@@ -236,7 +245,6 @@ impl Builder {
                 }
             }
             digest.update(&image);
-            rotate_pixels(&mut image, channels);
             out.write_all(&image)?;
         }
         drop(source);
@@ -244,11 +252,7 @@ impl Builder {
         // Classes of some images only are none.
         let has_classes = self.labels.len() == count;
         Ok(Description {
-            identity: SetIdentity {
-                images: count,
-                channels,
-                sha256: hex::encode(digest.finalize()),
-            },
+            identity: SetIdentity::new(count, shape, hex::encode(digest.finalize())),
             labels: if has_classes { self.labels.clone() } else { Vec::new() },
             classes: if has_classes { self.classes.clone() } else { Vec::new() },
             findings,
@@ -279,8 +283,10 @@ pub(super) fn open(path: &Path) -> Result<(Pixels, Description)> {
     let mut description = vec![0; size as usize];
     file.read_exact(&mut description).with_context(cannot)?;
     let description: Description = serde_json::from_slice(&description).with_context(not_whole)?;
-    let SetIdentity { images, channels, .. } = description.identity;
-    let promised = (images as u64).checked_mul((SIZE * SIZE * channels.min(3)) as u64);
+    let SetIdentity { images, channels, height, width, .. } = description.identity;
+    let promised = [images, channels, height, width]
+        .into_iter()
+        .try_fold(1_u64, |product, n| product.checked_mul(n as u64));
     ensure!(
         (channels == 1 || channels == 3) && promised == Some(length - 16 - size),
         "{}",
@@ -295,24 +301,117 @@ pub(super) fn open(path: &Path) -> Result<(Pixels, Description)> {
     );
     let pixels = Pixels::File(file, path.to_path_buf());
     if length <= VERIFIED {
-        let found = pixels.sha256(images, channels)?;
+        let found = pixels.sha256(images, description.identity.shape())?;
         let expected = &description.identity.sha256;
         ensure!(found == *expected, "{}: damaged", path.display());
     }
     Ok((pixels, description))
 }
 
+/// The file of that name in `folder`.
+pub(super) fn file(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}{ENDING}"))
+}
+
 /// The folder of decoded sets under `home`, made if it is not there.
 pub(super) fn folder(home: &Path) -> Result<PathBuf> {
     let folder = home.join(FOLDER);
     fs::create_dir_all(&folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
-    // What a process that was killed has left; younger ones may be being written.
     for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
         let age = entry.metadata().and_then(|file| file.modified()).map(|time| time.elapsed());
         let is_old = age.is_ok_and(|age| age.is_ok_and(|age| age > Duration::from_secs(86_400)));
-        if is_old && entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // What a process that was killed has left, younger ones may be being written; and what only an
+        // older version reads, which would make it anew.
+        let is_left = name.starts_with(UNFINISHED) && is_old;
+        if is_left || name.ends_with(ENDING) && has_old_mark(&entry.path()) {
             let _ = fs::remove_file(entry.path());
         }
     }
     Ok(folder)
+}
+
+/// Whether the file at `path` ends as those of an older version do.
+fn has_old_mark(path: &Path) -> bool {
+    let mut end = [0; OLD_MARK.len()];
+    let mut read = || -> std::io::Result<()> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::End(-(OLD_MARK.len() as i64)))?;
+        file.read_exact(&mut end)
+    };
+    read().is_ok() && end == *OLD_MARK
+}
+
+/// The bytes of all decoded sets under `home`.
+pub(super) fn bytes_in(home: &Path) -> u64 {
+    let files = fs::read_dir(home.join(FOLDER)).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: ImageSize = ImageSize { width: 20, height: 12 };
+
+    fn builder(folder: Option<&Path>) -> Result<Builder> {
+        let mut builder = Builder::new(SIZE, folder);
+        builder.push(1, &[7; 240], Some("gray"))?;
+        builder.push(3, &(0..720).map(|i| i as u8).collect::<Vec<_>>(), Some("colour"))?;
+        Ok(builder)
+    }
+
+    #[test]
+    fn a_file_holds_upright_images_of_one_shape_and_is_what_memory_would_hold() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = file(folder.path(), "some");
+        let (_, written) = builder(Some(folder.path()))?.write_file(&path, Findings::default())?;
+        let (pixels, read) = open(&path)?;
+        let shape = ImageShape { size: SIZE, channels: 3 };
+        assert_eq!((read.identity.shape(), read.identity.images), (shape, 2));
+        assert_eq!(read.identity, written.identity);
+        let mut image = vec![0; shape.len()];
+        pixels.copy(0, &mut image)?;
+        assert_eq!(image, [7; 720]);
+        pixels.copy(720, &mut image)?;
+        assert!((0..720).map(|i| i as u8).eq(image));
+        let (_, in_memory) = builder(None)?.into_memory(Findings::default())?;
+        assert_eq!(in_memory.identity, read.identity);
+        assert!(builder(None)?.push(1, &[0; 241], None).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_of_an_older_version_is_not_read_and_is_removed() -> Result<()> {
+        let home = tempfile::tempdir()?;
+        let path = file(&folder(home.path())?, "some");
+        builder(None)?.write_file(&path, Findings::default())?;
+        let new = fs::read(&path)?;
+        let old = file(&folder(home.path())?, "old");
+        fs::write(&old, [&new[..new.len() - 8], OLD_MARK].concat())?;
+        let error = format!("{:#}", open(&old).map(|_| ()).unwrap_err());
+        assert!(error.contains("not a whole file of images"), "{error}");
+        folder(home.path())?;
+        assert!(path.exists() && !old.exists());
+        assert_eq!(bytes_in(home.path()), new.len() as u64);
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_promises_other_sizes_than_it_holds_is_an_error() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = file(folder.path(), "some");
+        builder(None)?.write_file(&path, Findings::default())?;
+        let whole = fs::read(&path)?;
+        // As many bytes of description, another width or height.
+        for (was, is) in [("\"width\":20", "\"width\":21"), ("\"height\":12", "\"height\":99")] {
+            let mut changed = whole.clone();
+            let windows = changed.windows(was.len());
+            let at = windows.into_iter().position(|part| part == was.as_bytes()).context(was)?;
+            changed[at..at + was.len()].copy_from_slice(is.as_bytes());
+            fs::write(&path, changed)?;
+            assert!(open(&path).is_err(), "{is}");
+        }
+        Ok(())
+    }
 }

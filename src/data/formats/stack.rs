@@ -1,7 +1,7 @@
 //! What the parsers of array files give.
 
 /// What a file may expand to in memory: more than a million images in colour.
-pub(super) const MAX_EXPANDED: u64 = 8 << 30;
+pub(in crate::data) const MAX_EXPANDED: u64 = 8 << 30;
 
 /// Images of one size, as an array file holds them.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,44 +1,23 @@
 //! One image file, as people have them, to one image of a set.
 
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use fast_image_resize::images::Image;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use anyhow::{Context, Result, bail, ensure};
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
-use serde::{Deserialize, Serialize};
 
-use super::SIZE;
-
-/// How an image of another shape comes to 32×32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Fit {
-    /// The largest square in its middle, resampled.
-    Crop,
-    /// All of it in the middle of zeros, as MNIST's; made smaller where it must be, never larger.
-    Pad,
-    /// All of it, its sides resampled each by its own factor.
-    Stretch,
-}
-
-/// What an image is decoded to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decoding {
-    /// 1 or 3 channels, or as each image has them.
-    pub channels: Option<usize>,
-    /// For other shapes than 32×32.
-    pub fit: Fit,
-    /// What is behind transparent pixels: red, green, blue.
-    pub background: [u8; 3],
-}
+use super::SourceFile;
+use super::input::Content;
+use crate::data::findings::printable;
+use crate::data::fit::{Decoding, fit, with_channels};
 
 /// An image that has been read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded {
     /// 1 or 3.
     pub channels: usize,
-    /// `[32, 32, channels]`, upright.
+    /// `[H, W, channels]` of the wanted size, upright.
     pub pixels: Vec<u8>,
     /// Width and height in the file, upright.
     pub size: (u32, u32),
@@ -47,8 +26,12 @@ pub struct Decoded {
 }
 
 /// The longest side that is read, and what decoding may allocate.
-pub(super) const MAX_SIDE: u32 = 32_768;
+pub(in crate::data) const MAX_SIDE: u32 = 32_768;
 const MAX_BYTES: u64 = 256 << 20;
+/// What one file may hold.
+pub(super) const MAX_FILE: u64 = 256 << 20;
+/// Ends of the names of image files: if their content is none, they are damaged.
+const EXTENSIONS: [&str; 9] = ["png", "jpg", "jpeg", "jpe", "bmp", "gif", "webp", "tif", "tiff"];
 
 /// Whether `bytes` begin as a file of a format that is read here does.
 pub fn is_image(bytes: &[u8]) -> bool {
@@ -78,7 +61,7 @@ pub fn decode(bytes: &[u8], decoding: &Decoding) -> Result<Decoded> {
     ensure!(size.0 > 0 && size.1 > 0, "an image of {}×{}", size.0, size.1);
     let is_gray = !image.color().has_color();
     let (channels, pixels) = flatten(image, decoding);
-    let pixels = fit(pixels, size, channels, decoding.fit)?;
+    let pixels = fit(pixels, size, channels, decoding.size, decoding.fit)?;
     Ok(Decoded { channels, pixels, size, is_gray })
 }
 
@@ -116,99 +99,81 @@ fn flatten(image: DynamicImage, decoding: &Decoding) -> (usize, Vec<u8>) {
     with_channels(3, pixels, decoding.channels)
 }
 
-/// `pixels` of 1 or 3 `channels` with as many as are `wanted`, and how many that are.
-pub(super) fn with_channels(
-    channels: usize,
-    pixels: Vec<u8>,
-    wanted: Option<usize>,
-) -> (usize, Vec<u8>) {
-    match (channels, wanted) {
-        (3, Some(1)) => (1, luma(&pixels)),
-        (1, Some(3)) => (3, pixels.into_iter().flat_map(|value| [value; 3]).collect()),
-        _ => (channels, pixels),
-    }
-}
-
 fn over(value: u8, alpha: u8, behind: u8) -> u8 {
     let [value, alpha, behind] = [value, alpha, behind].map(u32::from);
     ((value * alpha + behind * (255 - alpha) + 127) / 255) as u8
 }
 
-/// Red, green and blue to gray, by ITU-R BT.601's weights, in the fixed point of common readers.
-fn luma(rgb: &[u8]) -> Vec<u8> {
-    let gray = |rgb: &[u8; 3]| {
-        let [red, green, blue] = rgb.map(u32::from);
-        ((19_595 * red + 38_470 * green + 7_471 * blue + 0x8000) >> 16) as u8
-    };
-    rgb.as_chunks::<3>().0.iter().map(gray).collect()
+/// What became of a file.
+pub(in crate::data) enum Outcome {
+    Image(Decoded),
+    Other,
+    /// Its content is damaged.
+    Bad(String),
+    /// Its content is not known.
+    Unreadable(String),
 }
 
-/// `pixels` `[height, width, channels]` to `[32, 32, channels]`.
-///
-/// # Errors
-/// If `pixels` has another length.
-pub(super) fn fit(
-    pixels: Vec<u8>,
-    (width, height): (u32, u32),
-    channels: usize,
-    fit: Fit,
-) -> Result<Vec<u8>> {
-    let size = SIZE as u32;
-    if (width, height) == (size, size) {
-        return Ok(pixels);
-    }
-    match fit {
-        Fit::Crop => {
-            let side = width.min(height);
-            let corner = ((width - side) / 2, (height - side) / 2);
-            resample(pixels, (width, height), channels, (corner, (side, side)), (size, size))
-        }
-        Fit::Stretch => {
-            resample(pixels, (width, height), channels, ((0, 0), (width, height)), (size, size))
-        }
-        Fit::Pad => {
-            let longest = width.max(height);
-            let scaled = |side: u32| {
-                let side = u64::from(side) * u64::from(size) + u64::from(longest) / 2;
-                (side / u64::from(longest)).clamp(1, u64::from(size)) as u32
-            };
-            let (w, h) =
-                if longest > size { (scaled(width), scaled(height)) } else { (width, height) };
-            let whole = ((0, 0), (width, height));
-            let inner = resample(pixels, (width, height), channels, whole, (w, h))?;
-            let (top, left) = ((SIZE - h as usize) / 2, (SIZE - w as usize) / 2);
-            let mut out = vec![0; SIZE * SIZE * channels];
-            let row = w as usize * channels;
-            for (y, source) in inner.chunks_exact(row).enumerate() {
-                let start = ((top + y) * SIZE + left) * channels;
-                out[start..start + row].copy_from_slice(source);
+/// Decodes `file`, if it is an image.
+pub(in crate::data) fn decode_file(file: &SourceFile, decoding: &Decoding) -> Outcome {
+    // The causes, on one line; decoders repeat a cause's words in their own.
+    let told = |error: anyhow::Error| {
+        let mut parts: Vec<String> = Vec::new();
+        for cause in error.chain().map(ToString::to_string) {
+            if parts.last().is_none_or(|last| !last.contains(cause.trim_end_matches('.'))) {
+                parts.push(cause);
             }
-            Ok(out)
         }
+        printable(&parts.join(": "))
+    };
+    let read;
+    let bytes = match &file.content {
+        Content::Unreadable(reason) => return Outcome::Unreadable(reason.clone()),
+        Content::Bytes(bytes) => bytes,
+        Content::At(path) => match read_file(path) {
+            Ok(bytes) => {
+                read = bytes;
+                &read
+            }
+            Err(error) => return Outcome::Unreadable(told(error)),
+        },
+    };
+    match decode_checked(bytes, &file.name, decoding) {
+        Ok(Some(image)) => Outcome::Image(image),
+        Ok(None) => Outcome::Other,
+        Err(error) => Outcome::Bad(told(error)),
     }
 }
 
-/// A part (corner, size) of `pixels`, by Lanczos' filter of three lobes, widened where the image
-/// becomes smaller, so that nothing aliases. Rows first and bytes in between, as common programs do it.
-fn resample(
-    pixels: Vec<u8>,
-    (width, height): (u32, u32),
-    channels: usize,
-    ((left, top), (part_width, part_height)): ((u32, u32), (u32, u32)),
-    (to_width, to_height): (u32, u32),
-) -> Result<Vec<u8>> {
-    let kind = if channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
-    let filter = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3));
-    let mut resizer = Resizer::new();
-    let source = Image::from_vec_u8(width, height, pixels, kind).context("resampling")?;
-    // Of what is beyond the part, the filter sees what it reaches.
-    let columns = filter.crop(left.into(), 0.0, part_width.into(), height.into());
-    let mut rows = Image::new(to_width, height, kind);
-    resizer.resize(&source, &mut rows, &columns).context("resampling")?;
-    let mut target = Image::new(to_width, to_height, kind);
-    let part = filter.crop(0.0, top.into(), to_width.into(), part_height.into());
-    resizer.resize(&rows, &mut target, &part).context("resampling")?;
-    Ok(target.into_vec())
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    if length > MAX_FILE {
+        bail!("larger than {MAX_FILE} bytes");
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    file.take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Whether a file is named as image files are.
+pub(super) fn is_named_as_image(name: &str) -> bool {
+    let extension =
+        Path::new(name).extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    EXTENSIONS.contains(&extension.as_str())
+}
+
+/// The image, or nothing where the file neither is one nor is named as one.
+fn decode_checked(bytes: &[u8], name: &str, decoding: &Decoding) -> Result<Option<Decoded>> {
+    if is_image(bytes) {
+        return decode(bytes, decoding).map(Some);
+    }
+    if is_named_as_image(name) {
+        let what =
+            if bytes.is_empty() { "empty" } else { "no image of a format that is read here" };
+        bail!("{what}");
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -216,8 +181,11 @@ mod tests {
     use image::{ImageFormat, Luma, LumaA, Rgb, Rgba};
 
     use super::*;
+    use crate::data::fit::Fit;
+    use crate::shape::ImageSize;
 
-    const NATURAL: Decoding = Decoding { channels: None, fit: Fit::Crop, background: [0; 3] };
+    const NATURAL: Decoding =
+        Decoding { size: ImageSize::REFERENCE, channels: None, fit: Fit::Crop, background: [0; 3] };
 
     fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Result<Vec<u8>> {
         let mut file = Cursor::new(Vec::new());
@@ -227,7 +195,7 @@ mod tests {
 
     /// The pixel at (x, y) of a decoded image.
     fn pixel(image: &Decoded, x: usize, y: usize) -> &[u8] {
-        let start = (y * SIZE + x) * image.channels;
+        let start = (y * 32 + x) * image.channels;
         &image.pixels[start..start + image.channels]
     }
 

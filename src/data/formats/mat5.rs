@@ -6,7 +6,29 @@ use std::io::Read;
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::ZlibDecoder;
 
-use super::{MAX_EXPANDED, Stack, expansion_limit};
+use super::{Format, MAX_EXPANDED, Sink, SourceFile, Stack, expansion_limit};
+
+/// `mat:FILE`.
+#[derive(Debug)]
+pub struct Mat;
+
+impl Format for Mat {
+    fn name(&self) -> &'static str {
+        "mat"
+    }
+
+    fn meaning(&self) -> &'static str {
+        "a MAT-file with X [height, width, channels, N], as SVHN's"
+    }
+
+    fn read(&self, files: Vec<SourceFile>, sink: &mut Sink) -> Result<()> {
+        for file in &files {
+            let MatImages { images, labels } = file.parse(parse_images)?;
+            sink.stack(images, labels.as_deref()).with_context(|| file.name.clone())?;
+        }
+        Ok(())
+    }
+}
 
 /// Types of data elements, by MATLAB's names.
 mod mi {

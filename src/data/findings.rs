@@ -1,0 +1,97 @@
+//! What was found in a data set's files besides good images.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Names that are kept of the files of which something is told.
+const EXAMPLES: usize = 5;
+/// Reasons that are told apart.
+const MAX_REASONS: usize = 8;
+
+/// What was found besides good images.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Findings {
+    /// Images by width and height.
+    #[serde(with = "pairs")]
+    pub sizes: BTreeMap<(u32, u32), usize>,
+    /// Images that are stored gray; the others are in colour.
+    pub gray: usize,
+    /// Files that are no images and are not named as if they were.
+    pub others: Examples,
+    /// Images that cannot be read, by the reason.
+    pub bad: BTreeMap<String, Examples>,
+    /// Whether any could not be read because of its disk or its permissions: another time it may be read,
+    /// so that this must not be remembered.
+    #[serde(skip)]
+    pub(super) is_passing: bool,
+}
+
+/// How many, and a few of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examples {
+    /// How many.
+    pub count: usize,
+    /// Names of the first.
+    pub names: Vec<String>,
+}
+
+impl Examples {
+    /// Counts one more.
+    pub(super) fn add(&mut self, name: &str) {
+        self.count += 1;
+        if self.names.len() < EXAMPLES {
+            self.names.push(printable(name));
+        }
+    }
+}
+
+/// A name from a file system or an archive as one line that does nothing to a terminal.
+pub(super) fn printable(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+impl Findings {
+    /// Adds `count` images of a width and height, `gray` of them stored gray.
+    pub(super) fn add_images(&mut self, size: (u32, u32), count: usize, gray: usize) {
+        *self.sizes.entry(size).or_default() += count;
+        self.gray += gray;
+    }
+
+    /// Adds an image that cannot be read.
+    pub(super) fn add_bad(&mut self, reason: String, name: &str) {
+        let is_known = self.bad.contains_key(&reason) || self.bad.len() < MAX_REASONS;
+        let reason = if is_known { reason } else { "for other reasons".to_owned() };
+        self.bad.entry(reason).or_default().add(name);
+    }
+
+    /// Images that cannot be read.
+    pub fn bad_count(&self) -> usize {
+        self.bad.values().map(|examples| examples.count).sum()
+    }
+}
+
+/// JSON's objects have only text as keys.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    type Sizes = BTreeMap<(u32, u32), usize>;
+
+    pub fn serialize<S: Serializer>(sizes: &Sizes, to: S) -> Result<S::Ok, S::Error> {
+        sizes.iter().collect::<Vec<_>>().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Sizes, D::Error> {
+        Ok(Vec::<((u32, u32), usize)>::deserialize(from)?.into_iter().collect())
+    }
+}

@@ -1,0 +1,57 @@
+//! The formats that data sets are read from, one file each.
+//!
+//! - [`Format`]: what a format is; [`FORMATS`]: all there are;
+//! - [`builtin`]; [`folder`], [`zip`], [`tar`] of image files; [`idx`], [`mat5`], [`npy`], [`npz`] of arrays;
+//! - what they share: [`SourceFile`] (files, gzipped or not), [`image_file`] (one image file), `archive`,
+//!   and [`Stack`] (what array files hold).
+//!
+//! The parsers of arrays know nothing of libtorch, so that `fuzz/` takes them as they are.
+
+mod archive;
+pub mod builtin;
+pub mod folder;
+mod format;
+pub mod idx;
+pub mod image_file;
+mod input;
+pub mod mat5;
+pub mod npy;
+pub mod npz;
+mod stack;
+pub mod tar;
+pub mod zip;
+
+pub use format::Format;
+pub use input::SourceFile;
+pub(super) use input::read_maybe_gzipped;
+pub(super) use stack::MAX_EXPANDED;
+pub use stack::Stack;
+use stack::expansion_limit;
+
+use super::fit::Fit;
+use super::sink::Sink;
+
+/// All formats, in the order in which they are listed.
+pub static FORMATS: [&dyn Format; 8] = [
+    &builtin::Digits,
+    &folder::Folder,
+    &zip::Zip,
+    &tar::Tar,
+    &idx::Idx,
+    &mat5::Mat,
+    &npy::Npy,
+    &npz::Npz,
+];
+
+/// The format of that name.
+pub fn named(name: &str) -> Option<&'static dyn Format> {
+    FORMATS.iter().copied().find(|format| format.name() == name)
+}
+
+impl PartialEq for dyn Format {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for dyn Format {}

@@ -1,0 +1,83 @@
+//! Image files in a tar archive, gzipped or not.
+
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use flate2::read::MultiGzDecoder;
+
+use super::archive::{is_hidden_path, open_archive, read_entry};
+use super::input::{head, is_gzip};
+use super::{Fit, Format, Sink, SourceFile};
+
+/// `tar:FILE`.
+#[derive(Debug)]
+pub struct Tar;
+
+impl Format for Tar {
+    fn name(&self) -> &'static str {
+        "tar"
+    }
+
+    fn meaning(&self) -> &'static str {
+        "image files in a tar archive (.tar.gz, too)"
+    }
+
+    fn natural_fit(&self) -> Fit {
+        Fit::Crop
+    }
+
+    fn read(&self, files: Vec<SourceFile>, sink: &mut Sink) -> Result<()> {
+        files.iter().try_for_each(|file| read(file.path()?, sink))
+    }
+}
+
+/// Hands on the files in the archive at `path`, in its order.
+///
+/// # Errors
+/// If the archive is damaged or expands beyond all measure, or the sink fails.
+fn read(path: &Path, sink: &mut Sink) -> Result<()> {
+    let (file, mut expansion) = open_archive(path)?;
+    let packed = packed_by(path)?;
+    ensure!(
+        packed.is_none(),
+        "{}: compressed by {}; expected tar or tar.gz: unpack it first",
+        path.display(),
+        packed.unwrap_or_default()
+    );
+    let damaged = || format!("{}: not a whole tar archive", path.display());
+    let mut reader: Box<dyn Read> = match is_gzip(path)? {
+        true => Box::new(MultiGzDecoder::new(BufReader::new(file)).take(expansion.bound() + 1)),
+        false => Box::new(BufReader::new(file)),
+    };
+    let mut archive = tar::Archive::new(&mut reader);
+    for entry in archive.entries().with_context(damaged)? {
+        let mut entry = entry.with_context(damaged)?;
+        // Nothing is written anywhere, so that a path may be what it likes; links hold no bytes.
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        if is_hidden_path(&name) {
+            continue;
+        }
+        expansion.add(entry.size(), path)?;
+        let content = read_entry(&mut entry).with_context(damaged)?;
+        sink.image_file(SourceFile { name, content })?;
+    }
+    // A tar archive may end anywhere between two files; what it is packed in may not.
+    let rest = std::io::copy(&mut reader, &mut std::io::sink()).with_context(damaged)?;
+    expansion.add(rest, path)
+}
+
+/// The program that packed the file at `path`, if it is one whose files are not read here.
+fn packed_by(path: &Path) -> Result<Option<&'static str>> {
+    let head = head(path)?;
+    let known: [(&[u8], &str); 4] = [
+        (b"BZh", "bzip2"),
+        (b"\xfd7zXZ", "xz"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"PK\x03\x04", "zip"),
+    ];
+    Ok(known.into_iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, name)| name))
+}
