@@ -8,4 +8,5 @@ pub mod movie;
 pub mod numbers;
 #[cfg(feature = "cli")]
 pub mod plot;
+#[cfg_attr(not(feature = "cli"), path = "no_tensorboard.rs")]
 pub mod tensorboard;

@@ -1,11 +1,11 @@
-//! TensorBoard events: the protocol's types, framed as records of TensorFlow's.
+//! TensorBoard events: the protocol types of `tensorboard-rs`, through its record writer.
 //!
-//! The crate `tensorboard-rs` writes such files too, but swaps width and height, supports no gray images, panics on
-//! an I/O error and truncates another writer's file of the same second. Here an error is returned once, after which
-//! writing has stopped and every further call does nothing: a run is worth more than its curves.
+//! Its `SummaryWriter` is not used, because it swaps width and height, supports no gray images, panics on an I/O error
+//! and truncates another writer's file of the same second. Here an error is returned once, after which writing has
+//! stopped and every further call does nothing: a run is worth more than its curves.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,6 +17,7 @@ use tensorboard_proto::summary::{
 };
 use tensorboard_proto::tensor::TensorProto;
 use tensorboard_proto::types::DataType;
+use tensorboard_rs::record_writer::RecordWriter;
 
 use super::grid::Picture;
 
@@ -36,7 +37,7 @@ fn seconds_of(name: &str) -> Option<u64> {
 pub struct TensorBoard {
     path: PathBuf,
     /// `None` once writing has failed.
-    writer: Option<BufWriter<File>>,
+    writer: Option<RecordWriter<BufWriter<File>>>,
 }
 
 impl TensorBoard {
@@ -65,7 +66,7 @@ impl TensorBoard {
                 }
             }
         };
-        let mut board = Self { path, writer: Some(BufWriter::new(file)) };
+        let mut board = Self { path, writer: Some(RecordWriter::new(BufWriter::new(file))) };
         let mut event = Event::new();
         event.set_file_version("brain.Event:2".to_owned());
         board.write(event)?;
@@ -158,7 +159,7 @@ impl TensorBoard {
         let Some(writer) = &mut self.writer else { return Ok(()) };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         event.set_wall_time(now.as_secs_f64());
-        let done = write_record(writer, &event.write_to_bytes()?);
+        let done = writer.write(&event.write_to_bytes()?);
         self.finish(done)
     }
 
@@ -170,20 +171,6 @@ impl TensorBoard {
                 .context(format!("{path}: TensorBoard's events cannot be written any more"))
         })
     }
-}
-
-/// One record: its length and its bytes, each followed by a checksum.
-fn write_record(file: &mut impl Write, record: &[u8]) -> std::io::Result<()> {
-    let length = (record.len() as u64).to_le_bytes();
-    file.write_all(&length)?;
-    file.write_all(&masked_crc32c(&length).to_le_bytes())?;
-    file.write_all(record)?;
-    file.write_all(&masked_crc32c(record).to_le_bytes())
-}
-
-/// CRC-32C as records have it: rotated and shifted, since a checksum of data that hold checksums is weak.
-fn masked_crc32c(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 #[cfg(test)]
