@@ -29,10 +29,10 @@ const OLD_MARK: &[u8; 8] = b"dcgan-d1";
 const ENDING: &str = ".images";
 /// The folder of these files.
 const FOLDER: &str = "decoded";
-/// What a description may take.
+/// The longest description that is read, in bytes.
 const MAX_DESCRIPTION: u64 = 1 << 30;
 
-/// What a set is beside its pixels.
+/// Everything about a stored set but its pixels.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Description {
     /// Of all images.
@@ -45,7 +45,7 @@ pub(super) struct Description {
     pub findings: Findings,
 }
 
-/// Pixels, upright, where they are.
+/// Upright pixels, in memory or in a file.
 #[derive(Debug)]
 pub(super) enum Pixels {
     Memory(Vec<u8>),

@@ -73,7 +73,7 @@ const fn remote(
     Remote { name, part, md5, sha256 }
 }
 
-/// All that are known.
+/// Every collection that can be downloaded.
 // The MD5 sums are those that the sets' makers or torchvision (torchvision/datasets/mnist.py, svhn.py)
 // publish; MNIST's SHA-256 sums are of the genuine files, uncompressed.
 pub static COLLECTIONS: [Collection; 4] = [
@@ -205,11 +205,11 @@ pub static COLLECTIONS: [Collection; 4] = [
 /// How long a download waits, and how often it tries again.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryPolicy {
-    /// For an answer, and for each stretch of the file; then it is asked for the rest.
+    /// How long to wait for an answer, and for each stretch of the file, before asking for the rest.
     pub timeout: Duration,
-    /// Before another try; doubled each time.
+    /// The pause before the next try; it is doubled each time.
     pub pause: Duration,
-    /// In a row and without a single byte, at one mirror.
+    /// How many tries in a row may bring no byte before a mirror is given up.
     pub tries: u32,
 }
 
@@ -376,13 +376,13 @@ fn fetch_one(
     })
 }
 
-/// Why a file was not got.
+/// Why a file could not be fetched.
 pub(super) enum Failure {
-    /// Of this machine: no other mirror will help.
+    /// Something is wrong on this machine, so that no other mirror would help.
     Here(anyhow::Error),
     /// The mirror does not answer, or says no.
     Mirror(anyhow::Error),
-    /// What came is not the file.
+    /// The bytes that came are not those of the file.
     Content(anyhow::Error),
 }
 

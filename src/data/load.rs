@@ -31,15 +31,15 @@ pub struct Options {
     pub fit: Option<Fit>,
     /// What is behind transparent pixels: red, green, blue.
     pub background: [u8; 3],
-    /// Of arrays of floats.
+    /// What is black and what is white in arrays of floats.
     pub range: Option<Range>,
-    /// Only these classes; all where there are none.
+    /// The classes whose images are taken; all where the list is empty.
     pub classes: Vec<String>,
     /// At most so many images, chosen by the seed.
     pub limit: Option<usize>,
     /// Whether images that cannot be read are left out.
     pub skip_bad: bool,
-    /// But not more of them than this, in percent.
+    /// How many images may be left out so at most, in percent of all.
     pub max_bad: f64,
     /// Chooses the images of `limit`.
     pub seed: u64,

@@ -284,6 +284,8 @@ mod tests {
 
     #[test]
     fn a_classifier_is_trained_on_images_of_any_size_from_16_on() -> Result<()> {
+        // The images are so few that more threads would only wait for each other.
+        tch::set_num_threads(1);
         let labelled = |width, height| {
             let shape = ImageShape { size: ImageSize { width, height }, channels: 1 };
             // Dark images and bright ones.

@@ -32,7 +32,7 @@ impl Similarity {
     }
 
     /// On several scales, with 5 taps and σ 0.5: the usual five scales, or as many as leave the smallest one
-    /// [`LEAST_SCALE`] pixels, which is three for images of 32×32. Their weights are the first of the usual
+    /// a side of 8 pixels, which is three for images of 32×32. Their weights are the first of the usual
     /// ones, over their sum. The usual eleven taps and five scales want 161 pixels.
     pub fn multi_scale(size: ImageSize) -> Self {
         let side = size.width.min(size.height);

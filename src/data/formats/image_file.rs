@@ -1,4 +1,4 @@
-//! One image file, as people have them, to one image of a set.
+//! One image file, as people have them, becomes one image of a set.
 
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -25,12 +25,12 @@ pub struct Decoded {
     pub is_gray: bool,
 }
 
-/// The longest side that is read, and what decoding may allocate.
+/// The longest side of an image that is read, and the bytes that decoding one may allocate.
 pub(in crate::data) const MAX_SIDE: u32 = 32_768;
 const MAX_BYTES: u64 = 256 << 20;
-/// What one file may hold.
+/// The largest image file that is read, in bytes.
 pub(super) const MAX_FILE: u64 = 256 << 20;
-/// Ends of the names of image files: if their content is none, they are damaged.
+/// How the names of image files end. A file named so that holds no image is damaged.
 const EXTENSIONS: [&str; 9] = ["png", "jpg", "jpeg", "jpe", "bmp", "gif", "webp", "tif", "tiff"];
 
 /// Whether `bytes` begin as a file of a format that is read here does.
@@ -104,13 +104,13 @@ fn over(value: u8, alpha: u8, behind: u8) -> u8 {
     ((value * alpha + behind * (255 - alpha) + 127) / 255) as u8
 }
 
-/// What became of a file.
+/// What a file turned out to be.
 pub(in crate::data) enum Outcome {
     Image(Decoded),
     Other,
-    /// Its content is damaged.
+    /// An image that is damaged, and how.
     Bad(String),
-    /// Its content is not known.
+    /// Something that the disk or its permissions withhold, and why.
     Unreadable(String),
 }
 
