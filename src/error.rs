@@ -1,4 +1,4 @@
-//! Wrong usage, which is exit status 2.
+//! Wrong usage and wrong settings, which are exit status 2.
 
 use std::fmt;
 
@@ -13,3 +13,20 @@ impl fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// A setting that cannot be what it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {problem}")]
+pub struct SettingError {
+    /// The setting's name, as in files.
+    pub setting: String,
+    /// What was expected and what was found.
+    pub problem: String,
+}
+
+impl SettingError {
+    /// A problem with the setting of this name.
+    pub fn new(setting: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { setting: setting.into(), problem: problem.into() }
+    }
+}

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 use dcgan::cli::{Cli, Command};
-use dcgan::error::Usage;
+use dcgan::error::{SettingError, Usage};
 use dcgan::{commands, device};
 
 fn main() -> ExitCode {
@@ -20,7 +20,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             commands::print_error(&error);
-            ExitCode::from(if error.downcast_ref::<Usage>().is_some() { 2 } else { 1 })
+            let is_usage = error.is::<Usage>() || error.is::<SettingError>();
+            ExitCode::from(if is_usage { 2 } else { 1 })
         }
     }
 }

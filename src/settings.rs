@@ -1,281 +1,522 @@
-//! What a training run is asked to do: defaults, TOML, validation.
+//! The settings of a training run, each declared once, in the table below.
+//!
+//! From a setting's entry come its field in [`TrainConfig`], its default, its key in TOML, the check of its
+//! values, what a resumed run may do with it, and its row in [`SETTINGS`]; and from that the flag with its
+//! help and its row in `docs/settings.md`. The order of the entries is that of the keys in a run's
+//! `config.toml` and in checkpoints.
 
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+mod resolve;
+mod types;
+mod value;
 
-use anyhow::{Result, anyhow};
+use std::sync::LazyLock;
+
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use tch::Kind;
 
+use crate::data::Options;
 use crate::data::builtin::DIGITS;
 use crate::data::image_file::Fit;
 use crate::data::npy::Range;
-use crate::data::{Options, SIZE};
 use crate::device::DeviceChoice;
-use crate::error::Usage;
+use crate::error::SettingError;
 use crate::eval::metric::Metric;
 use crate::model::ModelConfig;
 use crate::rng::Latent;
-use crate::tf::AdamConfig;
-use crate::train::step::StepConfig;
+use crate::shape::ImageSize;
+pub use resolve::{ENVIRONMENT_KEY, Resolved, read_file, read_run_config, resolve, resolve_on};
+pub use types::{Background, Channels, OnCollapse, Precision, Switch};
+pub use value::Form;
+use value::{Field, Rule, Value, any, any_name, checked, meets, shown, whole};
 
-/// In what kinds of numbers training computes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// float32.
-    #[default]
-    F32,
-    /// float64.
-    F64,
-    /// Convolutions and dense layers in bfloat16; weights, statistics, losses and moments in float32.
-    Bf16,
+/// What is known of a setting, beside its value.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its key in TOML, and its flag.
+    pub name: String,
+    /// The part of the program that it belongs to.
+    pub heading: Heading,
+    /// What its value is called where the setting is explained.
+    pub value_name: &'static str,
+    /// What it does, in a sentence or two.
+    pub doc: &'static str,
+    /// What holds where it is not given, as a flag would say it, or in words; `None` where nothing does.
+    pub default: Option<String>,
+    /// The values that are allowed, in words.
+    pub allowed: String,
+    /// How a value is written.
+    pub form: Form,
+    /// The value of TOML that a text stands for; the error says what was expected.
+    pub parse: fn(&str) -> Result<toml::Value, String>,
+    /// Whether it decides how a data set is read, by whatever command.
+    pub reads_data: bool,
+    /// Whether it may change when a run is resumed.
+    pub on_resume: OnResume,
 }
 
-impl Precision {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F64, Self::Bf16];
+/// Whether a setting may change when a run is resumed; and the reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnResume {
+    /// It may: it does not change what an iteration computes.
+    MayChange(&'static str),
+    /// It stays, because a resumed run is the same run; a fork may have another.
+    Fixed(&'static str),
+    /// It stays, in a fork too, because the saved networks depend on it.
+    FixedByNetworks(&'static str),
+}
 
-    /// Its name, as `--precision` takes it.
+/// Parts of the program, in the order of help and documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Heading {
+    /// Which images, and how they are read.
+    Data,
+    /// Where and in which numbers to compute.
+    Place,
+    /// How long and how to train.
+    Training,
+    /// What the networks are like.
+    Networks,
+    /// What is reported.
+    Reports,
+    /// What is saved, and when.
+    Checkpoints,
+    /// How images are measured during training.
+    Evaluation,
+}
+
+impl Heading {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Data,
+        Self::Place,
+        Self::Training,
+        Self::Networks,
+        Self::Reports,
+        Self::Checkpoints,
+        Self::Evaluation,
+    ];
+
+    /// Its words.
     pub fn name(self) -> &'static str {
         match self {
-            Self::F32 => "f32",
-            Self::F64 => "f64",
-            Self::Bf16 => "bf16",
-        }
-    }
-
-    /// The one that a name stands for.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|precision| precision.name() == name)
-    }
-
-    /// Of weights, statistics, losses and moments.
-    pub fn kind(self) -> Kind {
-        match self {
-            Self::F32 | Self::Bf16 => Kind::Float,
-            Self::F64 => Kind::Double,
-        }
-    }
-
-    /// Of convolutions and dense layers.
-    pub fn compute(self) -> Kind {
-        match self {
-            Self::F32 => Kind::Float,
-            Self::F64 => Kind::Double,
-            Self::Bf16 => Kind::BFloat16,
+            Self::Data => "Data",
+            Self::Place => "Place",
+            Self::Training => "Training",
+            Self::Networks => "Networks",
+            Self::Reports => "Reports",
+            Self::Checkpoints => "Checkpoints",
+            Self::Evaluation => "Evaluation",
         }
     }
 }
 
-/// Whether something is done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Switch {
-    /// It is.
-    On,
-    /// It is not.
-    #[default]
-    Off,
-}
+/// Makes [`TrainConfig`] and [`SETTINGS`] of a table whose entries look like this:
+///
+/// ```text
+/// /// What the setting does. The struct, help and documents say it in these words.
+/// name: Type {
+///     default: VALUE, unset: "what holds where VALUE is None",
+///     allowed: RULE,
+///     heading: HEADING, value: "N", reads_data: true,
+///     on_resume: ON_RESUME,
+/// }
+/// ```
+///
+/// `unset` and `reads_data` may be left out. Without any of the others, an entry does not compile. Types are
+/// those that `value.rs` can read, and the rules are made by its functions.
+macro_rules! settings {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident: $type:ty {
+            default: $default:expr, $(unset: $unset:literal,)?
+            allowed: $allowed:expr,
+            heading: $heading:ident, value: $value:literal, $(reads_data: $reads_data:literal,)?
+            on_resume: $on_resume:expr,
+        }
+    )+) => {
+        /// The settings of a run: everything that decides a run's result, and how often it reports.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+        pub struct TrainConfig {
+            $(
+                $(#[doc = $doc])+
+                #[serde(skip_serializing_if = "Field::is_absent")]
+                pub $name: $type,
+            )+
+        }
 
-/// How many channels images are to have.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Channels {
-    /// 3 if any image is in colour, else 1.
-    #[default]
-    #[serde(rename = "auto")]
-    Auto,
-    /// Gray.
-    #[serde(rename = "1")]
-    Gray,
-    /// Red, green and blue.
-    #[serde(rename = "3")]
-    Color,
-}
-
-/// A colour: red, green, blue. As text `black`, `white` or `#rrggbb`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Background(pub [u8; 3]);
-
-impl FromStr for Background {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("expected black, white or #rrggbb, found `{text}`");
-        match text {
-            "black" => Ok(Self([0; 3])),
-            "white" => Ok(Self([255; 3])),
-            _ => {
-                let mut color = [0; 3];
-                let digits = text.strip_prefix('#').ok_or_else(wrong)?;
-                hex::decode_to_slice(digits, &mut color).map_err(|_| wrong())?;
-                Ok(Self(color))
+        impl Default for TrainConfig {
+            fn default() -> Self {
+                Self { $($name: $default,)+ }
             }
         }
-    }
-}
 
-impl TryFrom<String> for Background {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Background> for String {
-    fn from(Background(color): Background) -> Self {
-        match color {
-            [0, 0, 0] => "black".to_owned(),
-            [255, 255, 255] => "white".to_owned(),
-            color => format!("#{}", hex::encode(color)),
+        impl TrainConfig {
+            /// Checks that every value is allowed.
+            ///
+            /// # Errors
+            /// If one is not, with what was expected and what was found.
+            pub fn validate(&self) -> Result<(), SettingError> {
+                $(
+                    if let Some(value) = self.$name.given() {
+                        let rule: Rule<<$type as Field>::Value> = $allowed;
+                        (rule.check)(value)
+                            .map_err(|problem| SettingError::new(key(stringify!($name)), problem))?;
+                    }
+                )+
+                Ok(())
+            }
         }
+
+        /// All settings, in the order of their keys in a run's `config.toml`.
+        pub static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| {
+            let defaults = TrainConfig::default();
+            vec![$(
+                Setting {
+                    name: key(stringify!($name)),
+                    heading: Heading::$heading,
+                    value_name: $value,
+                    doc: concat!($($doc),+).trim_start(),
+                    default: defaults.$name.given().map(shown).or(settings!(@unset $($unset)?)),
+                    allowed: {
+                        let rule: Rule<<$type as Field>::Value> = $allowed;
+                        rule.text
+                    },
+                    form: <$type as Field>::Value::form(),
+                    parse: <$type as Field>::Value::parse,
+                    reads_data: settings!(@reads_data $($reads_data)?),
+                    on_resume: $on_resume,
+                },
+            )+]
+        });
+    };
+    (@unset) => { None };
+    (@unset $unset:literal) => { Some($unset.to_owned()) };
+    (@reads_data) => { false };
+    (@reads_data $reads_data:literal) => { $reads_data };
+}
+
+/// The key of a field: what is `batch_size` in Rust is `batch-size` everywhere else.
+fn key(field: &str) -> String {
+    field.replace('_', "-")
+}
+
+settings! {
+    /// Which images: digits (built in), mnist, fashion-mnist, kmnist, svhn, folder:PATH, zip:FILE,
+    /// tar:FILE, idx:FILE, mat:FILE, npy:FILE or npz:FILE; `dcgan data` says more.
+    dataset: String {
+        default: DIGITS.to_owned(),
+        allowed: any("a name, or a kind and a path"),
+        heading: Data, value: "SPEC",
+        on_resume: OnResume::MayChange("the images must stay the same, not the place they come from"),
     }
-}
 
-/// What to do when a run has collapsed or its values are not finite.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnCollapse {
-    /// Say so and go on; stop where a value is not finite.
-    #[default]
-    Warn,
-    /// Stop.
-    Stop,
-    /// Go back to the last healthy checkpoint and on with other noise, a few times.
-    Rollback,
-}
+    /// Width and height of the images; this version supports one.
+    image_size: ImageSize {
+        default: ImageSize::REFERENCE,
+        allowed: checked(ImageSize::REFERENCE.to_string(), is_supported),
+        heading: Data, value: "N", reads_data: true,
+        on_resume: OnResume::FixedByNetworks("the layers are made for it"),
+    }
 
-/// Everything that decides a run's result, and how often it reports. One name serves the flag, the
-/// key in TOML and the field.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Which images.
-    pub dataset: String,
-    /// Width and height of the images.
-    pub image_size: usize,
-    /// Channels: as the images have them, gray or in colour.
-    pub channels: Channels,
-    /// How images of another shape come to the size.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fit: Option<Fit>,
-    /// What is behind transparent pixels.
-    pub background: Background,
-    /// Of arrays of floats: what is black and what is white.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub range: Option<[f64; 2]>,
-    /// The classes that are taken; all where there are none.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub classes: Vec<String>,
-    /// At most so many images, chosen by the seed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
-    /// Whether images are mirrored left to right, at random.
-    pub flip: bool,
-    /// Whether images that cannot be read are left out.
-    pub skip_bad: bool,
-    /// But not more of them than this, in percent.
-    pub max_bad: f64,
-    /// Where to compute.
-    pub device: DeviceChoice,
-    /// In which kind.
-    pub precision: Precision,
-    /// Whether float32 convolutions on CUDA may round their operands to 10 bits of mantissa.
-    pub tf32: Switch,
+    /// Channels of the images: auto (3 if any image is in colour, else 1), 1 or 3.
+    channels: Channels {
+        default: Channels::Auto,
+        allowed: any_name(),
+        heading: Data, value: "CHANNELS", reads_data: true,
+        on_resume: OnResume::Fixed("it decides what the images are"),
+    }
+
+    /// How images of another shape are fitted: crop (the largest square), pad (with zeros) or stretch.
+    fit: Option<Fit> {
+        default: None, unset: "crop; of arrays: pad",
+        allowed: any_name(),
+        heading: Data, value: "FIT", reads_data: true,
+        on_resume: OnResume::Fixed("it decides what the images are"),
+    }
+
+    /// The colour behind transparent pixels: black, white or #rrggbb.
+    background: Background {
+        default: Background::default(),
+        allowed: any("black, white or #rrggbb"),
+        heading: Data, value: "COLOUR", reads_data: true,
+        on_resume: OnResume::Fixed("it decides what the images are"),
+    }
+
+    /// The values of black and white in arrays of floats, such as 0,1 or -1,1.
+    range: Option<[f64; 2]> {
+        default: None,
+        allowed: meets("two numbers, low and high", |&[low, high]: &[f64; 2]| {
+            low.is_finite() && high.is_finite() && low < high
+        }),
+        heading: Data, value: "LOW,HIGH", reads_data: true,
+        on_resume: OnResume::Fixed("it decides what the images are"),
+    }
+
+    /// Use only images of these classes, such as 3,7 (the classes of files are the names of their folders).
+    classes: Vec<String> {
+        default: Vec::new(), unset: "all",
+        allowed: any("names of classes"),
+        heading: Data, value: "CLASS,...", reads_data: true,
+        on_resume: OnResume::Fixed("it decides which images there are"),
+    }
+
+    /// Use at most N images, chosen by the seed.
+    limit: Option<usize> {
+        default: None, unset: "all",
+        allowed: whole(1..=u32::MAX.into()),
+        heading: Data, value: "N", reads_data: true,
+        on_resume: OnResume::Fixed("it decides which images there are"),
+    }
+
+    /// Mirror images left to right, each with probability one half.
+    flip: bool {
+        default: false,
+        allowed: any_name(),
+        heading: Data, value: "BOOL",
+        on_resume: OnResume::Fixed("it decides what the networks see"),
+    }
+
+    /// Leave out images that cannot be read, with a warning.
+    skip_bad: bool {
+        default: false,
+        allowed: any_name(),
+        heading: Data, value: "BOOL", reads_data: true,
+        on_resume: OnResume::MayChange("the images that are read must stay the same"),
+    }
+
+    /// With `skip-bad`, the largest share of images that may be left out, in percent.
+    max_bad: f64 {
+        default: 5.0,
+        allowed: meets("a percentage, 0 to 100", |percent| (0.0..=100.0).contains(percent)),
+        heading: Data, value: "PERCENT", reads_data: true,
+        on_resume: OnResume::MayChange("the images that are read must stay the same"),
+    }
+
+    /// Where to compute: auto, cpu, cuda, cuda:N or mps.
+    device: DeviceChoice {
+        default: DeviceChoice::Auto,
+        allowed: any("auto, cpu, cuda, cuda:N or mps"),
+        heading: Place, value: "DEVICE",
+        on_resume: OnResume::MayChange("the last bits of results may differ then, and a warning says so"),
+    }
+
+    /// f32: float32; bf16: convolutions and dense layers in bfloat16, faster and less exact; f64:
+    /// float64.
+    precision: Precision {
+        default: Precision::F32,
+        allowed: any_name(),
+        heading: Place, value: "PRECISION",
+        on_resume: OnResume::Fixed("it decides how every number is rounded"),
+    }
+
+    /// On CUDA, let float32 convolutions compute in TensorFloat-32: faster and less exact.
+    tf32: Switch {
+        default: Switch::Off,
+        allowed: any_name(),
+        heading: Place, value: "ON|OFF",
+        on_resume: OnResume::Fixed("it decides how every number is rounded"),
+    }
+
     /// Passes over the data set.
-    pub epochs: u64,
-    /// Iterations; overrides `epochs`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub iterations: Option<u64>,
-    /// Real images an iteration, and rows of z.
-    pub batch_size: usize,
-    /// Adam's step size, of both optimizers.
-    pub learning_rate: f64,
-    /// Adam's decay of the first moment.
-    pub beta1: f64,
-    /// Real images are labelled 1 − this.
-    pub label_smoothing: f64,
-    /// Generator steps an iteration.
-    pub g_steps: u64,
-    /// Distribution of z.
-    pub latent: Latent,
-    /// Length of z.
-    pub z_dim: i64,
-    /// Scales every layer.
-    pub base_width: i64,
-    /// Decides initial values, noise and the order of images.
-    pub seed: u64,
-    /// CPU threads; default: the physical cores.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub threads: Option<usize>,
-    /// Iterations between lines of metrics.
-    pub log_every: u64,
-    /// Iterations between sample grids; 0: only at the end.
-    pub sample_every: u64,
-    /// Iterations between checkpoints, besides those at the ends of epochs; 0: only the first and the
-    /// last.
-    pub checkpoint_every: u64,
-    /// How many of the newest checkpoints are kept.
-    pub keep: usize,
-    /// What to do about a collapse.
-    pub on_collapse: OnCollapse,
-    /// Iterations between evaluations; 0: none.
-    pub eval_every: u64,
-    /// Images that an evaluation generates.
-    pub eval_count: usize,
-    /// What they are compared by: `auto`, `digits`, `pixels` or a TorchScript file.
-    pub eval_features: String,
-    /// Which metric decides what `checkpoints/best.safetensors` is.
-    pub eval_metric: String,
-}
+    epochs: u64 {
+        default: 10,
+        allowed: whole(1..=1_000_000_000),
+        heading: Training, value: "N",
+        on_resume: OnResume::MayChange("a run can be made longer"),
+    }
 
-impl Default for TrainConfig {
-    fn default() -> Self {
-        let (model, step) = (ModelConfig::default(), StepConfig::default());
-        Self {
-            dataset: DIGITS.to_owned(),
-            image_size: SIZE,
-            channels: Channels::Auto,
-            fit: None,
-            background: Background::default(),
-            range: None,
-            classes: Vec::new(),
-            limit: None,
-            flip: false,
-            skip_bad: false,
-            max_bad: Options::default().max_bad,
-            device: DeviceChoice::Auto,
-            precision: Precision::F32,
-            tf32: Switch::Off,
-            epochs: 10,
-            iterations: None,
-            batch_size: 128,
-            learning_rate: step.adam.learning_rate,
-            beta1: step.adam.beta1,
-            label_smoothing: step.label_smoothing,
-            g_steps: step.g_steps,
-            latent: Latent::Uniform,
-            z_dim: model.z_dim,
-            base_width: model.base_width,
-            seed: 0,
-            threads: None,
-            log_every: 10,
-            sample_every: 100,
-            checkpoint_every: 500,
-            keep: 3,
-            on_collapse: OnCollapse::Warn,
-            eval_every: 0,
-            eval_count: 5000,
-            eval_features: "auto".to_owned(),
-            eval_metric: Metric::FrechetDistance.name().to_owned(),
-        }
+    /// Iterations (one discriminator step and `g-steps` generator steps each); overrides `epochs`.
+    iterations: Option<u64> {
+        default: None, unset: "as many as `epochs` takes",
+        allowed: whole(1..=1 << 40),
+        heading: Training, value: "N",
+        on_resume: OnResume::MayChange("a run can be made longer"),
+    }
+
+    /// Images in a batch; each iteration takes one batch.
+    batch_size: usize {
+        default: 128,
+        allowed: whole(1..=65_536),
+        heading: Training, value: "N",
+        on_resume: OnResume::Fixed("it decides what an iteration computes"),
+    }
+
+    /// Adam's step size, of both networks.
+    learning_rate: f64 {
+        default: 2e-4,
+        // Adam computes in float32: what rounds to 0 there is no step.
+        allowed: meets("a number above 0, up to 1", |&x| x as f32 > 0.0 && x <= 1.0),
+        heading: Training, value: "X",
+        on_resume: OnResume::Fixed("it decides what an iteration computes"),
+    }
+
+    /// Adam's decay of the first moment.
+    beta1: f64 {
+        default: 0.5,
+        // Adam computes in float32: what rounds to 1 there never forgets.
+        allowed: meets("a number 0 or more, below 1", |&x| x >= 0.0 && (x as f32) < 1.0),
+        heading: Training, value: "X",
+        on_resume: OnResume::Fixed("it decides what an iteration computes"),
+    }
+
+    /// One-sided label smoothing: real images are labelled 1 - X.
+    label_smoothing: f64 {
+        default: 0.1,
+        allowed: meets("a number 0 or more, below 1", |x| (0.0..1.0).contains(x)),
+        heading: Training, value: "X",
+        on_resume: OnResume::Fixed("it decides what an iteration computes"),
+    }
+
+    /// Generator steps in each iteration.
+    g_steps: u64 {
+        default: 2,
+        allowed: whole(1..=100),
+        heading: Training, value: "N",
+        on_resume: OnResume::Fixed("it decides what an iteration computes"),
+    }
+
+    /// Distribution of the noise vector z.
+    latent: Latent {
+        default: Latent::Uniform,
+        allowed: any_name(),
+        heading: Networks, value: "LATENT",
+        on_resume: OnResume::Fixed("it decides what the generator is given"),
+    }
+
+    /// Length of the noise vector z.
+    z_dim: i64 {
+        default: 100,
+        allowed: whole(1..=65_536),
+        heading: Networks, value: "N",
+        on_resume: OnResume::FixedByNetworks("the generator's first layer is made for it"),
+    }
+
+    /// Width of the networks, which scales every layer; the reference's have 64.
+    base_width: i64 {
+        default: 64,
+        allowed: whole(1..=1024),
+        heading: Networks, value: "N",
+        on_resume: OnResume::FixedByNetworks("the layers are made for it"),
+    }
+
+    /// Decides initial weights, noise and the order of images.
+    seed: u64 {
+        default: 0,
+        // Integers of TOML end there.
+        allowed: whole(0..=i64::MAX),
+        heading: Training, value: "N",
+        on_resume: OnResume::Fixed("it decides the noise of every iteration"),
+    }
+
+    /// CPU threads.
+    threads: Option<usize> {
+        default: None, unset: "the physical cores",
+        allowed: whole(1..=1024),
+        heading: Place, value: "N",
+        on_resume: OnResume::MayChange("the last bits of results may differ then, and a warning says so"),
+    }
+
+    /// Iterations between lines of metrics.
+    log_every: u64 {
+        default: 10,
+        allowed: whole(1..=1 << 40),
+        heading: Reports, value: "N",
+        on_resume: OnResume::MayChange("it decides only what is written"),
+    }
+
+    /// Iterations between sample grids; 0: only at the end.
+    sample_every: u64 {
+        default: 100,
+        allowed: whole(0..=1 << 40),
+        heading: Reports, value: "N",
+        on_resume: OnResume::MayChange("it decides only what is written"),
+    }
+
+    /// Iterations between checkpoints, besides those at the ends of epochs of 50 iterations or more;
+    /// 0: only the first and the last.
+    checkpoint_every: u64 {
+        default: 500,
+        allowed: whole(0..=1 << 40),
+        heading: Checkpoints, value: "N",
+        on_resume: OnResume::MayChange("it decides only what is written"),
+    }
+
+    /// How many of the newest checkpoints are kept, besides the newest that shows no sign of collapse.
+    keep: usize {
+        default: 3,
+        allowed: whole(1..=1_000_000),
+        heading: Checkpoints, value: "N",
+        on_resume: OnResume::MayChange("it decides only what is kept"),
+    }
+
+    /// What happens when the discriminator has won, all samples look the same or the losses have frozen:
+    /// warn; stop; or rollback to the last healthy checkpoint, from which the run continues with other
+    /// noise, at most 3 times.
+    on_collapse: OnCollapse {
+        default: OnCollapse::Warn,
+        allowed: any_name(),
+        heading: Checkpoints, value: "ACTION",
+        on_resume: OnResume::MayChange("it matters only after a collapse"),
+    }
+
+    /// Iterations between evaluations, as `dcgan eval` makes them; 0: none. The best checkpoint so far is
+    /// kept as checkpoints/best.safetensors.
+    eval_every: u64 {
+        default: 0,
+        allowed: whole(0..=1 << 40),
+        heading: Evaluation, value: "N",
+        on_resume: OnResume::MayChange("measuring changes no weight"),
+    }
+
+    /// Images that an evaluation generates.
+    eval_count: usize {
+        default: 5000,
+        allowed: whole(6..=1_000_000),
+        heading: Evaluation, value: "N",
+        on_resume: OnResume::MayChange("measuring changes no weight"),
+    }
+
+    /// The features that an evaluation compares images by: digits, pixels or FILE.pt; auto: digits where the
+    /// data set has classes, else pixels.
+    eval_features: String {
+        default: "auto".to_owned(),
+        allowed: any("auto, digits, pixels or a TorchScript file"),
+        heading: Evaluation, value: "FEATURES",
+        on_resume: OnResume::MayChange("measuring changes no weight"),
+    }
+
+    /// The metric that decides which checkpoint is the best.
+    eval_metric: String {
+        default: Metric::FrechetDistance.name().to_owned(),
+        allowed: checked(metrics_that_decide().join(", "), |name: &String| metric(name).map(drop)),
+        heading: Evaluation, value: "METRIC",
+        on_resume: OnResume::MayChange("measuring changes no weight"),
     }
 }
 
-/// A key with two values.
+/// Whether networks can be made for images of this size.
+fn is_supported(size: &ImageSize) -> Result<(), String> {
+    if *size == ImageSize::REFERENCE {
+        return Ok(());
+    }
+    Err(format!("this version has {} only, found {size}", ImageSize::REFERENCE))
+}
+
+/// The metrics that can decide which checkpoint is the best: those that training measures.
+fn metrics_that_decide() -> Vec<&'static str> {
+    Metric::ALL.into_iter().filter(|metric| !metric.is_of_images()).map(Metric::name).collect()
+}
+
+/// The metric of this name, if it can decide which checkpoint is the best.
+fn metric(name: &str) -> Result<Metric, String> {
+    let named = Metric::ALL.into_iter().find(|metric| metric.name() == name);
+    named.filter(|metric| !metric.is_of_images()).ok_or_else(|| {
+        format!("expected one of {}, found {name}", metrics_that_decide().join(", "))
+    })
+}
+
+/// A setting with two values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// Its name, as in the file and as a flag.
@@ -286,271 +527,42 @@ pub struct Change {
     pub is: String,
 }
 
-/// Keys that may change between a run and its continuation: of themselves they don't change what an
-/// iteration computes. For the data set the images count, not the name.
-const FREE_KEYS: [&str; 16] = [
-    "dataset",
-    "skip-bad",
-    "max-bad",
-    "device",
-    "epochs",
-    "iterations",
-    "threads",
-    "log-every",
-    "sample-every",
-    "checkpoint-every",
-    "keep",
-    "on-collapse",
-    "eval-every",
-    "eval-count",
-    "eval-features",
-    "eval-metric",
-];
-
-/// Keys that a configuration file may hold besides those of [`TrainConfig`].
-const RUN_KEY: &str = "run";
-/// The part of a run's `config.toml` that says where it ran and is not read back.
-pub const ENVIRONMENT_KEY: &str = "environment";
-
-/// A resolved configuration and where the run goes, if the user said so.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Resolved {
-    /// What to train.
-    pub config: TrainConfig,
-    /// The run's folder.
-    pub run: Option<PathBuf>,
-}
-
-/// Defaults, overridden by the file, overridden by the flags; then validated.
-///
-/// # Errors
-/// [`Usage`], naming the file or flag and the key, if a key is unknown (with the nearest known one),
-/// a value is of another type or out of its range.
-pub fn resolve(file: Option<&Path>, flags: toml::Table) -> Result<Resolved> {
-    let mut table = toml::Table::new();
-    if let Some(path) = file {
-        table = read_file(path)?;
-        // On its own, so that the message can name the file.
-        settle(table.clone()).map_err(|e| in_file(path, &e.to_string()))?;
-    }
-    override_by(&mut table, flags);
-    settle(table)
-}
-
-/// The configuration of a run that goes on from one with `base`: its own, overridden by the flags.
-///
-/// # Errors
-/// As [`resolve`].
-pub fn resolve_on(base: &TrainConfig, flags: toml::Table) -> Result<Resolved> {
-    let mut table = toml::Table::try_from(base)?;
-    override_by(&mut table, flags);
-    settle(table)
-}
-
-/// The configuration that the run's file at `path` holds.
-///
-/// # Errors
-/// As [`resolve`].
-pub fn read_run_config(path: &Path) -> Result<TrainConfig> {
-    let settled =
-        read_file(path).and_then(|table| settle(table).map_err(|e| in_file(path, &e.to_string())));
-    settled.map(|resolved| resolved.config).map_err(|error| {
-        let message = error.to_string();
-        let message = message.strip_prefix("--config ").unwrap_or(&message);
-        anyhow!(Usage(format!(
-            "{message}\nmend it or remove it: a run's checkpoint has every setting"
-        )))
-    })
-}
-
-fn override_by(table: &mut toml::Table, flags: toml::Table) {
-    if flags.contains_key("epochs") && !flags.contains_key("iterations") {
-        // Iterations would override the flag.
-        table.remove("iterations");
-    }
-    table.extend(flags);
-}
-
-/// What a table comes to, validated.
-fn settle(mut table: toml::Table) -> Result<Resolved> {
-    let run = match table.remove(RUN_KEY) {
-        Some(toml::Value::String(run)) if !run.is_empty() => Some(PathBuf::from(run)),
-        Some(other) => {
-            return Err(Usage(format!("--run: expected a path, found {other}")).into());
-        }
-        None => None,
-    };
-    let config: TrainConfig = table.try_into().map_err(|e| anyhow!(Usage(format!("{e}"))))?;
-    config.validate()?;
-    Ok(Resolved { config, run })
-}
-
-fn in_file(path: &Path, message: &str) -> anyhow::Error {
-    anyhow!(Usage(format!("--config {}: {message}", path.display())))
-}
-
-fn read_file(path: &Path) -> Result<toml::Table> {
-    let usage = |message: String| in_file(path, &message);
-    let text = std::fs::read_to_string(path).map_err(|e| usage(format!("cannot be read: {e}")))?;
-    let raw: toml::Table = text.parse().map_err(|e| usage(format!("not valid TOML\n{e}")))?;
-    let mut table = toml::Table::new();
-    for (key, value) in raw {
-        if key == ENVIRONMENT_KEY {
-            continue;
-        }
-        // `batch_size` is as good as `batch-size`.
-        let name = key.replace('_', "-");
-        let known = known_keys();
-        if !known.contains(&name) {
-            let nearest = known
-                .iter()
-                .map(|candidate| (strsim::jaro_winkler(candidate, &name), candidate))
-                .max_by(|a, b| a.0.total_cmp(&b.0))
-                .filter(|(similarity, _)| *similarity > 0.7);
-            let hint = match nearest {
-                Some((_, nearest)) => format!("did you mean `{nearest}`?"),
-                None => format!("expected one of {}", known.join(", ")),
-            };
-            return Err(usage(format!("unknown key `{key}`: {hint}")));
-        }
-        if name != RUN_KEY {
-            // Alone, so that the message can name the key.
-            let alone = toml::Table::from_iter([(name.clone(), value.clone())]);
-            alone
-                .try_into::<TrainConfig>()
-                .map_err(|e| usage(format!("`{key}` = {value}: {}", first_line(&e.to_string()))))?;
-        }
-        if table.insert(name, value).is_some() {
-            return Err(usage(format!("`{key}` is given twice")));
-        }
-    }
-    Ok(table)
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
-}
-
-fn known_keys() -> Vec<String> {
-    let full = TrainConfig {
-        fit: Some(Fit::Crop),
-        range: Some([0.0, 1.0]),
-        classes: vec![String::new()],
-        limit: Some(1),
-        iterations: Some(1),
-        threads: Some(1),
-        ..Default::default()
-    };
-    let table = toml::Table::try_from(full).unwrap_or_default();
-    table.keys().cloned().chain([RUN_KEY.to_owned()]).collect()
-}
-
 impl TrainConfig {
-    /// Checks every range.
+    /// The settings that differ in `other` and must not when a run is resumed, each with its value here and
+    /// there.
     ///
     /// # Errors
-    /// [`Usage`], naming the flag, what was expected and what was found.
-    pub fn validate(&self) -> Result<()> {
-        let whole = [
-            ("limit", self.limit.unwrap_or(1) as i128, 1, u32::MAX.into()),
-            ("epochs", i128::from(self.epochs), 1, 1_000_000_000),
-            ("iterations", self.iterations.unwrap_or(1).into(), 1, 1 << 40),
-            ("batch-size", self.batch_size as i128, 1, 65_536),
-            ("g-steps", self.g_steps.into(), 1, 100),
-            ("z-dim", self.z_dim.into(), 1, 65_536),
-            ("base-width", self.base_width.into(), 1, 1024),
-            // TOML's integers end there.
-            ("seed", self.seed.into(), 0, i64::MAX.into()),
-            ("threads", self.threads.unwrap_or(1) as i128, 1, 1024),
-            ("log-every", self.log_every.into(), 1, 1 << 40),
-            ("sample-every", self.sample_every.into(), 0, 1 << 40),
-            ("checkpoint-every", self.checkpoint_every.into(), 0, 1 << 40),
-            ("keep", self.keep as i128, 1, 1_000_000),
-            ("eval-every", self.eval_every.into(), 0, 1 << 40),
-            ("eval-count", self.eval_count as i128, 6, 1_000_000),
-        ];
-        for (flag, value, low, high) in whole {
-            if !(low..=high).contains(&value) {
-                let message = format!("--{flag}: expected {low} to {high}, found {value}");
-                return Err(Usage(message).into());
-            }
-        }
-        self.best_metric()?;
-        if self.image_size != SIZE {
-            let found = self.image_size;
-            let message = format!("--image-size: this version has {SIZE} only, found {found}");
-            return Err(Usage(message).into());
-        }
-        // Adam's are float32: what rounds to the forbidden end there is forbidden here.
-        let real = [
-            (
-                "learning-rate",
-                self.learning_rate,
-                self.learning_rate as f32 > 0.0,
-                "above 0, up to 1",
-            ),
-            ("beta1", self.beta1, (self.beta1 as f32) < 1.0, "0 or more, below 1"),
-            (
-                "label-smoothing",
-                self.label_smoothing,
-                self.label_smoothing < 1.0,
-                "0 or more, below 1",
-            ),
-        ];
-        if let Some([low, high]) = self.range
-            && !(low.is_finite() && high.is_finite() && low < high)
-        {
-            let message =
-                format!("--range: expected two numbers, low and high, found {low},{high}");
-            return Err(Usage(message).into());
-        }
-        if !(0.0..=100.0).contains(&self.max_bad) {
-            let message =
-                format!("--max-bad: expected a percentage, 0 to 100, found {}", self.max_bad);
-            return Err(Usage(message).into());
-        }
-        for (flag, value, end_is_fine, expected) in real {
-            if !((0.0..=1.0).contains(&value) && end_is_fine) {
-                let message = format!("--{flag}: expected a number {expected}, found {value}");
-                return Err(Usage(message).into());
-            }
-        }
-        Ok(())
+    /// If a value has no form in TOML.
+    pub fn changes(&self, other: &Self) -> Result<Vec<Change>> {
+        self.differences(other, |on_resume| !matches!(on_resume, OnResume::MayChange(_)))
+    }
+
+    /// As [`TrainConfig::changes`], of the settings that must not differ in a fork either.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::changes`].
+    pub fn network_changes(&self, other: &Self) -> Result<Vec<Change>> {
+        self.differences(other, |on_resume| matches!(on_resume, OnResume::FixedByNetworks(_)))
+    }
+
+    fn differences(&self, other: &Self, counts: fn(OnResume) -> bool) -> Result<Vec<Change>> {
+        let (ours, theirs) = (toml::Table::try_from(self)?, toml::Table::try_from(other)?);
+        let told =
+            |value: Option<&toml::Value>| value.map_or("nothing".to_owned(), |v| v.to_string());
+        let counted = SETTINGS.iter().filter(|setting| counts(setting.on_resume));
+        Ok(counted
+            .map(|Setting { name, .. }| (name, ours.get(name), theirs.get(name)))
+            .filter(|(_, was, is)| was != is)
+            .map(|(name, was, is)| Change { key: name.clone(), was: told(was), is: told(is) })
+            .collect())
     }
 
     /// The metric that decides which checkpoint is the best.
     ///
     /// # Errors
-    /// [`Usage`], if it is none that is measured during training or that has a better side.
-    pub fn best_metric(&self) -> Result<Metric> {
-        let can_decide = |metric: &Metric| !metric.is_of_images();
-        let mut known = Metric::ALL.into_iter().filter(can_decide);
-        if let Some(metric) = known.clone().find(|metric| metric.name() == self.eval_metric) {
-            return Ok(metric);
-        }
-        let known = known.by_ref().map(Metric::name).collect::<Vec<_>>().join(", ");
-        let message = format!("--eval-metric: expected one of {known}, found {}", self.eval_metric);
-        Err(Usage(message).into())
-    }
-
-    /// The keys that differ in `other` and change what is computed, each with its value here and there.
-    ///
-    /// # Errors
-    /// If a value cannot be told.
-    pub fn changes(&self, other: &Self) -> Result<Vec<Change>> {
-        let (ours, theirs) = (toml::Table::try_from(self)?, toml::Table::try_from(other)?);
-        let told =
-            |value: Option<&toml::Value>| value.map_or("nothing".to_owned(), |v| v.to_string());
-        let keys: std::collections::BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
-        Ok(keys
-            .into_iter()
-            .filter(|key| !FREE_KEYS.contains(&key.as_str()) && ours.get(*key) != theirs.get(*key))
-            .map(|key| Change {
-                key: key.clone(),
-                was: told(ours.get(key)),
-                is: told(theirs.get(key)),
-            })
-            .collect())
+    /// If it is none that is measured during training or that has a better side.
+    pub fn best_metric(&self) -> Result<Metric, SettingError> {
+        metric(&self.eval_metric).map_err(|problem| SettingError::new("eval-metric", problem))
     }
 
     /// How the data set is read.
@@ -582,19 +594,6 @@ impl TrainConfig {
         }
     }
 
-    /// Losses and optimizers.
-    pub fn step(&self) -> StepConfig {
-        StepConfig {
-            label_smoothing: self.label_smoothing,
-            g_steps: self.g_steps,
-            adam: AdamConfig {
-                learning_rate: self.learning_rate,
-                beta1: self.beta1,
-                ..Default::default()
-            },
-        }
-    }
-
     /// How many iterations the run has, at `per_epoch` an epoch.
     pub fn total_iterations(&self, per_epoch: u64) -> u64 {
         self.iterations.unwrap_or_else(|| self.epochs.saturating_mul(per_epoch))
@@ -605,111 +604,187 @@ impl TrainConfig {
 mod tests {
     use super::*;
 
-    fn from_file(text: &str, flags: toml::Table) -> Result<Resolved> {
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("some.toml");
-        std::fs::write(&path, text)?;
-        resolve(Some(&path), flags)
-    }
-
-    fn error_of(text: &str) -> String {
-        let error = from_file(text, toml::Table::new()).unwrap_err();
-        assert!(error.downcast_ref::<Usage>().is_some(), "{error:?}");
-        error.to_string()
-    }
-
     #[test]
-    fn flags_win_over_the_file_and_the_file_over_defaults() -> Result<()> {
-        let flags: toml::Table = "batch-size = 7".parse()?;
-        let text =
-            "batch-size = 5\nseed = 3\nlearning_rate = 1\nrun = \"x\"\n[environment]\nabc = 1";
-        let resolved = from_file(text, flags)?;
-        let expected =
-            TrainConfig { batch_size: 7, seed: 3, learning_rate: 1.0, ..Default::default() };
-        assert_eq!(resolved, Resolved { config: expected, run: Some("x".into()) });
-        Ok(())
-    }
-
-    #[test]
-    fn the_flag_for_epochs_wins_over_the_files_iterations() -> Result<()> {
-        let config = from_file("iterations = 4", "epochs = 20".parse()?)?.config;
-        assert_eq!((config.epochs, config.iterations), (20, None));
-        let config = from_file("iterations = 4", "epochs = 2\niterations = 3".parse()?)?.config;
-        assert_eq!(config.iterations, Some(3));
-        Ok(())
-    }
-
-    #[test]
-    fn what_is_written_is_read_back_the_same() -> Result<()> {
-        for config in [
-            TrainConfig::default(),
-            TrainConfig {
-                iterations: Some(5),
-                threads: Some(3),
-                channels: Channels::Color,
-                fit: Some(Fit::Pad),
-                background: Background([1, 2, 254]),
-                range: Some([-1.0, 1.0]),
-                classes: vec!["3".to_owned(), "a b".to_owned()],
-                limit: Some(9),
-                flip: true,
-                device: "cuda:1".parse().map_err(|e| anyhow!("{e}"))?,
-                precision: Precision::F64,
-                tf32: Switch::On,
-                latent: Latent::Normal,
-                learning_rate: 0.1 + 0.2,
-                ..Default::default()
-            },
+    fn a_value_that_is_not_allowed_is_an_error_of_its_setting() {
+        for (flags, setting, problem) in [
+            ("batch-size = 0", "batch-size", "expected 1 to 65536, found 0"),
+            ("image-size = 64", "image-size", "this version has 32 only, found 64"),
+            ("image-size = '80x48'", "image-size", "this version has 32 only, found 80x48"),
+            ("learning-rate = 2.0", "learning-rate", "expected a number above 0, up to 1, found 2"),
+            ("range = [1.0, 0.0]", "range", "expected two numbers, low and high, found 1,0"),
+            ("max-bad = nan", "max-bad", "expected a percentage, 0 to 100, found NaN"),
         ] {
-            let text = toml::to_string(&config)?;
-            assert_eq!(from_file(&text, toml::Table::new())?.config, config);
+            let error = resolve(toml::Table::new(), flags.parse().unwrap()).unwrap_err();
+            let expected = SettingError::new(setting, problem);
+            assert_eq!(error.downcast_ref::<SettingError>(), Some(&expected), "{error}");
+            assert_eq!(error.to_string(), format!("{setting}: {problem}"));
+        }
+        let config = TrainConfig { seed: u64::MAX, ..Default::default() };
+        assert!(config.validate().unwrap_err().problem.contains("found 18446744073709551615"));
+        let error = resolve(toml::Table::new(), "eval-metric = 'copies'".parse().unwrap());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("one of frechet_distance, ") && error.ends_with("found copies"));
+    }
+
+    #[test]
+    fn the_text_of_a_configuration_stays_what_checkpoints_hold() -> Result<()> {
+        let defaults = r#"dataset = "digits"
+image-size = 32
+channels = "auto"
+background = "black"
+flip = false
+skip-bad = false
+max-bad = 5.0
+device = "auto"
+precision = "f32"
+tf32 = "off"
+epochs = 10
+batch-size = 128
+learning-rate = 0.0002
+beta1 = 0.5
+label-smoothing = 0.1
+g-steps = 2
+latent = "uniform"
+z-dim = 100
+base-width = 64
+seed = 0
+log-every = 10
+sample-every = 100
+checkpoint-every = 500
+keep = 3
+on-collapse = "warn"
+eval-every = 0
+eval-count = 5000
+eval-features = "auto"
+eval-metric = "frechet_distance"
+"#;
+        assert_eq!(toml::to_string(&TrainConfig::default())?, defaults);
+        // Settings that are given only sometimes have their places between the others.
+        let mut expected = defaults.to_owned();
+        for (after, line) in [
+            ("channels = \"auto\"\n", "fit = \"crop\"\n"),
+            ("background = \"black\"\n", "range = [-1.0, 1.0]\nclasses = [\"3\"]\nlimit = 7\n"),
+            ("epochs = 10\n", "iterations = 5\n"),
+            ("seed = 0\n", "threads = 2\n"),
+        ] {
+            expected = expected.replacen(after, &format!("{after}{line}"), 1);
+        }
+        let config = TrainConfig {
+            fit: Some(Fit::Crop),
+            range: Some([-1.0, 1.0]),
+            classes: vec!["3".to_owned()],
+            limit: Some(7),
+            iterations: Some(5),
+            threads: Some(2),
+            ..Default::default()
+        };
+        assert_eq!(toml::to_string(&config)?, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn a_resumed_run_may_change_these_settings_and_no_others() -> Result<()> {
+        let free = [
+            "dataset",
+            "skip-bad",
+            "max-bad",
+            "device",
+            "epochs",
+            "iterations",
+            "threads",
+            "log-every",
+            "sample-every",
+            "checkpoint-every",
+            "keep",
+            "on-collapse",
+            "eval-every",
+            "eval-count",
+            "eval-features",
+            "eval-metric",
+        ];
+        // Every setting, with another value than its default.
+        let other: toml::Table = r#"
+            dataset = "mnist"
+            image-size = 64
+            channels = "1"
+            fit = "pad"
+            background = "white"
+            range = [0.0, 1.0]
+            classes = ["3"]
+            limit = 9
+            flip = true
+            skip-bad = true
+            max-bad = 6.0
+            device = "cpu"
+            precision = "f64"
+            tf32 = "on"
+            epochs = 11
+            iterations = 9
+            batch-size = 9
+            learning-rate = 0.1
+            beta1 = 0.1
+            label-smoothing = 0.2
+            g-steps = 1
+            latent = "normal"
+            z-dim = 9
+            base-width = 9
+            seed = 9
+            threads = 9
+            log-every = 9
+            sample-every = 9
+            checkpoint-every = 9
+            keep = 9
+            on-collapse = "stop"
+            eval-every = 9
+            eval-count = 9
+            eval-features = "pixels"
+            eval-metric = "recall"
+        "#
+        .parse()?;
+        assert_eq!(other.len(), SETTINGS.len());
+        let base = TrainConfig::default();
+        for (name, value) in other {
+            let table = toml::Table::from_iter([(name.clone(), value)]);
+            let changed = table.clone().try_into()?;
+            assert_ne!(base, changed, "{name}");
+            let keys = |changes: Vec<Change>| {
+                changes.into_iter().map(|change| change.key).collect::<Vec<_>>()
+            };
+            let expected = if free.contains(&&*name) { vec![] } else { vec![name.clone()] };
+            assert_eq!(keys(base.changes(&changed)?), expected);
+            let in_forks = ["image-size", "z-dim", "base-width"].contains(&&*name);
+            let expected = if in_forks { vec![name] } else { vec![] };
+            assert_eq!(keys(base.network_changes(&changed)?), expected);
         }
         Ok(())
     }
 
     #[test]
-    fn wrong_keys_values_and_syntax_are_named_with_what_to_do() {
-        assert!(error_of("bach-size = 3").contains("did you mean `batch-size`"));
-        assert!(error_of("qqqq = 3").contains("expected one of"));
-        assert!(error_of("batch-size = \"many\"").contains("`batch-size`"));
-        assert!(error_of("latent = \"gamma\"").contains("`uniform`"));
-        assert!(error_of("batch-size = 3\nbatch_size = 4").contains("twice"));
-        assert!(error_of("batch-size = ").contains("some.toml"));
-        assert!(error_of("seed = -1").contains("seed"));
-        assert!(error_of("run = 3").contains("some.toml"));
-        assert!(error_of("run = ''").contains("--run"));
-        assert!(
-            error_of("z-dim = -5").contains("some.toml") && error_of("z-dim = -5").contains("-5")
-        );
-    }
-
-    #[test]
-    fn every_range_is_checked() {
-        for text in [
-            "epochs = 0",
-            "iterations = 0",
-            "batch-size = 0",
-            "g-steps = 0",
-            "z-dim = -5",
-            "base-width = 0",
-            "threads = 0",
-            "log-every = 0",
-            "keep = 0",
-            "image-size = 64",
-            "limit = 0",
-            "channels = '2'",
-            "background = 'pink'",
-            "range = [1, 0]",
-            "max-bad = 101.0",
-            "learning-rate = 0.0",
-            "learning-rate = nan",
-            "beta1 = 1.0",
-            "beta1 = -0.1",
-            "label-smoothing = 1.0",
-            "label-smoothing = inf",
-        ] {
-            let key = text.split(' ').next().unwrap_or_default();
-            assert!(error_of(text).contains(key), "{text}: {}", error_of(text));
+    fn what_the_table_says_of_a_setting_is_what_holds() -> Result<()> {
+        for setting in SETTINGS.iter() {
+            assert!(setting.doc.ends_with('.') && !setting.doc.contains("  "), "{setting:?}");
+            assert!(!setting.allowed.is_empty(), "{setting:?}");
+            // A default that is a value is read as that.
+            let default = setting.default.as_deref().map(setting.parse);
+            let defaults = toml::Table::try_from(TrainConfig::default())?;
+            if let Some(value) = defaults.get(&setting.name) {
+                assert_eq!(default, Some(Ok(value.clone())), "{setting:?}");
+            }
         }
+        let read_data: Vec<_> =
+            SETTINGS.iter().filter(|s| s.reads_data).map(|s| &*s.name).collect();
+        let expected = [
+            "image-size",
+            "channels",
+            "fit",
+            "background",
+            "range",
+            "classes",
+            "limit",
+            "skip-bad",
+            "max-bad",
+        ];
+        assert_eq!(read_data, expected);
+        Ok(())
     }
 }

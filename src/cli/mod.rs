@@ -13,6 +13,7 @@ mod plot;
 mod report;
 mod runs;
 mod sample;
+mod settings;
 mod train;
 mod verify;
 
@@ -32,7 +33,8 @@ pub use plot::PlotArgs;
 pub use report::ReportArgs;
 pub use runs::{RunsArgs, RunsCommand};
 pub use sample::{GridSize, SampleArgs};
-pub use train::{DataArgs, TrainArgs};
+pub use settings::{DataArgs, SettingArgs, SettingFlags};
+pub use train::TrainArgs;
 pub use verify::VerifyArgs;
 
 use crate::settings::Precision;
@@ -149,12 +151,4 @@ fn frame_rate(text: &str) -> Result<f64, String> {
 fn precision(text: &str) -> Result<Precision, String> {
     let names = Precision::ALL.map(Precision::name).join(", ");
     Precision::from_name(text).ok_or_else(|| format!("expected one of {names}"))
-}
-
-/// Two numbers; the configuration checks their order.
-fn low_and_high(text: &str) -> Result<[f64; 2], String> {
-    let numbers = text
-        .split_once(',')
-        .and_then(|(low, high)| Some([low.trim().parse().ok()?, high.trim().parse().ok()?]));
-    numbers.ok_or_else(|| "expected two numbers, such as 0,1".to_owned())
 }

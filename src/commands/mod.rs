@@ -30,7 +30,7 @@ pub use train::train;
 use crate::cli::{BenchArgs, GeneratorArgs, VerifyArgs};
 use crate::data::SIZE;
 use crate::device::{self, DeviceChoice, default_threads};
-use crate::error::Usage;
+use crate::error::{SettingError, Usage};
 use crate::model::{ModelConfig, Network};
 use crate::record::progress::say;
 use crate::run::list::find;
@@ -54,7 +54,9 @@ pub fn print(bytes: &[u8]) -> Result<ExitCode> {
 pub fn print_error(error: &anyhow::Error) {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
-        let text = cause.to_string();
+        // The library names settings; on the command line they are flags.
+        let flag = if cause.is::<SettingError>() { "--" } else { "" };
+        let text = format!("{flag}{cause}");
         // libtorch appends a stack of C++ frames to its messages.
         let cut =
             ["\nException raised from", "\nframe #"].iter().filter_map(|m| text.find(m)).min();

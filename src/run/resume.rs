@@ -104,8 +104,7 @@ pub fn ensure_same_networks(
     config: &TrainConfig,
     set: &SetIdentity,
 ) -> Result<()> {
-    let mut changes = checkpoint.header.config.changes(config)?;
-    changes.retain(|change| ["base-width", "z-dim"].contains(&change.key.as_str()));
+    let mut changes = checkpoint.header.config.network_changes(config)?;
     let saved = &checkpoint.header.set;
     if saved.channels != set.channels {
         changes.push(change("channels of the data set", saved.channels, set.channels));

@@ -8,6 +8,7 @@ use tch::Tensor;
 
 use super::finite::FiniteCheck;
 use crate::model::{Model, Network};
+use crate::settings::TrainConfig;
 use crate::tf::{Adam, AdamConfig, Statistics, sigmoid_cross_entropy};
 
 /// What one iteration does.
@@ -24,6 +25,20 @@ pub struct StepConfig {
 impl Default for StepConfig {
     fn default() -> Self {
         Self { label_smoothing: 0.1, g_steps: 2, adam: AdamConfig::default() }
+    }
+}
+
+impl From<&TrainConfig> for StepConfig {
+    fn from(config: &TrainConfig) -> Self {
+        Self {
+            label_smoothing: config.label_smoothing,
+            g_steps: config.g_steps,
+            adam: AdamConfig {
+                learning_rate: config.learning_rate,
+                beta1: config.beta1,
+                ..Default::default()
+            },
+        }
     }
 }
 
