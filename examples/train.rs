@@ -18,7 +18,7 @@ fn main() -> Result<()> {
 
     let mut batches = Batches::new(builtin::digits()?, config.batch_size, config.seed);
     let model = Model::new(&config.model(batches.channels()), config.seed, device, kind)?;
-    let mut gan = Gan::new(model, config.step())?;
+    let mut gan = Gan::new(model, (&config).into())?;
 
     for iteration in 1..=20 {
         let real = batches.batch(iteration, device, kind)?;

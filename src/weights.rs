@@ -276,7 +276,7 @@ fn mirrored(
 fn infer_sizes(tensors: &BTreeMap<String, Tensor>, config: &mut TrainConfig) -> Result<usize> {
     let found = architecture::infer(|name| tensors.get(name).map(Tensor::size))?;
     (config.z_dim, config.base_width) = (found.z_dim, found.base_width);
-    config.image_size = found.image.size.width;
+    config.image_size = found.image.size;
     config.validate()?;
     Ok(found.image.channels)
 }

@@ -129,7 +129,7 @@ fn error_of(path: &Path, change: impl FnOnce(&mut TensorFile)) -> Result<String>
     file.write_sealed(&changed)?;
     let config: TrainConfig = TrainConfig { base_width: 1, z_dim: 3, ..Default::default() };
     let model = dcgan::model::Model::new(&config.model(1), 7, Device::Cpu, Kind::Float)?;
-    let mut gan = Gan::new(model, config.step())?;
+    let mut gan = Gan::new(model, (&config).into())?;
     let before = state(&gan);
     let restored = Checkpoint::load(&changed).and_then(|checkpoint| restore(&mut gan, &checkpoint));
     let error = format!("{:#}", restored.err().context("it was taken")?);
@@ -203,7 +203,7 @@ fn wrong_and_hostile_metadata_are_errors_that_name_the_key() -> Result<()> {
         ("iteration", "-1", "`iteration` is \"-1\""),
         ("iteration", "18446744073709551615", "`iteration`"),
         ("healthy", "1e3", "`healthy`"),
-        ("config", "batch-size = 0", "--batch-size: expected 1 to 65536"),
+        ("config", "batch-size = 0", "`config`: batch-size: expected 1 to 65536"),
         ("config", "batch-size = ", "`config`"),
         ("config", "unknown = 1", "`config`"),
         ("set", r#"{"images":0,"channels":1,"sha256":""}"#, "`set`"),

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use dcgan::model::ModelConfig;
 use dcgan::settings::TrainConfig;
+use dcgan::train::step::StepConfig;
 use dcgan::verify::{Group, Report, verify};
 use tch::Device;
 
@@ -79,7 +80,7 @@ fn the_defaults_are_the_references() -> Result<()> {
     // This file was made with the reference's settings, but for its sizes.
     let settings = report("f64_rgb_w3_20it.safetensors")?.settings;
     let (ours, model) = (TrainConfig::default(), ModelConfig::default());
-    assert_eq!(ours.step(), settings.step);
+    assert_eq!(StepConfig::from(&ours), settings.step);
     assert_eq!((model.alpha, model.bn_epsilon), (settings.model.alpha, settings.model.bn_epsilon));
     assert!((model.bn_momentum - settings.model.bn_momentum).abs() < 1e-15);
     // Its sizes and intervals.

@@ -28,6 +28,7 @@ mod resume;
 mod run_folder;
 mod runs;
 mod sample;
+mod settings;
 mod sharing;
 mod show;
 mod tensorboard;

@@ -98,8 +98,7 @@ pub fn network_changes(
     config: &TrainConfig,
     set: &SetIdentity,
 ) -> Result<Vec<Change>> {
-    let mut changes = checkpoint.header.config.changes(config)?;
-    changes.retain(|change| ["base-width", "z-dim"].contains(&change.key.as_str()));
+    let mut changes = checkpoint.header.config.network_changes(config)?;
     let saved = &checkpoint.header.set;
     if saved.shape().size != set.shape().size {
         changes.push(change("size of the images", saved.shape().size, set.shape().size));

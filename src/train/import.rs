@@ -83,7 +83,7 @@ impl Imported {
             );
         }
         let model = Model::new(&first.model_config(), config.seed, Device::Cpu, kind)?;
-        let gan = Gan::new(model, config.step())?;
+        let gan = Gan::new(model, (&config).into())?;
         all.iter().try_for_each(|(weights, _)| weights.load_into(&gan.model))?;
         let mut notes = Vec::new();
         if let Some((other, _)) = all.iter().find(|(other, _)| other.config != config) {

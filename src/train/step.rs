@@ -9,6 +9,7 @@ use tch::Tensor;
 use super::finite::FiniteCheck;
 use super::objective::Objective;
 use crate::model::{Discriminator, Model, Network};
+use crate::settings::TrainConfig;
 use crate::tf::{Adam, AdamConfig, Statistics};
 
 /// What one iteration does.
@@ -25,6 +26,20 @@ pub struct StepConfig {
 impl Default for StepConfig {
     fn default() -> Self {
         Self { objective: Objective::default(), g_steps: 2, adam: AdamConfig::default() }
+    }
+}
+
+impl From<&TrainConfig> for StepConfig {
+    fn from(config: &TrainConfig) -> Self {
+        Self {
+            objective: Objective::CrossEntropy { label_smoothing: config.label_smoothing },
+            g_steps: config.g_steps,
+            adam: AdamConfig {
+                learning_rate: config.learning_rate,
+                beta1: config.beta1,
+                ..Default::default()
+            },
+        }
     }
 }
 

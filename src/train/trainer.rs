@@ -144,7 +144,7 @@ impl<'a> Trainer<'a> {
         let kind = config.precision.kind();
         let model = Model::new(&config.model(set.channels()), config.seed, device, kind)?
             .computing_in(config.precision.compute());
-        let mut gan = Gan::new(model, config.step())?;
+        let mut gan = Gan::new(model, config.into())?;
         let mut state = Header {
             iteration: 0,
             config: config.clone(),

@@ -1,0 +1,135 @@
+//! The types of settings that are a choice of their own.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use tch::Kind;
+
+/// The kinds of numbers that training computes with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// float32.
+    #[default]
+    F32,
+    /// float64.
+    F64,
+    /// Convolutions and dense layers in bfloat16; weights, statistics, losses and moments in float32.
+    Bf16,
+}
+
+impl Precision {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F64, Self::Bf16];
+
+    /// Its name, as flags and files have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// The precision of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|precision| precision.name() == name)
+    }
+
+    /// The kind of weights, statistics, losses and moments.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::F32 | Self::Bf16 => Kind::Float,
+            Self::F64 => Kind::Double,
+        }
+    }
+
+    /// The kind that convolutions and dense layers compute in.
+    pub fn compute(self) -> Kind {
+        match self {
+            Self::F32 => Kind::Float,
+            Self::F64 => Kind::Double,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
+}
+
+/// A setting that is on or off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// It is done.
+    On,
+    /// It is not done.
+    #[default]
+    Off,
+}
+
+/// How many channels images are to have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Channels {
+    /// 3 if any image is in colour, else 1.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// Gray.
+    #[serde(rename = "1")]
+    Gray,
+    /// Red, green and blue.
+    #[serde(rename = "3")]
+    Color,
+}
+
+/// A colour: red, green, blue. As text `black`, `white` or `#rrggbb`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Background(pub [u8; 3]);
+
+impl FromStr for Background {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("expected black, white or #rrggbb, found `{text}`");
+        match text {
+            "black" => Ok(Self([0; 3])),
+            "white" => Ok(Self([255; 3])),
+            _ => {
+                let mut color = [0; 3];
+                let digits = text.strip_prefix('#').ok_or_else(wrong)?;
+                hex::decode_to_slice(digits, &mut color).map_err(|_| wrong())?;
+                Ok(Self(color))
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for Background {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Background> for String {
+    fn from(Background(color): Background) -> Self {
+        match color {
+            [0, 0, 0] => "black".to_owned(),
+            [255, 255, 255] => "white".to_owned(),
+            color => format!("#{}", hex::encode(color)),
+        }
+    }
+}
+
+/// What happens when a run has collapsed or its values are not finite.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnCollapse {
+    /// Print a warning and continue; stop where a value is not finite.
+    #[default]
+    Warn,
+    /// Stop.
+    Stop,
+    /// Return to the last healthy checkpoint and continue with other noise, a few times.
+    Rollback,
+}
