@@ -99,9 +99,9 @@ mod tests {
         let listed = names();
         assert_eq!(listed.len(), FORMATS.len() + COLLECTIONS.len());
         for format in FORMATS {
-            assert!(listed.contains(&(pattern(format), format.meaning())), "{format:?}");
-            let found = pattern(format).parse::<Spec>();
-            assert!(matches!(found, Ok(Spec::Local(found, _)) if *found == *format), "{format:?}");
+            assert!(listed.contains(&(pattern(*format), format.meaning())), "{format:?}");
+            let found = pattern(*format).parse::<Spec>();
+            assert!(matches!(found, Ok(Spec::Local(found, _)) if found == *format), "{format:?}");
         }
         for (name, meaning) in &listed {
             assert!(name.parse::<Spec>().is_ok() && !meaning.is_empty(), "{name}");
