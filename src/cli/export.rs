@@ -8,7 +8,7 @@ use clap::Args;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Formats:
-  safetensors  weights by PyTorch's names and layouts, in the mirrored frame (see README)
+  safetensors  weights by PyTorch's names and layouts, in the mirrored frame (see docs/exactness.md)
   tf           weights by TensorFlow's names and layouts, upright, as a safetensors file
   torchscript  a program for torch.jit.load (Python, C++): z [N, z_dim] to images [N, C, 32, 32]
   onnx         the same for onnxruntime and others, standard operators of opset 17")]
