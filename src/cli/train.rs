@@ -193,7 +193,7 @@ impl TrainArgs {
         resolve(file, self.flags()?)
     }
 
-    /// The configuration of a run that goes on from one with `base`, overridden by the flags.
+    /// The configuration of a run that resumes one with `base`, overridden by the flags.
     ///
     /// # Errors
     /// [`Usage`], as [`resolve_on`].
