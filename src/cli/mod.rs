@@ -48,14 +48,14 @@ pub use verify::VerifyArgs;
     allow_negative_numbers = true,
     after_help = "\
 Training is the default command: `dcgan --epochs 5` is `dcgan train --epochs 5`. Ctrl-C (SIGINT), SIGTERM
-and SIGHUP end a run with its state saved (exit status 130, 143, 129), and --resume goes on with it.
+and SIGHUP end a run with its state saved (exit status 130, 143, 129), and --resume continues it.
 
 Examples:
   dcgan                                  train on the built-in digits, on the best device
   dcgan --device cuda --epochs 50        longer, on the GPU
   dcgan --iterations 20 --base-width 8   a first look, in seconds
   dcgan --config runs/NAME/config.toml   repeat a run
-  dcgan --resume runs/NAME               go on with one
+  dcgan --resume runs/NAME               resume one
   tensorboard --logdir runs              watch"
 )]
 pub struct Cli {
@@ -112,9 +112,9 @@ pub enum Command {
     Eval(Box<EvalArgs>),
     /// Write a trained network for PyTorch, TensorFlow, libtorch or onnxruntime
     Export(ExportArgs),
-    /// Make a checkpoint of exported weights, to go on from
+    /// Make a checkpoint of exported weights, to train on from
     ///
-    /// `dcgan train --resume CHECKPOINT --fork NEWRUN` then goes on, on a data set of the same channels.
+    /// `dcgan train --resume CHECKPOINT --fork NEWRUN` then trains on, on a data set of the same channels.
     Import(ImportArgs),
     /// Check this build against files of what the real TensorFlow computed
     ///

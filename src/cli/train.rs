@@ -56,7 +56,7 @@ impl TrainArgs {
         Ok(Resolved { config, run: self.run.clone().or(run) })
     }
 
-    /// The configuration of a run that continues one with `base`, overridden by the flags.
+    /// The configuration of a run that resumes one with `base`, overridden by the flags.
     ///
     /// # Errors
     /// As [`resolve_on`].

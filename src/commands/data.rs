@@ -35,7 +35,7 @@ pub fn data(args: &DataCommandArgs) -> Result<ExitCode> {
             let options = options.resolve(spec, *seed)?.data();
             show(spec, &options, (sheet.as_deref(), *force), *json)
         }
-        Some(DataCommand::Fetch { spec, mirror }) => fetch_aloud(spec, mirror.as_deref()),
+        Some(DataCommand::Fetch { spec, mirror }) => fetch_with_progress(spec, mirror.as_deref()),
     }
 }
 
@@ -63,7 +63,7 @@ fn list() -> Result<ExitCode> {
     print(text.as_bytes())
 }
 
-fn fetch_aloud(spec: &str, mirror: Option<&str>) -> Result<ExitCode> {
+fn fetch_with_progress(spec: &str, mirror: Option<&str>) -> Result<ExitCode> {
     let usage = |message: String| Usage(format!("{spec}: {message}"));
     let parsed: Spec = spec.parse().map_err(usage)?;
     let Spec::Public(collection, part) = parsed else {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use dcgan::run::list::find;
 use dcgan::run::resume::ensure_run;
 
-use super::movie::{ensure_rate, shoot};
+use super::movie::{ensure_rate, write_film};
 use super::output::{ensure_ending, ensure_free};
 use super::progress::say;
 use crate::cli::{FilmArgs, Verbosity};
@@ -23,7 +23,7 @@ pub fn film(args: &FilmArgs) -> Result<ExitCode> {
     let run = find(&args.run)?;
     ensure_run(&run)?;
     let verbosity = Verbosity::unless(args.quiet);
-    let frames = shoot(&run, &args.out, args.fps, args.scale.map(usize::from), verbosity)?;
+    let frames = write_film(&run, &args.out, args.fps, args.scale.map(usize::from), verbosity)?;
     if !args.quiet {
         say(&format!("{frames} frames: {}", args.out.display()));
     }

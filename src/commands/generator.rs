@@ -18,7 +18,7 @@ use super::errors::print_warning;
 use super::progress::say;
 use crate::cli::GeneratorArgs;
 
-/// The generator that the flags name, ready to sample; threads are set.
+/// Sets the threads and opens the generator that the flags name, ready to sample.
 ///
 /// # Errors
 /// As [`model::read`] and [`device::resolve`].
@@ -31,7 +31,7 @@ pub(super) fn sampler(args: &GeneratorArgs) -> Result<Sampler> {
     Sampler::of(&weights, device, args.precision.kind())?.computing_in(args.precision.compute())
 }
 
-/// The device that the flags name; threads are set.
+/// Sets the threads and returns the device that the flags name.
 ///
 /// # Errors
 /// As [`device::resolve`].

@@ -1,7 +1,8 @@
 //! What each command does, from its arguments to its output, one file a command. No command calls another:
 //! what several do is in a file of its own.
 //!
-//! - [`errors`]: errors in terms of flags and commands; [`output`]: printing, and checks of the files that are to be written;
+//! - [`errors`]: errors in terms of flags and commands; [`progress`]: bars and lines on standard error;
+//! - [`output`]: printing, and checks of the files that are to be written;
 //! - [`generator`]: opening the generator that arguments name; [`dataset`]: loading a data set;
 //! - [`evaluator`]: what images are measured by; [`movie`]: the film of a run's samples.
 

@@ -30,18 +30,21 @@ pub(super) fn ensure_rate(fps: f64, out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes the film of the run in `run` into its folder.
+/// Writes the film of the run in `run` into its folder, and returns where it is.
 ///
 /// # Errors
-/// As [`film`].
+/// As [`write_film`].
 pub(super) fn of_finished_run(run: &Path, verbosity: Verbosity) -> Result<PathBuf> {
     let out = run.join(FILM);
-    shoot(run, &out, 8.0, None, verbosity)?;
+    write_film(run, &out, 8.0, None, verbosity)?;
     Ok(out)
 }
 
-/// The run's grids in order, the iteration below each; how many there are.
-pub(super) fn shoot(
+/// Writes a film of the run's sample grids in order, the iteration below each, and returns how many there are.
+///
+/// # Errors
+/// [`Usage`], if there are none; if one cannot be read, or the film cannot be written.
+pub(super) fn write_film(
     run: &Path,
     out: &Path,
     fps: f64,

@@ -1,4 +1,4 @@
-//! `dcgan train`: begin a run, go on with one, or fork one.
+//! `dcgan train`: begin a run, resume one, or fork one.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -212,7 +212,7 @@ impl Prepared {
         self.config.total_iterations(self.set.per_epoch(self.config.batch_size))
     }
 
-    /// Prints the plan, and `going_on` where there is something to go on from.
+    /// Prints the plan, and `going_on` where a run is resumed or forked.
     fn print_plan(self, going_on: &str) -> Result<ExitCode> {
         let mut plan = plan(&self.config, &self.set)?;
         if !going_on.is_empty() {
@@ -224,7 +224,7 @@ impl Prepared {
         print(plan.as_bytes())
     }
 
-    /// Where the same bits are not to be expected of a run that goes on.
+    /// Warns where a resumed run cannot be expected to come to the same bits.
     fn warn_of_other_bits(&self, saved: &Saved) {
         let Some(Checkpoint { header, .. }) = &saved.checkpoint else { return };
         let (was, is) = (&header.config, &self.config);
@@ -363,7 +363,7 @@ fn remedy(error: &anyhow::Error, config: &TrainConfig, path: &str) -> String {
     format!("with other noise: {resume} --on-collapse rollback; {fork}")
 }
 
-/// The command that goes on with the run in `path`.
+/// The command that resumes the run in `path`.
 fn how_to_resume(path: &str) -> String {
     format!("dcgan train --resume {}", shell_quoted(path))
 }
