@@ -12,14 +12,25 @@ pub(super) fn planes(bytes: &[u8], channels: usize) -> Result<Tensor> {
 
 /// As [`planes`], of square images that are `side` pixels wide.
 pub(super) fn planes_of_side(bytes: &[u8], channels: usize, side: usize) -> Result<Tensor> {
-    let shape = [-1, side as i64, side as i64, channels as i64];
-    Ok(Tensor::f_from_slice(bytes)?.f_view(shape)?.f_permute([0, 3, 1, 2])?)
+    channels_second(&images(bytes, channels, side)?)
 }
 
 /// Bytes `[n, 32, 32, C]` → floats `[n, C, 32, 32]` in [−1, 1].
 pub(super) fn symmetric(bytes: &[u8], channels: usize, device: Device) -> Result<Tensor> {
-    let images = planes(bytes, channels)?.f_to_device(device)?.f_to_kind(Kind::Float)?;
-    Ok(images.f_div_scalar(127.5)?.f_sub_scalar(1.0)?.f_contiguous()?)
+    let images = images(bytes, channels, SIZE)?.f_to_device(device)?.f_to_kind(Kind::Float)?;
+    let images = images.f_div_scalar(127.5)?.f_sub_scalar(1.0)?;
+    Ok(channels_second(&images)?.f_contiguous()?)
+}
+
+/// Bytes of square images as a tensor of the same order, `[n, side, side, C]`.
+fn images(bytes: &[u8], channels: usize, side: usize) -> Result<Tensor> {
+    let shape = [-1, side as i64, side as i64, channels as i64];
+    Ok(Tensor::f_from_slice(bytes)?.f_view(shape)?)
+}
+
+/// `[n, H, W, C]` → `[n, C, H, W]`.
+fn channels_second(images: &Tensor) -> Result<Tensor> {
+    Ok(images.f_permute([0, 3, 1, 2])?)
 }
 
 /// Bytes of whole images of `image_len` bytes → one row of numbers for each image: `[n, image_len]`.
