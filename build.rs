@@ -15,8 +15,8 @@ fn main() {
     if !lib_dir.is_dir() {
         fail(&format!("there is no libtorch in {}", lib_dir.display()));
     }
-    // Watches the folder, not the CUDA library in it: cargo treats a file that does not exist as changed
-    // at every build. scripts/setup.sh gives the folder a new time when it installs another set.
+    // Watches the folder, not the CUDA library in it, because cargo treats a file that does not exist as changed
+    // at every build. When scripts/setup.sh installs another libtorch, it updates the folder's time.
     println!("cargo:rerun-if-changed={}", lib_dir.display());
     println!("cargo:rerun-if-changed=build.rs");
 
@@ -67,10 +67,10 @@ fn name_commit() {
     }
 }
 
-/// Gives the linker an empty `libtorch_cuda` where the CPU set is in use.
+/// Gives the linker an empty `libtorch_cuda` where libtorch was built without CUDA.
 ///
-/// A torch-sys that was built with the CUDA set keeps asking for `-ltorch_cuda`, and cargo has no reason to
-/// build it again when the CPU set takes its place.
+/// A torch-sys that was built with a CUDA libtorch keeps asking for `-ltorch_cuda`, and cargo has no reason to build it
+/// again when a libtorch for the CPU takes its place.
 fn satisfy_cuda_request(lib_dir: &Path) {
     let out_dir = env::var("OUT_DIR").unwrap_or_default();
     let empty = Path::new(&out_dir).join("libtorch_cuda.a");
@@ -78,7 +78,7 @@ fn satisfy_cuda_request(lib_dir: &Path) {
         println!("cargo:rustc-link-search=native={out_dir}");
         fs::write(&empty, "!<arch>\n")
     } else if empty.exists() {
-        fs::remove_file(&empty) // otherwise the linker might use it in place of the real one
+        fs::remove_file(&empty) // otherwise the linker might use it instead of the real library
     } else {
         Ok(())
     };
