@@ -1,4 +1,5 @@
-//! Sets the run path, links libtorch's CUDA library, and records the commit that a run's files name.
+//! Sets the path on which executables look for libtorch, links libtorch's CUDA library, and records the commit, which
+//! runs write to their files.
 //!
 //! `torch-sys` finds libtorch and links it, but its linker arguments do not reach our executables.
 
@@ -22,7 +23,7 @@ fn main() {
 
     let target_os = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
     if target_os == "linux" || target_os == "macos" {
-        // With this the executable finds libtorch wherever it is moved, as long as the checkout stays.
+        // With this, an executable finds libtorch even after it is moved, as long as the checkout stays where it is.
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib_dir.display());
     }
     if target_os == "linux" {

@@ -204,6 +204,7 @@ fn is_leftover(entry: &fs::DirEntry) -> bool {
     name == super::lock::FILE || is_unfinished(entry)
 }
 
+/// The error that a new run cannot be written to `path`, because of `what` is there.
 fn taken(path: &Path, what: &str) -> Usage {
     let path = path.display();
     Usage(format!("{path}: {what}; a run never writes over another, name a new folder"))
