@@ -1,4 +1,5 @@
-//! Sets the run path, links libtorch's CUDA library, and records the commit that a run's files name.
+//! Sets the path on which executables look for libtorch, links libtorch's CUDA library, and records the commit, which
+//! runs write to their files.
 //!
 //! `torch-sys` finds libtorch and links it, but its linker arguments do not reach our executables.
 
@@ -15,14 +16,14 @@ fn main() {
     if !lib_dir.is_dir() {
         fail(&format!("there is no libtorch in {}", lib_dir.display()));
     }
-    // Watches the folder, not the CUDA library in it: cargo treats a file that does not exist as changed
-    // at every build. scripts/setup.sh gives the folder a new time when it installs another set.
+    // Watches the folder, not the CUDA library in it, because cargo treats a file that does not exist as changed
+    // at every build. When scripts/setup.sh installs another libtorch, it updates the folder's time.
     println!("cargo:rerun-if-changed={}", lib_dir.display());
     println!("cargo:rerun-if-changed=build.rs");
 
     let target_os = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
     if target_os == "linux" || target_os == "macos" {
-        // With this the executable finds libtorch wherever it is moved, as long as the checkout stays.
+        // With this, an executable finds libtorch even after it is moved, as long as the checkout stays where it is.
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib_dir.display());
     }
     if target_os == "linux" {
@@ -67,10 +68,10 @@ fn name_commit() {
     }
 }
 
-/// Gives the linker an empty `libtorch_cuda` where the CPU set is in use.
+/// Gives the linker an empty `libtorch_cuda` where libtorch was built without CUDA.
 ///
-/// A torch-sys that was built with the CUDA set keeps asking for `-ltorch_cuda`, and cargo has no reason to
-/// build it again when the CPU set takes its place.
+/// A torch-sys that was built with a CUDA libtorch keeps asking for `-ltorch_cuda`, and cargo has no reason to build it
+/// again when a libtorch for the CPU takes its place.
 fn satisfy_cuda_request(lib_dir: &Path) {
     let out_dir = env::var("OUT_DIR").unwrap_or_default();
     let empty = Path::new(&out_dir).join("libtorch_cuda.a");
@@ -78,7 +79,7 @@ fn satisfy_cuda_request(lib_dir: &Path) {
         println!("cargo:rustc-link-search=native={out_dir}");
         fs::write(&empty, "!<arch>\n")
     } else if empty.exists() {
-        fs::remove_file(&empty) // otherwise the linker might use it in place of the real one
+        fs::remove_file(&empty) // otherwise the linker might use it instead of the real library
     } else {
         Ok(())
     };

@@ -1,7 +1,7 @@
-//! Samples a trained generator through the library.
+//! Makes 16 images with a trained generator through the library and writes them to `samples.png`.
 //!
-//! `cargo run --release --example sample [MODEL]`: a run's folder, a checkpoint or exported weights; without
-//! one, the generator of digits that the program holds.
+//! `cargo run --release --example sample [MODEL]`, where MODEL is a run's folder, a checkpoint or exported weights.
+//! Without it, the built-in generator of digits is used.
 
 use anyhow::Result;
 use dcgan::record::grid::Picture;

@@ -1,4 +1,5 @@
-//! Where to compute: the choice of a device, threads, the allocator, and what stands in the way.
+//! Where to compute: the choice of a device, the number of threads, the memory allocator, and explanations of why a
+//! device cannot be used.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,16 +11,16 @@ use tch::{Device, Kind};
 
 use crate::error::SettingError;
 
-/// Where the user wants to compute.
+/// The device that the user asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// The first CUDA device, else Apple's GPU, else the CPU.
+    /// The first CUDA device if there is one, else Apple's GPU, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// A CUDA device.
+    /// The CUDA device with this number.
     Cuda(usize),
     /// Apple's GPU.
     Mps,
@@ -71,17 +72,16 @@ impl From<Device> for DeviceChoice {
         match device {
             Device::Cuda(n) => Self::Cuda(n),
             Device::Mps => Self::Mps,
-            // No choice leads to Vulkan.
+            // Vulkan is never chosen, so it needs no name of its own.
             Device::Cpu | Device::Vulkan => Self::Cpu,
         }
     }
 }
 
-/// The device that `choice` comes to.
+/// The device that `choice` means on this machine.
 ///
 /// # Errors
-/// [`SettingError`], if there is no such device or it cannot compute in `kind`; it says which of the
-/// reasons it is and what to do.
+/// [`SettingError`], if there is no such device or it cannot compute in `kind`. The message says why and what to do.
 pub fn resolve(choice: DeviceChoice, kind: Kind) -> Result<Device, SettingError> {
     let unavailable = |why: String| SettingError::of_value("device", choice, why);
     let resolved = match choice {
@@ -116,27 +116,28 @@ pub fn resolve(choice: DeviceChoice, kind: Kind) -> Result<Device, SettingError>
     Ok(resolved)
 }
 
-/// Physical cores this process may use: the default number of threads.
+/// The number of physical cores that this process may use, which is the default number of threads.
 pub fn default_threads() -> usize {
-    // Two threads on one core's two halves slow each other's convolutions down.
+    // Physical cores and not logical ones: two threads that share a core slow each other's convolutions down.
     num_cpus::get_physical().min(num_cpus::get()).max(1)
 }
 
-/// Prepares the process for computing on `threads` CPU threads. To be called once, early.
+/// Prepares the process for computing on `threads` CPU threads. Call it once, before anything is computed.
 pub fn configure(threads: usize) {
     // libtorch takes an i32; the configuration has checked the range.
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-    // An error says that a pool is running already; then that one serves.
+    // An error means that a pool of threads is running already. Then that one is used.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     keep_freed_memory();
 }
 
-/// Makes glibc keep what libtorch frees, rather than unmap and map it anew at every step.
+/// Makes glibc keep the memory that libtorch frees, instead of giving it back to the system and asking for it again at
+/// every step.
 fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         const LARGE: libc::c_int = 1 << 30;
-        // SAFETY: mallopt only sets parameters of the allocator, at any time.
+        // SAFETY: mallopt only sets parameters of the allocator, and may be called at any time.
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
             libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
@@ -145,21 +146,21 @@ fn keep_freed_memory() {
     }
 }
 
-/// How often a thread of libgomp's that waits looks again before it sleeps: some microseconds' worth, which
-/// bridges what lies between two operations and leaves a busy machine's processors to others.
+/// How many times an idle thread of libgomp checks for work before it sleeps. That takes some microseconds: long enough
+/// to bridge the gap between two operations, and short enough to leave the processors of a busy machine to others.
 #[cfg(target_os = "linux")]
 const SPINS: &str = "10000";
 
-/// Starts this program anew, in the same process, with libgomp told to let idle threads sleep soon. It
-/// reads that when it is loaded, so a running program cannot tell it. Returns where there is nothing to do:
-/// on other systems, and where the user has said how threads are to wait. `benches/NOTES.md` has what was
-/// measured.
+/// Lets idle threads of libgomp sleep soon. libgomp reads that setting from the environment when it is loaded, which is
+/// before `main`. Therefore this function sets the variable and starts the program again in the same process. It
+/// returns where nothing has to be done: on systems other than Linux, and where the user has already set how threads
+/// wait. The measurements are in `benches/NOTES.md`.
 pub fn let_idle_threads_sleep() {
     #[cfg(target_os = "linux")]
     {
         use std::os::unix::process::CommandExt;
-        let is_told = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
-        if is_told.iter().any(|name| std::env::var_os(name).is_some()) {
+        let wait_settings = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
+        if wait_settings.iter().any(|name| std::env::var_os(name).is_some()) {
             return;
         }
         let mut arguments = std::env::args_os();
@@ -167,21 +168,22 @@ pub fn let_idle_threads_sleep() {
         if let Some(name) = arguments.next() {
             program.arg0(name);
         }
-        // Where it fails, this process goes on as it is.
+        // `exec` returns only if it fails. Then this process continues as it is.
         let _ = program.args(arguments).env("GOMP_SPINCOUNT", SPINS).exec();
     }
 }
 
+/// The environment variable by which CUDA's libraries turn TensorFloat-32 on or off.
 const TF32: &str = "NVIDIA_TF32_OVERRIDE";
 
-/// Turns TensorFloat-32 off, which cuDNN's convolutions take by default and whose 10 bits of
-/// mantissa are not float32. The user's own `NVIDIA_TF32_OVERRIDE` stands.
+/// Turns TensorFloat-32 off. cuDNN's convolutions use it by default for float32, although its mantissa has only 10
+/// bits. If the user has set `NVIDIA_TF32_OVERRIDE`, nothing is changed.
 ///
-/// A program that uses this library on CUDA calls it first in `main`, or sets the variable itself;
-/// without, its float32 convolutions are not float32.
+/// A program that uses this library on CUDA should call this first in `main`, or set the variable itself. Otherwise
+/// its float32 convolutions do not have the precision of float32.
 ///
 /// # Safety
-/// As [`std::env::set_var`]: no other thread may read or write the environment meanwhile.
+/// As for [`std::env::set_var`]: no other thread may read or write the environment meanwhile.
 pub unsafe fn forbid_tf32() {
     if std::env::var_os(TF32).is_none() {
         // SAFETY: the caller's promise.
@@ -189,16 +191,16 @@ pub unsafe fn forbid_tf32() {
     }
 }
 
-/// Takes [`forbid_tf32`] back, before CUDA is first used.
+/// Undoes [`forbid_tf32`]. Call it before CUDA is first used.
 ///
 /// # Safety
-/// As there.
+/// As for [`std::env::remove_var`]: no other thread may read or write the environment meanwhile.
 pub unsafe fn allow_tf32() {
     // SAFETY: the caller's promise.
     unsafe { std::env::remove_var(TF32) };
 }
 
-/// The processor's name, where the system tells.
+/// The name of the processor where the system tells it, else that of its architecture.
 pub fn cpu_name() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field =
@@ -206,7 +208,7 @@ pub fn cpu_name() -> String {
     cpuinfo.lines().find_map(field).unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
-/// Instruction sets of the processor that matter to libtorch's kernels, widest last.
+/// The instruction sets of the processor that matter for libtorch's kernels, the widest last.
 pub fn cpu_capability() -> Vec<&'static str> {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let flags: Vec<&str> = cpuinfo
@@ -229,11 +231,11 @@ pub fn libtorch_folder() -> Option<PathBuf> {
         .find(|path| path.file_name().is_some_and(|name| name == "libtorch_cpu.so"))
         .and_then(Path::parent)
         .map(Path::to_path_buf);
-    // Elsewhere, what the build was linked with.
+    // Where the system does not list loaded libraries, the folder that the program was linked with.
     loaded.or_else(|| option_env!("DCGAN_LIBTORCH_LIB").map(PathBuf::from))
 }
 
-/// The version of the libtorch that this process has loaded, where its files tell.
+/// The version of the libtorch that this process has loaded, where its files state it.
 pub fn libtorch_version() -> Option<String> {
     let root = libtorch_folder()?.parent()?.to_path_buf();
     let read = |name: &str| std::fs::read_to_string(root.join(name)).ok();
@@ -246,20 +248,20 @@ pub fn libtorch_version() -> Option<String> {
         .or_else(|| read("version.py").and_then(from_python))
 }
 
-/// What there is of CUDA, step by step from the files to the devices.
+/// Which parts of CUDA are in place, from the files to the devices.
 #[derive(Debug, Clone)]
 pub struct Cuda {
     /// Whether the libtorch in use was built with CUDA: `libtorch_cuda.so` lies beside it.
     pub built: bool,
     /// Whether this executable has loaded that library.
     pub linked: bool,
-    /// The newest CUDA that the driver serves (13000 for 13.0), or why there is none.
+    /// The newest version of CUDA that the driver supports (13000 for 13.0), or the reason why no driver works.
     pub driver: Result<i32, String>,
-    /// Devices that libtorch can use.
+    /// How many devices libtorch can use.
     pub devices: usize,
 }
 
-/// The CUDA that the libtorch of `scripts/setup.sh` is built on.
+/// The version of CUDA that the libtorch of `scripts/setup.sh` was built with.
 const NEEDED_CUDA: i32 = 13_000;
 
 impl Cuda {
@@ -272,7 +274,7 @@ impl Cuda {
         Self { built: built || linked, linked, driver: driver_version(), devices }
     }
 
-    /// What stands in the way of a CUDA device, each with what to do about it; none: it is ready.
+    /// The reasons why no CUDA device can be used, each with what to do about it. Empty if one can be used.
     pub fn obstacles(&self) -> Vec<String> {
         let mut obstacles = Vec::new();
         if self.devices > 0 {
@@ -281,7 +283,7 @@ impl Cuda {
         match &self.driver {
             Err(why) => obstacles.push(why.clone()),
             Ok(version) if *version < NEEDED_CUDA => obstacles.push(format!(
-                "the NVIDIA driver serves CUDA {} at most and this libtorch needs {}; update the \
+                "the NVIDIA driver supports CUDA {} at most and this libtorch needs {}; update the \
                  driver",
                 dotted(*version),
                 dotted(NEEDED_CUDA)
@@ -296,7 +298,7 @@ impl Cuda {
             ));
         } else if !self.linked {
             obstacles.push(
-                "libtorch_cuda.so is there, but this executable was linked without it; build again \
+                "libtorch_cuda.so is installed, but this executable was linked without it; build again \
                  (cargo build --release)"
                     .to_owned(),
             );
@@ -307,19 +309,20 @@ impl Cuda {
                 Err(_) => String::new(),
             };
             obstacles.push(format!(
-                "the driver is there, but no device is; {hidden}see what nvidia-smi lists"
+                "the driver is installed, but there is no device; {hidden}see what nvidia-smi lists"
             ));
         }
         obstacles
     }
 }
 
-/// 13020 → "13.2".
+/// A version of CUDA as people write it: 13020 → "13.2".
 pub fn dotted(version: i32) -> String {
     format!("{}.{}", version / 1000, version % 1000 / 10)
 }
 
-/// Asks the NVIDIA driver itself, without libtorch.
+/// The newest version of CUDA that the NVIDIA driver supports, or why no driver works. Asks the driver itself, without
+/// libtorch.
 fn driver_version() -> Result<i32, String> {
     let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
     let missing = |_| {
@@ -345,7 +348,7 @@ fn driver_version() -> Result<i32, String> {
             0 => get_version(&raw mut version),
             failed => failed,
         };
-        // The driver keeps threads; it must stay loaded.
+        // The driver has threads that keep running, so its library must stay loaded.
         std::mem::forget(library);
         match status {
             0 => Ok(version),
@@ -389,7 +392,7 @@ mod tests {
             (Cuda { driver: no_driver(), devices: 0, ..ready.clone() }, &["no driver"]),
             (Cuda { driver: Ok(12_080), devices: 0, ..ready.clone() }, &["CUDA 12.8 at most"]),
             (Cuda { devices: 0, ..ready.clone() }, &["nvidia-smi"]),
-            // A libtorch for an older CUDA: what works needs no explanation.
+            // The driver is old, but a device works: libtorch was built for an older CUDA, and nothing is wrong.
             (Cuda { driver: Ok(12_080), ..ready.clone() }, &[]),
             (
                 Cuda { built: false, linked: false, driver: no_driver(), devices: 0 },

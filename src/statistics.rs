@@ -1,6 +1,6 @@
-//! Means, deviations and order statistics of a few numbers.
+//! Means, standard deviations, medians and quantiles of a few numbers.
 
-/// Numbers in ascending order, for whoever asks for more than one of their order statistics.
+/// Numbers in ascending order, so that several of their quantiles can be read without sorting them again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sorted(Vec<f64>);
 
@@ -27,14 +27,15 @@ impl Sorted {
         self.0.last().copied().unwrap_or(f64::NAN)
     }
 
-    /// The number that `part` out of every `whole` others precede, rounded down; NaN if there is none. It is always
-    /// one of the numbers: `quantile(1, 2)` of an even count is the larger of the two in the middle.
+    /// The quantile `part / whole`: the number at position `count · part / whole`, rounded down and counted from 0; NaN
+    /// if there is none. It is always one of the numbers: `quantile(1, 2)` of an even count is the larger of the two
+    /// in the middle.
     pub fn quantile(&self, part: usize, whole: usize) -> f64 {
         self.0.get(self.0.len() * part / whole).copied().unwrap_or(f64::NAN)
     }
 
-    /// The smallest and the largest number after one in `n` is left out at either end, rounded down; NaN if there is
-    /// none.
+    /// The smallest and the largest number that are left after the lowest and the highest `count / n` numbers, rounded
+    /// down, are taken away; NaN if no number is left.
     pub fn without_tails(&self, n: usize) -> (f64, f64) {
         let tail = self.0.len() / n;
         let at = |i: Option<usize>| i.and_then(|i| self.0.get(i)).copied().unwrap_or(f64::NAN);
@@ -57,7 +58,8 @@ pub fn median(values: &[f64]) -> f64 {
     Sorted::new(values.iter().copied()).median()
 }
 
-/// Mean and standard deviation of `values`, where the variance is divided by their number n.
+/// The mean and the standard deviation of `values`. The variance is the sum of squares divided by n, the number of
+/// values.
 pub fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
@@ -65,8 +67,8 @@ pub fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     (mean, variance.sqrt())
 }
 
-/// The standard deviation that a sample says its source has: the variance is divided by n − 1. It is 0 for a single
-/// value.
+/// The standard deviation of the source from which `values` were drawn, estimated with n − 1 in place of n. It is 0 for
+/// a single value.
 pub fn sample_deviation(values: &[f64]) -> f64 {
     let n = values.len() as f64;
     if n < 2.0 { 0.0 } else { mean_and_deviation(values).1 * (n / (n - 1.0)).sqrt() }

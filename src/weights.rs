@@ -1,6 +1,6 @@
-//! A network's weights by themselves: out of models and files, into models and files.
+//! The weights of one network, without the rest of a run: taken from models and files, put into models and files.
 //!
-//! [`crate::run::model`] finds them in runs and checkpoints, too.
+//! [`crate::run::model`] also finds them in runs and checkpoints.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,38 +14,38 @@ use crate::finite::ensure_finite;
 use crate::model::{Model, ModelConfig, Network};
 use crate::settings::TrainConfig;
 
-/// Format of files by PyTorch's names, in the mirrored frame.
+/// The format of files whose tensors have PyTorch's names and are in the mirrored frame ([`crate::tf::frame`]).
 const FORMAT: &str = "dcgan-weights";
-/// Format of files by TensorFlow's names, in its upright frame.
+/// The format of files whose tensors have TensorFlow's names and are in its upright frame.
 const TF_FORMAT: &str = "dcgan-tf";
-/// Format version of both kinds of file.
+/// The format version of both kinds of file.
 const VERSION: &str = "1";
 
-/// The generator that the program holds: width 16, trained by it on the built-in digits.
+/// The built-in generator: base width 16, trained by this program on its built-in digits.
 const BUILT_IN: &[u8] = include_bytes!("../assets/generator.safetensors");
 
-/// The weights and moving statistics of one network, and what they are.
+/// The weights and moving statistics of one network, and where they come from.
 #[derive(Debug)]
 pub struct Weights {
-    /// Where they are from, for messages.
+    /// What error messages call their source, such as a file's path.
     pub name: String,
-    /// Whose.
+    /// The network that they belong to.
     pub network: Network,
-    /// What they were trained with.
+    /// The settings with which they were trained.
     pub config: TrainConfig,
-    /// Channels of the images.
+    /// The number of channels of the images.
     pub channels: usize,
-    /// Iterations trained.
+    /// How many iterations they were trained.
     pub iteration: u64,
-    /// By PyTorch's names, in the mirrored frame.
+    /// The tensors by PyTorch's names, in the mirrored frame.
     pub tensors: BTreeMap<String, Tensor>,
 }
 
 impl Weights {
-    /// The live weights of a model: the tensors are the model's own.
+    /// The live weights of a model: the tensors are the model's own, not copies.
     ///
     /// # Errors
-    /// None that depends on input.
+    /// No input causes an error.
     pub fn of_model(
         model: &Model,
         network: Network,
@@ -63,19 +63,19 @@ impl Weights {
         })
     }
 
-    /// The generator that the program holds, of handwritten digits.
+    /// The generator of handwritten digits that is built into the program.
     ///
     /// # Errors
-    /// None that depends on input.
+    /// No input causes an error.
     pub fn built_in() -> Result<Self> {
         let name = "the built-in generator";
         Self::parse(name, &TensorFile::parse(Path::new(name), BUILT_IN)?, Network::Generator)
     }
 
-    /// Those of `network` in a file, called `name`, by PyTorch's or TensorFlow's names.
+    /// The weights of `network` in `file`, whose tensors have PyTorch's or TensorFlow's names. Messages call it `name`.
     ///
     /// # Errors
-    /// If it is neither, of another version, or of the other network only.
+    /// If the file has neither format or another format version, or holds only the other network.
     pub fn parse(name: &str, file: &TensorFile, network: Network) -> Result<Self> {
         let TensorFile { metadata, tensors } = file;
         let get = |key: &str| metadata.get(key).map(String::as_str);
@@ -107,7 +107,7 @@ impl Weights {
             .filter(|channels| (1..=1024).contains(channels))
             .with_context(|| format!("`channels` is {:?}", get("channels").unwrap_or("missing")))?;
         let iteration = get("iteration").map_or(Some(0), |text| text.parse().ok());
-        // As a checkpoint's.
+        // The same limit as for a checkpoint.
         let iteration = iteration.filter(|&iteration: &u64| iteration < 1 << 48);
         let iteration = iteration.with_context(|| {
             format!("`iteration` is {:?}", get("iteration").unwrap_or("missing"))
@@ -123,31 +123,31 @@ impl Weights {
         Ok(Self { name: name.to_owned(), network, config, channels, iteration, tensors })
     }
 
-    /// The kind that they are stored in.
+    /// The kind of the tensors: float64 if any of them has it, else float32.
     pub fn kind(&self) -> Kind {
         let is_double = self.tensors.values().any(|tensor| tensor.kind() == Kind::Double);
         if is_double { Kind::Double } else { Kind::Float }
     }
 
-    /// Sizes and constants of the networks.
+    /// The numbers that decide the networks' layers.
     pub fn model_config(&self) -> ModelConfig {
         self.config.model(self.channels)
     }
 
-    /// Both networks, this one with these weights, the other with initial values.
+    /// A model of both networks, where this network has these weights and the other one its initial values.
     ///
     /// # Errors
-    /// If a tensor is missing, not known, of another shape or not finite, or the device cannot hold it.
+    /// As [`Self::load_into`]; also if the device cannot hold the networks.
     pub fn model(&self, device: Device, kind: Kind) -> Result<Model> {
         let model = Model::new(&self.model_config(), self.config.seed, device, kind)?;
         self.load_into(&model)?;
         Ok(model)
     }
 
-    /// As [`Self::model`], of a generator.
+    /// Like [`Self::model`], but only for the weights of a generator.
     ///
     /// # Errors
-    /// As there; if these are a discriminator's.
+    /// As [`Self::model`]; also if these are the weights of a discriminator.
     pub fn generator(&self, device: Device, kind: Kind) -> Result<Model> {
         let found = self.network.name();
         ensure!(
@@ -158,11 +158,11 @@ impl Weights {
         self.model(device, kind)
     }
 
-    /// Gives the network of `model` these weights.
+    /// Copies these weights into the network of `model`.
     ///
     /// # Errors
-    /// If a tensor is missing, not known, of another shape or not finite, or a variance is negative; then nothing
-    /// has changed.
+    /// If a tensor is missing, unknown, of another shape or not finite, or if a variance is negative. Then nothing has
+    /// changed.
     pub fn load_into(&self, model: &Model) -> Result<()> {
         let load = || {
             for (name, tensor) in &self.tensors {
@@ -178,10 +178,10 @@ impl Weights {
         load().with_context(|| self.name.clone())
     }
 
-    /// A file by PyTorch's names, in its layouts and the mirrored frame.
+    /// The content of a file with PyTorch's names and layouts, in the mirrored frame.
     ///
     /// # Errors
-    /// None that depends on input.
+    /// No input causes an error.
     pub fn file(&self) -> Result<TensorFile> {
         let frame =
             "mirrored: images and kernels are rotated by 180 degrees, grids are in (h, w, c) order";
@@ -192,7 +192,7 @@ impl Weights {
         })
     }
 
-    /// A file by TensorFlow's names, in its layouts and upright frame.
+    /// The content of a file with TensorFlow's names and layouts, in its upright frame.
     ///
     /// # Errors
     /// As [`Self::model`].
@@ -207,10 +207,10 @@ impl Weights {
         Ok(TensorFile { metadata: self.metadata(TF_FORMAT, frame)?, tensors })
     }
 
-    /// What says of a file, in whatever format, what it is.
+    /// The metadata that files of every format hold: where the weights come from and what sizes the network has.
     ///
     /// # Errors
-    /// None that depends on input.
+    /// No input causes an error.
     pub fn about(&self) -> Result<BTreeMap<String, String>> {
         let model = self.model_config();
         let about = [
@@ -231,6 +231,7 @@ impl Weights {
         Ok(about.map(|(key, value)| (key.to_owned(), value)).into())
     }
 
+    /// The metadata of a file that holds only weights: [`Self::about`], its format and its frame.
     fn metadata(&self, format: &str, frame: &str) -> Result<BTreeMap<String, String>> {
         let mut about = self.about()?;
         about.insert("format".to_owned(), format.to_owned());
@@ -239,10 +240,11 @@ impl Weights {
     }
 }
 
-/// The variables of `network` among TensorFlow's `tensors`, in the mirrored frame and by PyTorch's names.
+/// The variables of `network` among `tensors`, which have TensorFlow's names, converted to PyTorch's names and the
+/// mirrored frame.
 ///
 /// # Errors
-/// If one is missing, or there is one of the network that is not known, or of another shape.
+/// If a variable is missing or has another shape, or if the network has no variable of a name that is there.
 fn mirrored(
     config: &ModelConfig,
     network: Network,
@@ -267,12 +269,13 @@ fn mirrored(
         mirrored.insert(variable.torch_name, variable.layout.mirrored_from_tf(upright)?);
     }
     if let Some(name) = unknown.keys().next() {
-        bail!("tensor {name} is none of a {}'s", network.name());
+        bail!("tensor {name} is none of a {}'s tensors", network.name());
     }
     Ok(mirrored)
 }
 
-/// Sets the sizes that TensorFlow's variables have, and gives the channels of the images.
+/// Finds out the networks' sizes from the shapes of TensorFlow's variables and sets them in `config`. Returns the
+/// number of channels of the images.
 fn infer_sizes(tensors: &BTreeMap<String, Tensor>, config: &mut TrainConfig) -> Result<usize> {
     let found = architecture::infer(|name| tensors.get(name).map(Tensor::size))?;
     (config.z_dim, config.base_width) = (found.z_dim, found.base_width);

@@ -15,16 +15,16 @@ use super::common::{SMALL, dcgan, files, one_thread, state, train};
 
 const NEWEST: &str = "checkpoints/iteration-000004.safetensors";
 
-/// A run of 4 iterations with checkpoints at 0, 2 and 4, which lacks its last files: a resumption
-/// begins at once.
+/// Makes a run of 4 iterations with checkpoints at 0, 2 and 4. The file that marks it as finished is removed, so that
+/// it can be resumed without asking for more iterations.
 fn stopped_run(folder: &Path) -> Result<()> {
     train(folder, &format!("{SMALL} --checkpoint-every 2 --log-every 1 --run run"));
     std::fs::remove_file(folder.join("run/real_vs_generated.png"))?;
     Ok(())
 }
 
-/// Resumes the run and asserts that it names the damage, takes the checkpoint of iteration 2 and ends
-/// as it had.
+/// Replaces the newest checkpoint by `damage` and resumes the run. It must report the damage with the words `told`,
+/// take the checkpoint of iteration 2 instead, and end with the same weights as before.
 fn assert_falls_back(folder: &Path, damage: &[u8], told: &str) -> Result<()> {
     let run = folder.join("run");
     let weights = |run: &Path| TensorFile::read(&run.join("generator.safetensors"));
@@ -41,7 +41,7 @@ fn assert_falls_back(folder: &Path, damage: &[u8], told: &str) -> Result<()> {
         assert!(ran.stderr.contains(part), "no `{part}` in\n{}", ran.stderr);
     }
     assert!(weights(&run)?.tensors == expected);
-    // The damaged file is kept aside, and a whole one is in its place.
+    // The damaged file is kept under another name, and a whole one is in its place.
     let aside = run.join("checkpoints/damaged-iteration-000004.safetensors");
     assert!(std::fs::read(&aside)? == damage);
     assert_eq!(Checkpoint::load(&run.join(NEWEST))?.header.iteration, 4);
@@ -91,7 +91,7 @@ fn cut_at_any_length_or_changed_in_any_byte_a_checkpoint_is_an_error_that_names_
         std::fs::write(&path, &bytes)?;
         match Checkpoint::load(&path) {
             Err(error) => named(error),
-            // A blank after the header, as another kind of blank.
+            // Only a space after the header may change, into another kind of white space.
             Ok(_) => assert_eq!(whole[at], b' ', "{at}"),
         }
     }
@@ -120,8 +120,8 @@ fn without_any_checkpoint_that_can_be_read_a_run_is_left_alone() -> Result<()> {
     Ok(())
 }
 
-/// The newest checkpoint's content, changed by `change` and sealed anew: the error of reading it and
-/// of putting networks into its state.
+/// Changes the content of the checkpoint at `path`, gives it a new checksum, and returns the error of reading it or of
+/// restoring networks from it.
 fn error_of(path: &Path, change: impl FnOnce(&mut TensorFile)) -> Result<String> {
     let mut file = TensorFile::read_sealed(path)?;
     change(&mut file);
@@ -254,7 +254,7 @@ fn the_newest_checkpoints_and_those_with_other_names_are_kept() -> Result<()> {
 fn long_epochs_end_with_a_checkpoint_and_short_ones_do_not() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let options = "--device cpu --threads 1 --base-width 1 --z-dim 3 --g-steps 1 --keep 99 -q";
-    // 10,000 images: 50 batches of 200, or 49 of 205.
+    // Of 10,000 images, an epoch has 50 batches of 200, or 49 batches of up to 205.
     for (run, batch, expected) in [("long", 200, &[0, 50, 100, 101][..]), ("short", 205, &[0, 101])]
     {
         let args = format!("{options} --batch-size {batch} --iterations 101 --run {run}");
@@ -265,7 +265,7 @@ fn long_epochs_end_with_a_checkpoint_and_short_ones_do_not() -> Result<()> {
 }
 
 #[test]
-fn the_last_checkpoint_of_a_run_is_no_goal_of_a_rollback_unless_a_longer_run_has_it_too()
+fn a_rollback_goes_to_the_last_checkpoint_of_a_run_only_if_a_longer_run_would_have_it_too()
 -> Result<()> {
     let folder = tempfile::tempdir()?;
     train(folder.path(), &format!("{SMALL} --checkpoint-every 3 --keep 9 --run run"));

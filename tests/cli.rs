@@ -1,4 +1,4 @@
-//! The executable, as people and scripts meet it.
+//! The command line: messages, exit codes, help and output, as people and scripts see them.
 
 use std::process::Stdio;
 
@@ -7,8 +7,8 @@ use dcgan::device::Cuda;
 
 use super::common::{SMALL, command, dcgan, files, train};
 
-/// Runs `args` in an empty folder, which must stay so; asserts the exit code and that the message
-/// has every one of `parts`.
+/// Runs `args` in an empty folder, which must stay empty. Asserts the exit code and that the message contains every one
+/// of `parts`.
 fn assert_refused(args: &str, code: i32, parts: &[&str]) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let ran = dcgan(folder.path(), args);
@@ -34,7 +34,7 @@ fn wrong_usage_is_exit_code_2_and_says_what_was_expected_and_found() -> Result<(
         ("--batch-size many", ["--batch-size", "expected a whole number", "'many'"]),
         ("--learning-rate 2", ["--learning-rate", "above 0, up to 1", "found 2"]),
         ("--learning-rate nan", ["--learning-rate", "expected a number", "found NaN"]),
-        // TensorFlow's hyperparameters are float32: there the first is 0 and the second 1.
+        // TensorFlow's hyperparameters are float32, in which the first of these values is 0 and the second is 1.
         ("--learning-rate 1e-60", ["--learning-rate", "above 0", "found 0.00"]),
         ("--beta1 0.99999999999", ["--beta1", "below 1", "found 0.99999999999"]),
         ("--label-smoothing 1", ["--label-smoothing", "below 1", "found 1"]),
@@ -47,7 +47,7 @@ fn wrong_usage_is_exit_code_2_and_says_what_was_expected_and_found() -> Result<(
         ("--quiet --verbose", ["--quiet", "--verbose", "cannot be used with"]),
         ("--config none.toml", ["--config none.toml", "cannot be read", "No such file"]),
     ] {
-        // Were it not refused, it should at least end.
+        // Few iterations of small networks, so that the test ends soon even if the run is not refused.
         assert_refused(&format!("{args} --iterations 1 --base-width 1"), 2, &parts)?;
     }
     for (args, parts) in [
@@ -83,7 +83,7 @@ fn a_wrong_configuration_file_is_named_with_its_key_and_the_remedy() -> Result<(
 }
 
 #[test]
-fn of_a_flag_given_twice_the_last_wins() -> Result<()> {
+fn the_last_of_a_repeated_flag_wins() -> Result<()> {
     for command in ["", "train"] {
         let folder = tempfile::tempdir()?;
         let ran = dcgan(folder.path(), &format!("{command} --seed 1 --seed 2 --dry-run"));
@@ -94,18 +94,18 @@ fn of_a_flag_given_twice_the_last_wins() -> Result<()> {
 }
 
 #[test]
-fn more_images_a_batch_than_there_are_is_said() -> Result<()> {
+fn a_batch_larger_than_the_data_set_is_refused_with_the_number_of_images() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    // Found out before anything is allocated for it.
+    // It is refused before memory is allocated for such a batch.
     let ran = dcgan(folder.path(), &format!("{SMALL} --batch-size 10001 --dry-run"));
     assert!(ran.stderr.contains("--batch-size 10001: there are 10000 images"), "{}", ran.stderr);
     Ok(())
 }
 
 #[test]
-fn what_is_no_fault_of_the_command_is_exit_code_1() -> Result<()> {
+fn failures_that_are_not_wrong_usage_have_exit_code_1() -> Result<()> {
     assert_refused("verify none.safetensors", 1, &["none.safetensors", "No such file"])?;
-    // Longer than any file system's names.
+    // No file system allows a name of this length.
     let name = "x".repeat(300);
     assert_refused(&format!("{SMALL} --run {name}"), 1, &[&name, "cannot be made"])
 }
@@ -114,7 +114,7 @@ fn what_is_no_fault_of_the_command_is_exit_code_1() -> Result<()> {
 #[test]
 fn networks_too_large_for_the_memory_are_an_error_in_a_few_lines() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    // 16 GB of address space, as if the machine had no more; the networks take 140.
+    // The limit is 16 GB of address space, as if the machine had no more memory. The networks take 140 GB.
     let limited = "ulimit -v 16000000 && exec \"$0\" --device cpu --threads 1 --z-dim 65536 \
                    --base-width 1024 --batch-size 1 --iterations 1 --run run";
     let output = std::process::Command::new("sh")
@@ -125,7 +125,7 @@ fn networks_too_large_for_the_memory_are_an_error_in_a_few_lines() -> Result<()>
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("error: no memory for networks of"), "{stderr}");
     assert!(stderr.contains("--base-width"), "{stderr}");
-    // Nothing of libtorch's stack of C++ frames.
+    // The message must not contain libtorch's list of C++ stack frames.
     assert!(!stderr.contains("frame #") && stderr.lines().count() <= 3, "{stderr}");
     Ok(())
 }
@@ -154,7 +154,7 @@ fn every_command_prints_its_help_short_and_long() -> Result<()> {
     let help = train(folder.path(), "--help").stdout;
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let listed = listed.take_while(|line| !line.is_empty());
-    // A description that is wrapped goes on further to the right.
+    // A command begins after two spaces; the following lines of a wrapped description are indented further.
     let listed = listed.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let names: Vec<_> = listed.filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(names.len(), 17, "{names:?}");
@@ -216,7 +216,7 @@ fn a_reader_that_goes_away_stops_neither_training_nor_printing() -> Result<()> {
     for args in [&format!("{SMALL} --run run"), "--dry-run", "completions bash"] {
         let mut child =
             command(folder.path(), args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        // Closed long before the first line comes: libtorch has yet to be loaded.
+        // The pipes are closed long before the first line is written, because libtorch has to be loaded before that.
         drop((child.stdout.take(), child.stderr.take()));
         assert_eq!(child.wait()?.code(), Some(0), "{args}");
     }

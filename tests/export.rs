@@ -1,4 +1,4 @@
-//! Exports, what other ecosystems make of them, and the way back.
+//! Exports, what other programs compute with them, and importing them again.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use tch::{CModule, Device, Kind, Tensor};
 
 use super::common::{Ran, SMALL, dcgan, files, one_thread, train};
 
-/// Runs the executable; it must succeed.
+/// Runs the program, which must succeed.
 fn run(folder: &Path, arguments: &str) -> Ran {
     let ran = dcgan(folder, arguments);
     assert_eq!(ran.code, Some(0), "dcgan {arguments}\n{}", ran.stderr);
@@ -22,7 +22,7 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
     (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[])
 }
 
-/// What `scripts/check_exports.sh --save` recorded of the built-in generator.
+/// Compares with the images of the built-in generator that `scripts/check_exports.sh --save` recorded.
 #[test]
 fn pytorch_tensorflow_and_onnxruntime_gave_the_same_images() -> Result<()> {
     one_thread();
@@ -63,7 +63,7 @@ fn torchscript_gives_upright_images_of_any_number_of_z_and_says_what_it_is() -> 
     Ok(())
 }
 
-/// The fields of a message by their numbers, read by another library than the one that wrote them.
+/// The fields of a protobuf message by their numbers, read by another library than the one that wrote them.
 fn fields(message: &[u8]) -> Result<protobuf::UnknownFields> {
     let mut empty = protobuf::well_known_types::Empty::new();
     empty.merge_from_bytes(message)?;
@@ -130,7 +130,7 @@ fn onnx_files_have_the_fields_that_onnx_proto_numbers_so() -> Result<()> {
 }
 
 #[test]
-fn exports_of_either_format_come_back_bit_for_bit_and_training_goes_on() -> Result<()> {
+fn exports_of_either_format_are_imported_bit_for_bit_and_can_be_trained_further() -> Result<()> {
     let folder = tempfile::tempdir()?;
     train(folder.path(), &format!("{SMALL} --run run"));
     for (format, generator, discriminator) in [
@@ -164,21 +164,21 @@ fn exports_of_either_format_come_back_bit_for_bit_and_training_goes_on() -> Resu
         );
         assert!(ran.stderr.contains("going on after iteration 4 of 6"), "{}", ran.stderr);
     }
-    // The generator alone: the discriminator begins anew, and is said to.
+    // With the generator alone, the discriminator starts from initial values, and a message says so.
     let ran = run(folder.path(), "import g1.safetensors --out alone.safetensors");
     assert!(ran.stderr.contains("discriminator: in none of the files"), "{}", ran.stderr);
     run(folder.path(), "sample alone.safetensors --count 4 --device cpu --out alone.png");
     run(folder.path(), "sample run --count 4 --device cpu --out run.png");
     let picture = |name: &str| std::fs::read(folder.path().join(name));
     assert_eq!(picture("alone.png")?, picture("run.png")?);
-    // The run's own weights are what an export of them is.
+    // The weights that the run itself writes at its end are the same as those of an export.
     let read = |name: &str| TensorFile::read(&folder.path().join(name));
     assert_eq!(read("run/generator.safetensors")?.tensors, read("g2.safetensors")?.tensors);
     Ok(())
 }
 
-/// As scripts/tf_checkpoint_to_safetensors.py writes what it finds in the reference's checkpoints: no
-/// settings, both networks, moments and powers.
+/// Imports a file like those that scripts/tf_checkpoint_to_safetensors.py makes of the reference's checkpoints: it has
+/// both networks with their moments and powers, but no settings.
 #[test]
 fn a_tensorflow_checkpoint_comes_with_sizes_moments_and_powers() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -222,7 +222,7 @@ fn a_tensorflow_checkpoint_comes_with_sizes_moments_and_powers() -> Result<()> {
         assert_eq!(state[&format!("{network}.dense.weight.adam_m")], weight * 0.5);
         assert_eq!(state[&format!("{network}.dense.weight.adam_v")], weight.square());
     }
-    // A moment that is missing is no reason to take the others.
+    // If one of the moments is missing, the import is refused. It does not take only the others.
     both.tensors.remove("generator/dense/kernel/adam_v");
     both.write(&path("tf.safetensors"))?;
     let ran = dcgan(folder.path(), "import tf.safetensors --out again.safetensors");
@@ -267,7 +267,7 @@ fn what_cannot_be_exported_or_imported_is_refused_and_nothing_is_written() -> Re
         let negative = &file.tensors[name] - 5.0;
         file.tensors.insert(name.to_owned(), negative);
     })?;
-    // Finite in float64, in which it is stored, not in float32, which is exported.
+    // This value is finite in float64, in which it is stored, but not in float32, in which it is exported.
     change("large.safetensors", &|file| {
         for tensor in file.tensors.values_mut() {
             *tensor = tensor.to_kind(Kind::Double);

@@ -1,4 +1,4 @@
-//! A full disk and folders that go away are an error at once; the last checkpoint stays whole.
+//! A full disk, or a folder that disappears, ends a run with an error at once, and the last checkpoint stays whole.
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -9,8 +9,8 @@ use dcgan::run::checkpoint::Folder;
 
 use super::common::{SMALL, command, dcgan, files, train};
 
-/// Runs the program where no file may become larger than `blocks` of 512 bytes, as if the disk were
-/// full there: the write fails, and the signal that goes with it is ignored.
+/// Runs the program with a limit of `blocks` blocks of 512 bytes on the size of every file. Writing more fails as on a
+/// full disk, because the signal that the system sends in addition is ignored.
 fn with_small_files(folder: &Path, blocks: u32, args: &str) -> Result<Output> {
     let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" {args}");
     let mut shell = Command::new("sh");
@@ -37,13 +37,13 @@ fn a_checkpoint_that_does_not_fit_is_an_error_and_leaves_no_part_of_it() -> Resu
     let told = "error: run/checkpoints/iteration-000000.safetensors: cannot be written: ";
     assert!(stderr.contains(told), "{stderr}");
     assert_nothing_unfinished(folder.path())?;
-    // With room again, the run begins as if nothing had been.
+    // Once there is room again, the same run can be started as if nothing had happened.
     train(folder.path(), &format!("{args} --run run"));
     Ok(())
 }
 
 #[test]
-fn events_that_do_not_fit_are_told_once_and_training_goes_on() -> Result<()> {
+fn events_that_do_not_fit_are_one_warning_and_training_continues() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let args = SMALL.replace("--iterations 4", "--iterations 40");
     let args = format!("{args} --sample-every 1 --checkpoint-every 0 --quiet --run run");
@@ -61,14 +61,14 @@ fn events_that_do_not_fit_are_told_once_and_training_goes_on() -> Result<()> {
 #[test]
 fn a_folder_that_cannot_be_made_is_an_error() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    // Nobody may make folders there, not even the system's administrator.
+    // Nobody can make folders there, not even root.
     let path = "/proc/nowhere/run";
     let ran = dcgan(folder.path(), &format!("{SMALL} --run {path}"));
     assert_eq!((ran.code, ran.stderr.contains(path)), (Some(1), true), "{}", ran.stderr);
     Ok(())
 }
 
-/// Begins an endless run and waits until it has been under way for a while.
+/// Starts a run that does not end by itself, and waits until it has a checkpoint of iteration 20 or later.
 fn begin(folder: &Path, options: &str) -> Result<Child> {
     let args = SMALL.replace("--iterations 4", "--iterations 1000000 --quiet --run run");
     let child = command(folder, &format!("{args} {options}"));
@@ -82,13 +82,13 @@ fn begin(folder: &Path, options: &str) -> Result<Child> {
     Ok(child)
 }
 
-/// Waits for the end of a process, which must come by itself and soon, with exit code 1 and `told`.
+/// Waits for a process to end by itself. It must end soon, with exit code 1 and a message that contains `told`.
 fn assert_fails_soon(mut child: Child, told: &str) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
     while child.try_wait()?.is_none() {
         if Instant::now() > deadline {
             child.kill()?;
-            anyhow::bail!("it goes on");
+            anyhow::bail!("the run has not stopped");
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -103,7 +103,7 @@ fn assert_fails_soon(mut child: Child, told: &str) -> Result<()> {
 fn a_run_whose_folder_is_removed_ends_at_the_next_line() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let child = begin(folder.path(), "--checkpoint-every 20 --sample-every 0")?;
-    // It may be writing a file at this moment; then the folder is not empty yet.
+    // Removing fails while the run writes a new file to the folder, so it is tried until it succeeds.
     while std::fs::remove_dir_all(folder.path().join("run")).is_err() {}
     assert_fails_soon(child, "error: run")
 }
@@ -117,7 +117,7 @@ fn a_run_whose_folder_is_replaced_does_not_write_into_the_other() -> Result<()> 
     std::fs::create_dir(&run)?;
     assert_fails_soon(child, "run: the run's folder was removed or replaced")?;
     assert_eq!(files(&run)?.len(), 0);
-    // Where it was moved to, it goes on.
+    // The run can be resumed in the folder to which it was moved.
     let last = Folder::of_run(&folder.path().join("moved")).iterations()?.pop();
     let total = last.context("no checkpoint")? + 1;
     train(folder.path(), &format!("train --resume moved --iterations {total}"));
@@ -134,7 +134,7 @@ fn checkpoints_or_samples_that_cannot_be_written_end_the_run_at_the_next_one() -
         let child = begin(folder.path(), options)?;
         let (run, aside) = (folder.path().join("run"), folder.path().join("aside"));
         let there = run.join(part);
-        // Between two steps the run may have made the folder anew.
+        // Tried until it succeeds, because the run may make the folder again between two of these steps.
         loop {
             let _ = std::fs::rename(&there, &aside);
             let _ = std::fs::remove_dir_all(&there);

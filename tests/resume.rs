@@ -1,4 +1,4 @@
-//! A resumed run is the same run, bit for bit, whatever stopped it.
+//! A run that was stopped, in whatever way, and resumed gives the same bits as a run that was never stopped.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,10 +14,11 @@ use super::common::{
     Ran, SMALL, Trace, command, crash, dcgan, files, newest, trace, train, without_times,
 };
 
-/// 10,000 digits in batches of 3,000: epochs of 4 iterations, the last of them on 1,000 images.
+/// Options of a run on 10,000 digits in batches of 3,000: an epoch has 4 iterations, the last of them on 1,000 images.
 const EPOCHS: &str = "--device cpu --threads 1 --base-width 1 --z-dim 3 --batch-size 3000 --g-steps 1 \
                       --log-every 1 --sample-every 3 --keep 100";
 
+/// Stops a run with `options` at each of `positions`, resumes it, and compares it with the run that was never stopped.
 fn assert_resumes_everywhere(options: &str, positions: &[u64]) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let whole = folder.path().join("whole");
@@ -37,7 +38,7 @@ fn assert_resumes_everywhere(options: &str, positions: &[u64]) -> Result<()> {
 
 #[test]
 fn a_resumed_run_equals_one_never_stopped_from_every_position() -> Result<()> {
-    // The first instant, within an epoch, before and after its smaller last batch, and the end.
+    // At the very beginning, within an epoch, before and after its smaller last batch, and at the end.
     let options = format!("{EPOCHS} --iterations 6 --checkpoint-every 1");
     assert_resumes_everywhere(&options, &[0, 2, 3, 4, 5, 6])
 }
@@ -95,7 +96,7 @@ fn a_run_with_more_iterations_has_the_weights_of_a_longer_one_whatever_its_repor
     let [short, long] = ["short", "long"].map(|run| trace(&folder.path().join(run)));
     let (mut short, long) = (short?, long?);
     assert!(short.tensors == long.tensors);
-    // What the old end has left is one more line and one more grid.
+    // The end of the short run has left one line and one grid that the long run does not have.
     assert!(short.pictures.remove("samples/iteration-000004.png").is_some());
     short.lines.remove(1);
     assert!(short == long);
@@ -112,7 +113,7 @@ fn the_flag_for_epochs_wins_over_the_runs_iterations() -> Result<()> {
 }
 
 #[test]
-fn a_finished_run_is_said_to_be_and_left_as_it_is() -> Result<()> {
+fn a_finished_run_is_reported_as_finished_and_left_unchanged() -> Result<()> {
     let folder = tempfile::tempdir()?;
     train(folder.path(), &format!("{SMALL} --run run"));
     let before = without_lock(files(folder.path())?);
@@ -141,7 +142,7 @@ fn a_run_stopped_before_its_first_checkpoint_begins_anew() -> Result<()> {
 }
 
 #[test]
-fn a_run_without_its_configuration_goes_on_with_that_of_its_checkpoint() -> Result<()> {
+fn a_run_without_its_configuration_resumes_with_that_of_its_checkpoint() -> Result<()> {
     let folder = tempfile::tempdir()?;
     train(folder.path(), &format!("{SMALL} --log-every 1 --checkpoint-every 2 --run whole"));
     let stopped = folder.path().join("stopped");
@@ -154,7 +155,7 @@ fn a_run_without_its_configuration_goes_on_with_that_of_its_checkpoint() -> Resu
 }
 
 #[test]
-fn lines_of_metrics_that_are_lost_are_told_and_damaged_ones_are_named() -> Result<()> {
+fn lost_lines_of_metrics_are_a_warning_and_damaged_ones_an_error_that_names_them() -> Result<()> {
     let folder = tempfile::tempdir()?;
     train(folder.path(), &format!("{SMALL} --log-every 1 --checkpoint-every 2 --keep 9 --run run"));
     let run = folder.path().join("run");
@@ -198,7 +199,7 @@ fn a_damaged_configuration_is_named_with_the_remedy() -> Result<()> {
     Ok(())
 }
 
-/// Resumes and asserts that it is refused with all of `parts`.
+/// Runs `args` and asserts that they are refused with exit code `code` and a message that contains all of `parts`.
 fn refused(folder: &Path, args: &str, code: i32, parts: &[&str]) -> Ran {
     let ran = dcgan(folder, args);
     ran.assert_refused(args, code, parts);
@@ -224,7 +225,7 @@ fn every_change_of_what_decides_the_result_is_refused_with_both_values() -> Resu
     ] {
         let args = format!("train --resume run --iterations 9 --{flag} {}", is.trim_matches('"'));
         refused(folder.path(), &args, 2, &[&format!("{flag} was {was} and is {is};"), "--fork"]);
-        // The same in the run's own file.
+        // The same change in the run's own configuration file is refused, too.
         let config = folder.path().join("run/config.toml");
         let text = std::fs::read_to_string(&config)?;
         let changed = text.replacen(&format!("{flag} = {was}"), &format!("{flag} = {is}"), 1);
@@ -234,7 +235,7 @@ fn every_change_of_what_decides_the_result_is_refused_with_both_values() -> Resu
         refused(folder.path(), "train --resume run --iterations 9", 2, &parts);
         std::fs::write(&config, text)?;
     }
-    assert!(without_lock(files(folder.path())?) == before, "and nothing is written");
+    assert!(without_lock(files(folder.path())?) == before, "nothing is written");
     Ok(())
 }
 
@@ -272,7 +273,7 @@ fn other_threads_are_allowed_with_a_warning() -> Result<()> {
 }
 
 #[test]
-fn what_is_no_run_or_asks_for_less_is_wrong_usage() -> Result<()> {
+fn resuming_what_is_not_a_run_or_with_fewer_iterations_is_wrong_usage() -> Result<()> {
     let folder = tempfile::tempdir()?;
     train(folder.path(), &format!("{SMALL} --run run"));
     std::fs::create_dir(folder.path().join("empty"))?;
@@ -317,7 +318,7 @@ fn a_fork_begins_where_the_checkpoint_ends_with_other_settings() -> Result<()> {
     let from = "train --resume run/checkpoints/iteration-000002.safetensors";
     let changes = "--seed 5 --batch-size 6 --learning-rate 0.01 --iterations 5";
     train(folder.path(), &format!("{from} --fork other {changes}"));
-    // From the same state with the same settings it is the same run.
+    // A fork from the same state with the same settings gives the same results as the run.
     train(folder.path(), &format!("{from} --fork same"));
     assert!(files(&folder.path().join("run"))? == before, "the run itself stays as it is");
     let lines = |run: &str| -> Result<Vec<Line>> {
@@ -335,7 +336,7 @@ fn a_fork_begins_where_the_checkpoint_ends_with_other_settings() -> Result<()> {
 }
 
 #[test]
-fn a_fork_that_was_stopped_after_its_first_file_goes_on_from_its_state() -> Result<()> {
+fn a_fork_that_was_stopped_after_its_first_file_resumes_from_its_checkpoint() -> Result<()> {
     let folder = tempfile::tempdir()?;
     train(folder.path(), &format!("{SMALL} --log-every 1 --checkpoint-every 2 --keep 9 --run run"));
     let fork = "--resume run/checkpoints/iteration-000002.safetensors --seed 8 --fork";
@@ -353,11 +354,11 @@ fn a_fork_that_was_stopped_after_its_first_file_goes_on_from_its_state() -> Resu
     Ok(())
 }
 
-/// A run that goes on until it is stopped.
+/// Options of a run that trains until it is stopped.
 const ENDLESS: &str = "--device cpu --threads 1 --base-width 1 --z-dim 3 --batch-size 4 --iterations 1000000 \
                        --log-every 1 --sample-every 50 --checkpoint-every 20 --quiet";
 
-/// Begins `args` and waits until `run` has a checkpoint of at least `iteration`.
+/// Starts the program with `args` and waits until `run` has a checkpoint of at least `iteration`.
 fn begin(folder: &Path, args: &str, run: &str, iteration: u64) -> Result<Child> {
     let child = command(folder, args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     wait_for(&folder.join(run), iteration)?;
@@ -381,11 +382,11 @@ mod unix {
     use super::*;
 
     fn signal(child: &Child, number: libc::c_int) {
-        // SAFETY: sends a signal to a process of ours that has not been waited for.
+        // SAFETY: this sends a signal to a child process that has not been waited for, so its number is still its own.
         assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, number) }, 0);
     }
 
-    /// What the process said, and how it ended.
+    /// Waits for the end of the process. Returns its exit status and what it printed to stderr.
     fn end(child: Child) -> Result<(Option<i32>, String)> {
         let output = child.wait_with_output()?;
         let stderr = String::from_utf8(output.stderr)?;
@@ -393,7 +394,7 @@ mod unix {
         Ok((output.status.code(), stderr))
     }
 
-    /// What an uninterrupted run of as many iterations comes to.
+    /// The results of an uninterrupted run of `iterations` iterations.
     fn uninterrupted(folder: &Path, iterations: u64) -> Result<Trace> {
         let args = ENDLESS.replace("1000000", &iterations.to_string());
         train(folder, &format!("{args} --run whole"));
@@ -401,7 +402,7 @@ mod unix {
     }
 
     #[test]
-    fn signals_end_a_run_with_its_state_saved_and_say_how_to_go_on() -> Result<()> {
+    fn signals_end_a_run_with_its_state_saved_and_a_message_says_how_to_resume() -> Result<()> {
         for (number, name, code) in [
             (libc::SIGINT, "SIGINT", 130),
             (libc::SIGTERM, "SIGTERM", 143),
@@ -420,7 +421,7 @@ mod unix {
             assert!(said.ends_with(&format!("{told}\n")), "{said}");
             let last = read_metrics(&run.join("metrics.jsonl"))?.pop().context("no metrics")?;
             assert_eq!(last.iteration, iteration);
-            // A rollback would go where that of a run never stopped would.
+            // A rollback would go to the same checkpoint as in a run that was never stopped.
             let header = Checkpoint::header(&Folder::of_run(&run).file(iteration))?;
             assert!(header.healthy.is_multiple_of(20) && header.healthy <= iteration);
 
@@ -449,7 +450,7 @@ mod unix {
     }
 
     #[test]
-    fn a_closed_terminal_may_be_told_of_twice() -> Result<()> {
+    fn a_second_sighup_from_a_closed_terminal_does_not_end_the_run_at_once() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let child = begin(folder.path(), &format!("{ENDLESS} --run run"), "run", 20)?;
         signal(&child, libc::SIGHUP);
@@ -463,7 +464,7 @@ mod unix {
     #[test]
     fn a_second_signal_ends_it_at_once_with_the_last_checkpoint_intact() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        // An iteration takes minutes.
+        // An iteration of this run takes minutes, so the signals come within the first one.
         let slow =
             "--device cpu --threads 1 --base-width 64 --batch-size 8000 --iterations 9 --run run";
         let child = begin(folder.path(), slow, "run", 0)?;
@@ -506,7 +507,7 @@ mod unix {
         let mut child = begin(folder.path(), &format!("{ENDLESS} --run run"), "run", 20)?;
         let told = format!("run: in use by process {}", child.id());
         refused(folder.path(), "train --resume run", 1, &[&told]);
-        // The lock dies with its process, however that ends.
+        // The lock ends with its process, even if that is killed.
         child.kill()?;
         child.wait()?;
         let total = newest(&folder.path().join("run"))? + 1;

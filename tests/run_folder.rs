@@ -1,4 +1,4 @@
-//! What a run leaves behind.
+//! The files that a run writes to its folder.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use tch::{Device, Kind};
 
 use super::common::{Ran, SMALL, dcgan, files, train};
 
-/// 4 iterations; lines of metrics after 3 and 4, samples after 2 and 4.
+/// Trains 4 iterations, with lines of metrics after 3 and 4, and samples after 2 and 4.
 fn small_run(folder: &Path) -> Ran {
     train(folder, &format!("{SMALL} --log-every 3 --sample-every 2 --run run"))
 }
@@ -42,7 +42,7 @@ fn a_run_leaves_exactly_its_files() -> Result<()> {
         "run/samples/iteration-000004.png",
     ];
     assert_eq!(names, expected);
-    assert_eq!(files.len(), expected.len() + 1, "and one event file");
+    assert_eq!(files.len(), expected.len() + 1, "there is one event file, too");
     Ok(())
 }
 
@@ -224,14 +224,14 @@ fn a_dry_run_writes_nothing_and_prints_the_configuration_and_the_layers() -> Res
     assert!(!folder.path().join("run").exists() && !folder.path().join("runs").exists());
     assert_eq!(ran.stderr, "");
 
-    // It begins with the configuration, as TOML.
+    // The output begins with the configuration, as TOML.
     let toml = ran.stdout.split("\n#").next().unwrap_or_default();
     let config: TrainConfig = toml::from_str(toml)?;
     assert_eq!((config.base_width, config.z_dim), (2, 7));
-    // 10,000 images, 128 a batch, 10 epochs.
+    // There are 10,000 images in batches of 128, for 10 epochs.
     assert!(ran.stdout.contains("79 iterations an epoch, 790 in all"), "{}", ran.stdout);
 
-    // The layers hold as many values as the networks.
+    // The table of layers states as many trained values as the networks have.
     let model = Model::new(&config.model(1), 0, Device::Cpu, Kind::Float)?;
     let sums: Vec<usize> = ran
         .stdout

@@ -1,4 +1,4 @@
-//! `dcgan runs`.
+//! `dcgan runs`: listing, showing and pruning runs.
 
 use std::path::Path;
 
@@ -7,7 +7,8 @@ use dcgan::run::checkpoint::Folder;
 
 use super::common::{SMALL, dcgan, files, train};
 
-/// One run of its default name, finished, and one of the user's, which lacks its end.
+/// Makes a finished run with a default name, a run called `mine` that counts as interrupted, and a folder that is not
+/// a run.
 fn two_runs(folder: &Path) -> Result<()> {
     let options = format!("{SMALL} --checkpoint-every 1 --keep 9 --log-every 1");
     train(folder, &options);
@@ -18,7 +19,7 @@ fn two_runs(folder: &Path) -> Result<()> {
 }
 
 #[test]
-fn runs_are_listed_with_where_they_stand() -> Result<()> {
+fn runs_are_listed_with_their_state() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let none = train(folder.path(), "runs");
     assert_eq!((none.stdout.as_str(), none.stderr.contains("no runs in runs")), ("", true));
@@ -93,20 +94,20 @@ fn pruning_keeps_the_newest_asks_first_and_says_what_it_freed() -> Result<()> {
     let asked = dcgan(folder.path(), "runs prune");
     assert_eq!(asked.code, Some(2));
     assert!(asked.stderr.contains("expected --yes"), "{}", asked.stderr);
-    assert!(without_locks(files(folder.path())?) == without_locks(before), "nothing has gone");
+    assert!(without_locks(files(folder.path())?) == without_locks(before), "nothing is removed");
 
     let pruned = train(folder.path(), "runs prune mine --keep 2 --yes").stdout;
     assert!(pruned.contains("removed 4 checkpoints of 1 run, "), "{pruned}");
     let freed = pruned.rsplit(", ").next().context("no size")?.trim().to_owned();
     let expected = indicatif::DecimalBytes(3 * size + 1).to_string();
-    // Checkpoints differ by a few digits in their header.
+    // Checkpoints differ in size by a few digits in their headers, so only the whole part is compared.
     assert_eq!(freed.split('.').next(), expected.split('.').next(), "{pruned}");
     assert_eq!(mine.iterations()?, [3, 4]);
     assert!(mine.path().join("good.safetensors").exists());
     train(folder.path(), "runs prune --yes");
     assert_eq!(mine.iterations()?, [4]);
     assert!(train(folder.path(), "runs prune --yes").stdout.contains("nothing to remove"));
-    // What is left is enough to go on.
+    // The checkpoints that are left are enough to resume the run.
     train(folder.path(), "train --resume mine --iterations 5");
     Ok(())
 }

@@ -27,13 +27,13 @@ fn without_a_model_the_built_in_generator_shows_digits() -> Result<()> {
     let ran = sample(folder.path(), "");
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let picture = pixels(&folder.path().join("samples.png"))?.into_luma8();
-    // 8 × 8 images of 32 with gaps of 2.
+    // 8 × 8 images of 32×32 pixels, with gaps of 2 pixels.
     assert_eq!(picture.dimensions(), (270, 270));
     // Digits are mostly black, with white in them.
     let white = picture.pixels().filter(|pixel| pixel.0[0] > 200).count();
     let black = picture.pixels().filter(|pixel| pixel.0[0] < 30).count();
     assert!(white > 2000 && black > 40_000, "{white} {black}");
-    // What is there is not replaced unless that is asked for.
+    // An existing file is replaced only with --force.
     refused(folder.path(), "", 2, &["samples.png: is there already", "--force"]);
     let again = sample(folder.path(), "--force --seed 1");
     assert_eq!(again.code, Some(0), "{}", again.stderr);
@@ -69,7 +69,7 @@ fn pictures_folders_and_arrays_hold_the_same_images_whatever_the_count() -> Resu
     assert_eq!(floats.size(), [70, 1, 32, 32]);
     let bytes = ((floats + 1.0) * 127.5).round().to_kind(Kind::Uint8).flatten(0, -1);
     assert_eq!(Vec::<u8>::try_from(bytes)?, data);
-    // bfloat16 has 8 bits.
+    // bfloat16 has a mantissa of only 8 bits, so the images differ, but not much.
     let ran = sample(folder.path(), "--count 70 --npy bf16.npy --seed 5 --precision bf16");
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let difference = Tensor::read_npy(at("bf16.npy"))? - Tensor::read_npy(at("all.npy"))?;
@@ -98,8 +98,8 @@ fn a_run_its_checkpoint_and_its_weights_give_the_runs_own_samples() -> Result<()
         5,
     );
     Tensor::from_slice(&z).view([36, 5]).write_npy(folder.path().join("z.npy"))?;
-    // The grid of the last iteration is from the same z. Its batch had another size, and float32
-    // rounds: by one level of 255 at most.
+    // The run's last sample grid is made from the same z, but in a batch of another size. Float32 then rounds
+    // differently, so that pixels may differ by one level of 255.
     let expected = pixels(&folder.path().join("run/samples/iteration-000003.png"))?.into_luma8();
     for model in
         ["run", "run/checkpoints/iteration-000003.safetensors", "run/generator.safetensors"]
@@ -116,7 +116,7 @@ fn a_run_its_checkpoint_and_its_weights_give_the_runs_own_samples() -> Result<()
 }
 
 #[test]
-fn what_cannot_be_is_refused_before_a_file_is_written() -> Result<()> {
+fn impossible_requests_are_refused_before_a_file_is_written() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let place = folder.path();
     std::fs::write(place.join("text.safetensors"), "no tensors")?;

@@ -1,4 +1,4 @@
-//! A run's event file, read back.
+//! The event files that a run writes for TensorBoard, read back.
 
 use std::path::Path;
 
@@ -12,7 +12,8 @@ use tensorboard_rs::masked_crc32c::{crc32c, masked_crc32c};
 
 use super::common::{SMALL, files, train};
 
-/// The records of a TFRecord file: length, its checksum, data, its checksum.
+/// The data of the records in a TFRecord file. A record is the length of its data, the checksum of that length, the
+/// data, and the checksum of the data.
 fn records(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
     fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8]> {
         let (taken, rest) = bytes.split_at_checked(length).context("truncated")?;
@@ -50,7 +51,7 @@ fn events_of_a_run(folder: &Path) -> Result<Vec<Event>> {
     all.pop().context("no events")
 }
 
-/// Every value of every summary, with its step.
+/// Every value of every summary, together with its step.
 fn values(events: &[Event]) -> impl Iterator<Item = (i64, &Summary_Value)> {
     let of = |event: &Event| (event.get_step(), event.has_summary());
     events.iter().filter(move |event| of(event).1).flat_map(move |event| {
@@ -60,7 +61,7 @@ fn values(events: &[Event]) -> impl Iterator<Item = (i64, &Summary_Value)> {
 
 #[test]
 fn the_checksum_is_crc32c() {
-    // RFC 3720, appendix B.4, and the check value that every table of checksums gives.
+    // The first is from RFC 3720, appendix B.4; the second is the check value in every catalogue of checksums.
     assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
     assert_eq!(crc32c(b"123456789"), 0xe306_9283);
 }
@@ -71,7 +72,7 @@ fn the_file_begins_with_its_version_and_every_event_has_a_time() -> Result<()> {
     let events = events_of_a_run(folder.path())?;
     assert_eq!(events[0].get_file_version(), "brain.Event:2");
     let times: Vec<_> = events.iter().map(Event::get_wall_time).collect();
-    // Seconds since 1970: after 2020, and in order.
+    // Times are seconds since 1970. They must be later than July 2017 and in order.
     assert!(times[0] > 1.5e9 && times.is_sorted(), "{times:?}");
     Ok(())
 }
@@ -146,14 +147,14 @@ fn the_configuration_is_there_as_text() -> Result<()> {
 }
 
 #[test]
-fn a_resumed_run_tells_tensorboard_from_which_step_on_it_goes_on() -> Result<()> {
+fn a_resumed_run_tells_tensorboard_from_which_step_on_to_replace_events() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let args = format!("{SMALL} --log-every 1 --sample-every 2 --checkpoint-every 2 --keep 9");
     train(folder.path(), &format!("{args} --run run"));
     let run = folder.path().join("run");
-    // Stopped after iteration 3, of which the checkpoint knows nothing.
+    // As if the run had been stopped after iteration 3 or 4, with iteration 2 as its newest checkpoint.
     Folder::of_run(&run).remove_after(2)?;
-    // Within the same second, so that only the name's number can put the files in order.
+    // All within the same second or so: then only the number in their names puts the event files in order.
     train(folder.path(), "train --resume run");
     train(folder.path(), "train --resume run --iterations 5");
     let all = event_files(&run)?;
@@ -163,10 +164,10 @@ fn a_resumed_run_tells_tensorboard_from_which_step_on_it_goes_on() -> Result<()>
         values(events).filter(|(_, value)| !value.has_simple_value()).map(tag).collect::<Vec<_>>()
     };
     for (events, first, expected) in [
-        // A new run says so too: it may be one that was stopped before its first line.
+        // A new run states step 0, because it may have been stopped before its first line and started again.
         (&all[0], 0, &[(0, "config"), (0, "real"), (2, "samples"), (4, "samples")][..]),
         (&all[1], 3, &[(4, "samples")]),
-        // The settings are others now.
+        // The settings have changed, so they are written again.
         (&all[2], 5, &[(5, "config"), (5, "samples")]),
     ] {
         assert_eq!(events[0].get_file_version(), "brain.Event:2");

@@ -1,4 +1,5 @@
-//! The convolutions alone: each pass in the best memory layout of libtorch's own operators.
+//! Measures the convolutions alone. Each pass is computed by libtorch's own operator, in the memory layout that is
+//! fastest for it.
 
 use std::time::Instant;
 
@@ -8,10 +9,11 @@ use tch::{Device, Kind, Tensor};
 use crate::shape::Grid;
 use crate::tf::frame::{KERNEL, OUTPUT_PADDING, PADDING, STRIDE};
 
-/// One pass of a convolution of kernel 5 and stride 2 between a coarse and a fine grid.
+/// One pass of a convolution with kernel 5 and stride 2 between a coarse grid and one twice as fine.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pass {
     pub(super) direction: Direction,
+    /// Number of images.
     pub(super) batch: i64,
     /// Channels of the coarse grid.
     pub(super) coarse: i64,
@@ -21,29 +23,30 @@ pub(super) struct Pass {
     pub(super) grid: Grid,
 }
 
+/// What a pass computes.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Direction {
-    /// A transposed convolution's forward pass; a plain one's gradient of its input.
+    /// The forward pass of a transposed convolution, which is also the gradient of a convolution's input.
     FineFromCoarse,
-    /// A convolution's forward pass; a transposed one's gradient of its input.
+    /// The forward pass of a convolution, which is also the gradient of a transposed convolution's input.
     CoarseFromFine,
-    /// The gradient of either's weights.
+    /// The gradient of the weights, which both kinds of convolution compute in the same way.
     Weights,
 }
 
 impl Direction {
-    /// All of them.
+    /// All three directions.
     pub(super) const ALL: [Self; 3] = [Self::FineFromCoarse, Self::CoarseFromFine, Self::Weights];
 }
 
 impl Pass {
-    /// Floating-point operations of the plain algorithm, products with padding included.
+    /// The number of floating-point operations of the plain algorithm. Products with the zeros of the padding count.
     pub(super) fn flop(&self) -> f64 {
         let products = self.batch * self.grid.cells() * KERNEL * KERNEL * self.coarse * self.fine;
         2. * products as f64
     }
 
-    /// The least time of a run in any layout, in milliseconds. `wait` waits for the device.
+    /// The shortest time that the pass takes in any memory layout, in milliseconds. `wait` waits for the device.
     ///
     /// # Errors
     /// If the device cannot hold the tensors.
@@ -86,7 +89,7 @@ impl Pass {
                     })?,
                     Direction::Weights => {
                         let weight = weight.f_detach()?.f_set_requires_grad(true)?;
-                        // Only the way back is timed: the graph is kept.
+                        // The graph is built once and kept, so that only the backward pass is timed.
                         let by_conv =
                             conv(&fine_grid, &weight)?.f_mul(&coarse_grid)?.f_sum(kind)?;
                         let by_transpose = conv_transpose(&coarse_grid, &weight)?
@@ -106,7 +109,7 @@ impl Pass {
     }
 }
 
-/// Runs of each layout.
+/// How many times a pass is timed in each layout.
 const RUNS: usize = 4;
 
 fn channels_last(x: &Tensor) -> Result<Tensor> {

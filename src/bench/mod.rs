@@ -1,4 +1,4 @@
-//! How long an iteration takes, and where the time goes.
+//! Measures how long an iteration takes and how much of that time each of its parts needs.
 
 mod floor;
 
@@ -23,57 +23,57 @@ use floor::{Direction, Pass};
 /// What to measure.
 #[derive(Debug, Clone)]
 pub struct BenchConfig {
-    /// Sizes of the networks.
+    /// The numbers that decide both networks.
     pub model: ModelConfig,
-    /// Real images an iteration, and rows of z.
+    /// Number of real images in an iteration, and of rows of z.
     pub batch_size: usize,
-    /// What numbers it computes in.
+    /// The number format to compute in.
     pub precision: Precision,
-    /// Where.
+    /// The device to compute on.
     pub device: Device,
-    /// Iterations that are not counted.
+    /// Iterations to run first, which are not counted.
     pub warmup: usize,
-    /// Iterations that are; at least 1.
+    /// Iterations to run and count; at least 1.
     pub iterations: usize,
-    /// Whether the convolutions are measured alone, too.
+    /// Whether to measure the convolutions alone, too.
     pub floor: bool,
-    /// Images to sample, after the iterations.
+    /// Number of images to sample after the iterations; 0 to leave that out.
     pub samples: usize,
 }
 
 /// What was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct BenchResult {
-    /// Of the counted iterations, in milliseconds.
+    /// The median time of the counted iterations, in milliseconds.
     pub median_ms: f64,
-    /// Of the counted iterations, in milliseconds.
+    /// The shortest time of the counted iterations, in milliseconds.
     pub min_ms: f64,
-    /// Each counted iteration, in milliseconds, in order.
+    /// The time of each counted iteration in order, in milliseconds.
     pub times_ms: Vec<f64>,
-    /// Medians of the parts of an iteration, in milliseconds.
+    /// The median time of each part of an iteration, in milliseconds.
     pub phases_ms: PhasesMs,
-    /// Real images a second, at the median.
+    /// Real images per second, at the median time.
     pub images_per_s: f64,
-    /// 10^9 floating-point operations a second, at the median. Those of the plain algorithm are counted,
-    /// whatever is computed in their place.
+    /// 10^9 floating-point operations per second, at the median time. The operations of the plain algorithm are
+    /// counted, even where a faster one with fewer operations is used.
     pub gflop_per_s: f64,
-    /// Images an iteration.
+    /// Real images in an iteration.
     pub batch: usize,
     /// `f32`, `bf16` or `f64`.
     pub precision: &'static str,
-    /// Device, as the setting `device` takes it.
+    /// The device, as it is written in the setting `device`.
     pub device: DeviceChoice,
-    /// CPU threads.
+    /// Number of CPU threads.
     pub threads: i32,
-    /// The convolutions of an iteration alone, each pass in libtorch's best memory layout, in
-    /// milliseconds.
+    /// The time that the convolutions of an iteration take alone, each pass in libtorch's fastest memory layout, in
+    /// milliseconds. Absent if it was not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub floor_ms: Option<f64>,
-    /// Images sampled a second, with batch norm folded into the weights.
+    /// Images sampled per second, with batch norm folded into the weights. Absent if it was not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub samples_per_s: Option<f64>,
-    /// Largest resident memory of the process at the end of the iterations, in 10^6 bytes; absent where
-    /// the system does not tell.
+    /// The most resident memory that the process has used by the end of the iterations, in 10^6 bytes. Absent where
+    /// the system does not tell it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rss_mb: Option<f64>,
 }
@@ -81,25 +81,25 @@ pub struct BenchResult {
 /// Times of the parts of an iteration, in milliseconds.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct PhasesMs {
-    /// A batch of real images, and noise.
+    /// Making a batch of real images and of noise.
     pub data: f64,
-    /// z → images, in all steps.
+    /// The generator's forward passes, z → images, in all steps.
     pub generator_forward: f64,
-    /// Images → logits → losses, in all steps.
+    /// The discriminator's forward passes, images → logits → losses, in all steps.
     pub discriminator_forward: f64,
-    /// Back through the discriminator to its weights.
+    /// The backward pass through the discriminator to its weights.
     pub discriminator_backward: f64,
-    /// Back through the discriminator to the images, and through the generator to its weights.
+    /// The backward passes through the discriminator to the images, and through the generator to its weights.
     pub generator_backward: f64,
-    /// Whether gradients are finite, and Adam.
+    /// Checking that gradients are finite, and Adam's updates.
     pub optimizers: f64,
 }
 
-/// Images that real batches are drawn from.
+/// The number of images that real batches are drawn from.
 const IMAGES: usize = 1024;
 
-/// Times whole iterations (batch and noise made, one discriminator step, two generator steps, losses
-/// read) on random images.
+/// Measures whole iterations on random images. An iteration makes a batch and its noise, does one discriminator step
+/// and two generator steps, and reads the losses.
 ///
 /// # Errors
 /// If the device cannot hold the networks or a loss is not finite.
@@ -108,7 +108,7 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
         config.clone();
     let (z_dim, kind) = (model.z_dim as usize, precision.kind());
     let mut batches = Batches::new(random_images(model.image)?, batch_size, 0);
-    // An epoch of one size, whatever the batch.
+    // The batches of an epoch that have the full size. Only these are used, so that all iterations do the same work.
     let full = (IMAGES / batch_size.min(IMAGES)) as u64;
     let model = Model::new(&model, 0, device, kind)?.computing_in(precision.compute());
     let mut gan = Gan::new(model, StepConfig::default())?;
@@ -133,7 +133,7 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
             done(Some(phase));
             Ok(())
         })?;
-        // Reading the losses waits for the device, and stops the clock when the work is done.
+        // Reading the losses waits for the device, so that the clock stops only when the work is done.
         stats.read()?;
         gan.synchronize()?;
         if i >= warmup as u64 {
@@ -181,13 +181,14 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
     })
 }
 
-/// Waits until the device has done all that it was asked for.
+/// Waits until the device has done all the work that was sent to it.
 fn wait(device: Device) {
     if let Device::Cuda(n) = device {
         tch::Cuda::synchronize(n as i64);
     }
 }
 
+/// [`IMAGES`] images of uniform noise.
 fn random_images(shape: ImageShape) -> Result<ImageSet> {
     let count = IMAGES * shape.len();
     let noise = Latent::Uniform.sample(&mut rng(0, Stream::SampleZ, 0), count, 1);
@@ -206,8 +207,8 @@ fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// The convolutions of an iteration without anything computed twice or for nobody, and how often each
-/// runs.
+/// The passes of convolutions that an iteration needs, and how often it needs each. Results that are needed twice are
+/// counted once, and gradients that nothing uses are left out.
 fn passes(architecture: &Architecture, batch: i64, g_steps: i64) -> Vec<(Pass, i64)> {
     let mut passes = Vec::new();
     for layer in &architecture.generator {
@@ -223,7 +224,7 @@ fn passes(architecture: &Architecture, batch: i64, g_steps: i64) -> Vec<(Pass, i
             let (coarse, fine) = (layer.output.channels(), layer.input.channels());
             let pass = |direction| Pass { direction, batch, coarse, fine, grid };
             passes.push((pass(Direction::CoarseFromFine), 2 + g_steps));
-            // The gradients of the discriminator's step end at the first layer's weights.
+            // The discriminator's own step needs no gradient of the images, which are the first layer's input.
             let to_coarser = if i == 0 { 0 } else { 2 };
             passes.push((pass(Direction::FineFromCoarse), g_steps + to_coarser));
             passes.push((pass(Direction::Weights), 2));
@@ -232,6 +233,7 @@ fn passes(architecture: &Architecture, batch: i64, g_steps: i64) -> Vec<(Pass, i
     passes
 }
 
+/// The time that all `passes` take alone, in milliseconds.
 fn floor(passes: &[(Pass, i64)], device: Device, kind: Kind) -> Result<f64> {
     let mut sum = 0.;
     for (pass, count) in passes {
@@ -240,12 +242,13 @@ fn floor(passes: &[(Pass, i64)], device: Device, kind: Kind) -> Result<f64> {
     Ok(sum)
 }
 
+/// Images that the generator of `model` makes per second.
 fn sampled_per_s(model: &Model, samples: usize, batch_size: usize) -> Result<f64> {
     let _no_grad = tch::no_grad_guard();
     let sampler = Sampler::new(model, crate::rng::Latent::default())?;
     let z_dim = model.config().z_dim as usize;
     let mut noise = rng(0, Stream::SampleZ, 1);
-    // One batch is not counted.
+    // The first batch is not counted, because it also sets things up.
     let z: Tensor = model.z(&Latent::Uniform.sample(&mut noise, batch_size, z_dim))?;
     sampler.images(&z)?;
     let start = Instant::now();
@@ -260,6 +263,7 @@ fn sampled_per_s(model: &Model, samples: usize, batch_size: usize) -> Result<f64
     Ok(samples as f64 / start.elapsed().as_secs_f64())
 }
 
+/// The most resident memory that this process has used so far, in 10^6 bytes, where the system tells it.
 fn max_rss_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

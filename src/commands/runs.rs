@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use dcgan::error::Usage;
 use dcgan::files::remove;
-use dcgan::run::list::{State, Summary, find_run, list, needless_checkpoints};
+use dcgan::run::list::{State, Summary, find_run, list, prunable_checkpoints};
 use dcgan::run::{RUNS, RunDir};
 use indicatif::DecimalBytes;
 
@@ -177,7 +177,7 @@ fn prune(runs: &[PathBuf], keep: usize, yes: bool, dry_run: bool) -> Result<Exit
         if !dry_run {
             held.push(RunDir::open(path)?);
         }
-        let old = match needless_checkpoints(path, keep) {
+        let old = match prunable_checkpoints(path, keep) {
             Ok(old) => old,
             Err(error) => {
                 print_warning(&error.context(format!("{}: left alone", path.display())));

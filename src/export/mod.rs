@@ -1,7 +1,8 @@
-//! Trained networks for other ecosystems.
+//! Exports a generator as a program that other software runs.
 //!
-//! Weights by PyTorch's and TensorFlow's names are [`crate::weights`]' own; here are the formats that hold a
-//! whole program: z in, upright images out, with batch norm folded into the weights and any batch size.
+//! These formats hold a whole program: it takes z, gives upright images, accepts any batch size, and has batch norm
+//! folded into its weights. Files that hold only weights, by PyTorch's or TensorFlow's names, are made by
+//! [`crate::weights`].
 
 mod onnx;
 mod torchscript;
@@ -9,5 +10,5 @@ mod torchscript;
 pub use onnx::onnx;
 pub use torchscript::torchscript;
 
-/// What z and images are, for those who read a file's description.
+/// The description in an exported file, which says what its input and its output are.
 const DESCRIPTION: &str = "A DCGAN generator: z -> images in [-1, 1], upright, channels first";

@@ -1,7 +1,8 @@
-//! A generator as ONNX: standard operators only.
+//! Exports a generator as ONNX, with standard operators only.
 //!
-//! Asymmetric padding crops what TensorFlow's "same" crops, so that kernels stand upright and no operator
-//! turns images. The messages are those fields of `onnx.proto` (ONNX 1.17) that such a file has.
+//! Unlike libtorch's, ONNX's transposed convolution supports asymmetric padding. It can therefore crop exactly what
+//! TensorFlow's "same" padding crops, so that the kernels are stored upright and no operator has to rotate images. The
+//! protobuf messages below list only the fields of `onnx.proto` (ONNX 1.17) that such a file uses.
 
 use anyhow::{Result, bail, ensure};
 use prost::Message;
@@ -15,20 +16,21 @@ use crate::tf::Role;
 use crate::tf::frame::{KERNEL, STRIDE};
 use crate::weights::Weights;
 
-/// Of the operators. Everything used here is the same from 14 on, and 17 is read by runtimes since 2022.
+/// The version of ONNX's set of operators. All operators used here have been the same since version 14, and runtimes
+/// have read version 17 since 2022.
 const OPSET: i64 = 17;
-/// Of the file format, that of [`OPSET`].
+/// The version of the file format that came with [`OPSET`].
 const IR_VERSION: i64 = 8;
-/// What TensorFlow's "same" padding crops of a transposed convolution: top, left, bottom, right.
+/// How much TensorFlow's "same" padding crops from a transposed convolution's output: top, left, bottom, right.
 const PADS: [i64; 4] = [1, 1, 2, 2];
 
-/// The file's bytes. Input `z` `[batch, z_dim]`, output `images` `[batch, C, H, W]`, both float32.
+/// The bytes of the ONNX file. Its input is `z` `[batch, z_dim]`, its output `images` `[batch, C, H, W]`, both float32.
 ///
 /// # Errors
-/// If the weights are no generator's or not finite in float32, or the file is larger than the format allows.
+/// If the weights are not a generator's or not finite in float32, or the file is larger than the format allows.
 pub fn onnx(weights: &Weights) -> Result<Vec<u8>> {
     let _no_grad = tch::no_grad_guard();
-    // Folded in float64, so that nothing is lost before the last rounding.
+    // Batch norm is folded in float64, so that values are rounded only once, at the end.
     let model = weights.generator(Device::Cpu, Kind::Double)?;
     let mut graph = Graph {
         name: "generator".to_owned(),
@@ -42,7 +44,7 @@ pub fn onnx(weights: &Weights) -> Result<Vec<u8>> {
     for (layer, variables) in layers.iter().zip(variables.chunks_exact(2)) {
         for variable in variables {
             let upright = variable.layout.tf_from_mirrored(&variable.tensor)?;
-            // To the order of channels, rows, columns, which is ONNX's.
+            // ONNX orders values by channel, then row, then column.
             let values = match (layer.operation, layer.output.grid(), variable.role) {
                 (Operation::Dense, Some(grid), _) => channels_first(&upright, grid)?,
                 (Operation::ConvTranspose, _, Role::Kernel) => upright.f_permute([3, 2, 0, 1])?, // hwoi -> iohw
@@ -70,7 +72,7 @@ pub fn onnx(weights: &Weights) -> Result<Vec<u8>> {
         opset_import: vec![OperatorSet { domain: String::new(), version: OPSET }],
         metadata_props: about.map(|(key, value)| Entry { key, value }).collect(),
     };
-    // Where protobuf ends.
+    // A protobuf message cannot be larger than this.
     ensure!(
         i32::try_from(file.encoded_len()).is_ok(),
         "an ONNX file holds up to 2 GB, this generator takes {} bytes; export it as torchscript",
@@ -79,7 +81,8 @@ pub fn onnx(weights: &Weights) -> Result<Vec<u8>> {
     Ok(file.encode_to_vec())
 }
 
-/// A layer and its activation; the name of what comes out.
+/// Adds the operators of a layer and its activation to `graph`. `x` is the name of the layer's input; returns the name
+/// of its output.
 fn layer_nodes(graph: &mut Graph, layer: &Layer, x: &str) -> Result<String> {
     let name = &layer.name;
     let parameters = [format!("{name}.kernel"), format!("{name}.bias")];
@@ -111,7 +114,7 @@ fn layer_nodes(graph: &mut Graph, layer: &Layer, x: &str) -> Result<String> {
     Ok(output)
 }
 
-/// A tensor whose last axis runs over (h, w, c) of the grid, with that in the order (c, h, w).
+/// Reorders the last axis of `x`, which runs over the grid's values in the order (h, w, c), to the order (c, h, w).
 fn channels_first(x: &Tensor, grid: Grid) -> Result<Tensor> {
     let shape = x.size();
     let rows: i64 = shape[..shape.len() - 1].iter().product();
@@ -119,6 +122,7 @@ fn channels_first(x: &Tensor, grid: Grid) -> Result<Tensor> {
     Ok(x.f_reshape(&shape)?)
 }
 
+/// The values of a tensor, as float32.
 fn tensor(name: &str, values: &Tensor) -> Result<TensorProto> {
     let flat = values.f_to_kind(Kind::Float)?.f_contiguous()?.f_flatten(0, -1)?;
     ensure_finite(name, &flat)?;
@@ -130,6 +134,7 @@ fn tensor(name: &str, values: &Tensor) -> Result<TensorProto> {
     })
 }
 
+/// A shape as a tensor, which the operator `Reshape` takes.
 fn shape_tensor(name: &str, shape: &[i64]) -> TensorProto {
     TensorProto {
         dims: vec![shape.len() as i64],
@@ -139,7 +144,7 @@ fn shape_tensor(name: &str, shape: &[i64]) -> TensorProto {
     }
 }
 
-/// A float32 tensor of any batch size.
+/// The description of an input or output: a float32 tensor of any batch size, whose other sizes are `shape`.
 fn value(name: &str, shape: &[i64]) -> ValueInfo {
     let batch = Dimension { dim_value: None, dim_param: Some("batch".to_owned()) };
     let fixed = shape.iter().map(|&n| Dimension { dim_value: Some(n), dim_param: None });
@@ -152,11 +157,11 @@ fn value(name: &str, shape: &[i64]) -> ValueInfo {
     }
 }
 
-/// `TensorProto.DataType`.
+/// `TensorProto.DataType.FLOAT`.
 const FLOAT: i32 = 1;
-/// `TensorProto.DataType`.
+/// `TensorProto.DataType.INT64`.
 const INT64: i32 = 7;
-/// `AttributeProto.AttributeType`.
+/// `AttributeProto.AttributeType.INTS`.
 const INTS: i32 = 7;
 
 #[derive(Clone, PartialEq, Message)]
@@ -308,7 +313,7 @@ mod tests {
     use super::*;
     use crate::sample::Sampler;
 
-    /// What the operators' definitions say of `file`, for `z`.
+    /// Computes the images of `z` by the definitions of the operators in `file`.
     fn evaluate(file: &[u8], z: &Tensor) -> Result<Tensor> {
         let graph = Model::decode(file)?.graph.context("no graph")?;
         let mut values = BTreeMap::from([("z".to_owned(), z.shallow_clone())]);
@@ -330,7 +335,7 @@ mod tests {
                 "ConvTranspose" => {
                     let (pads, strides) = (ints("pads")?, ints("strides")?);
                     ensure!(ints("kernel_shape")? == x(1).size()[2..]);
-                    // All of it, then cut: [top, left, bottom, right].
+                    // First the whole output without padding, then the pads [top, left, bottom, right] are cut off.
                     let whole =
                         x(0).conv_transpose2d(x(1), Some(x(2)), strides, [0, 0], [0, 0], 1, [1, 1]);
                     let side = |axis: usize| whole.size()[axis] - pads[axis - 2] - pads[axis];

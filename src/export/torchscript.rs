@@ -1,4 +1,4 @@
-//! A generator as TorchScript: one archive that `torch.jit.load` and libtorch read.
+//! Exports a generator as TorchScript: an archive that `torch.jit.load` and libtorch read.
 
 use std::fs::File;
 use std::io::Write;
@@ -15,14 +15,15 @@ use crate::finite::ensure_finite;
 use crate::tf::frame::{OUTPUT_PADDING, PADDING, STRIDE, rotate_images};
 use crate::weights::Weights;
 
-/// The archive's bytes. Its `forward` takes z `[N, z_dim]` float32 and gives images `[N, C, H, W]`; the
-/// weights are constants in it. `extra/dcgan.json` says what it is.
+/// The bytes of the archive. Its `forward` takes z `[N, z_dim]` in float32 and gives images `[N, C, H, W]`; the weights
+/// are constants in it. The file `extra/dcgan.json` in it says where the generator comes from.
 ///
 /// # Errors
-/// If the weights are no generator's or not finite in float32, or memory or the folder for temporary files has no room.
+/// If the weights are not a generator's or not finite in float32, or if memory or the folder for temporary files has no
+/// room.
 pub fn torchscript(weights: &Weights) -> Result<Vec<u8>> {
     let _no_grad = tch::no_grad_guard();
-    // Folded in float64, so that nothing is lost before the last rounding.
+    // Batch norm is folded in float64, so that values are rounded only once, at the end.
     let model = weights.generator(Device::Cpu, Kind::Double)?;
     let variables = model.generator.folded()?.variables();
     let mut parameters = Vec::new();
@@ -40,7 +41,7 @@ pub fn torchscript(weights: &Weights) -> Result<Vec<u8>> {
             vec![inputs[0].shallow_clone()]
         }
     };
-    // More than one row, so that no size is taken for a constant 1.
+    // Traced with more than one row, so that the batch size is not recorded as the constant 1.
     let z = Tensor::f_zeros([3, model.config().z_dim], (Kind::Float, Device::Cpu))?;
     let module = CModule::create_by_tracing("Generator", "forward", &[z], &mut forward)?;
     if let Some(error) = failure {
@@ -57,8 +58,8 @@ pub fn torchscript(weights: &Weights) -> Result<Vec<u8>> {
     std::fs::read(&path).context("the archive cannot be read back")
 }
 
-/// The generator in plain operations, whose sizes do not depend on the batch. `parameters` are each layer's kernel
-/// and bias.
+/// Computes the generator's images in plain operations, which are recorded and must not fix the batch size.
+/// `parameters` are each layer's kernel and bias.
 fn trace(z: &Tensor, layers: &[Layer], parameters: &[Tensor]) -> Result<Tensor> {
     let mut x = z.shallow_clone();
     for (layer, parameters) in layers.iter().zip(parameters.chunks_exact(2)) {
@@ -87,11 +88,11 @@ fn trace(z: &Tensor, layers: &[Layer], parameters: &[Tensor]) -> Result<Tensor> 
     rotate_images(&x) // [N, C, H, W], upright
 }
 
-/// Adds a record to a TorchScript archive.
+/// Adds a file to a TorchScript archive.
 fn append(archive: &Path, name: &str, content: &[u8]) -> Result<()> {
     let file = File::options().read(true).write(true).open(archive)?;
     let mut writer = ZipWriter::new_append(file)?;
-    // As libtorch stores its own.
+    // Not compressed, as libtorch stores its own files.
     let options = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     writer.start_file(name, options)?;
     writer.write_all(content)?;

@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all.
+//! Writes files so that they appear whole or not at all.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -6,14 +6,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// What the names of files begin with that are still being written.
+/// The prefix of the names of files that are still being written.
 pub(crate) const UNFINISHED: &str = ".unfinished-";
 
-/// Writes a file whole or not at all: beside, synced, renamed, and the folder synced.
+/// Writes a file whole or not at all: to a temporary file in the same folder, which is synced to the disk and renamed;
+/// then the folder is synced.
 ///
 /// # Errors
-/// If any of that fails, or `path` is a pipe or a device, which a rename would replace; then `path` is
-/// what it was, and nothing is left beside it.
+/// If one of these steps fails, or if `path` is a pipe or a device, which renaming would replace. Then `path` is as it
+/// was before, and no temporary file is left.
 pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut File) -> std::io::Result<()>,
@@ -26,7 +27,7 @@ pub fn write_atomically(
         let is_special = path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir());
         ensure!(!is_special, "expected a regular file or none, found a pipe or a device");
         let mut builder = tempfile::Builder::new();
-        // A temporary file is private; what it becomes is as readable as the user's other files.
+        // Temporary files are private by default, but the final file has to be as readable as the user's other files.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let mut beside = builder.prefix(UNFINISHED).tempfile_in(folder)?;
@@ -40,10 +41,10 @@ pub fn write_atomically(
     attempt().with_context(|| format!("{}: cannot be written", path.display()))
 }
 
-/// As [`write_atomically`], for what may fail for reasons of its own.
+/// Like [`write_atomically`], for content whose making can fail with errors other than those of writing.
 ///
 /// # Errors
-/// As there, or that of `write`; the message names the file.
+/// As [`write_atomically`], or the error of `write`; the message names the file.
 pub fn write_streamed(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let mut failure = None;
     let written = write_atomically(path, |file| {
@@ -58,7 +59,7 @@ pub fn write_streamed(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) 
     }
 }
 
-/// Writes `bytes` as a file, whole or not at all.
+/// Writes `bytes` to a file, whole or not at all.
 ///
 /// # Errors
 /// As [`write_atomically`].
@@ -74,7 +75,7 @@ pub fn remove(path: &Path) -> Result<()> {
     fs::remove_file(path).with_context(|| format!("{}: cannot be removed", path.display()))
 }
 
-/// Removes a file, or finds that there is none.
+/// Removes a file if it exists.
 ///
 /// # Errors
 /// If it cannot be removed; the message names it.
@@ -85,10 +86,10 @@ pub fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes what writes that were cut off have left in `folder`.
+/// Removes the unfinished files in `folder`, which are left when a process is stopped while it writes.
 ///
 /// # Errors
-/// If such a file cannot be removed or the folder not be read.
+/// If such a file cannot be removed or the folder cannot be read.
 pub fn remove_unfinished(folder: &Path) -> Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
@@ -114,7 +115,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("pipe");
         let name = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-        // SAFETY: `name` is a path that ends with a zero.
+        // SAFETY: `name` is a string that ends with a zero.
         assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&path, &link)?;

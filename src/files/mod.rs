@@ -1,4 +1,4 @@
-//! Files: written whole or not at all, and tensors in them.
+//! Writes files whole or not at all, and reads and writes files of tensors.
 
 mod atomic;
 pub mod places;

@@ -1,14 +1,14 @@
-//! Where files are kept that no run owns: fetched data sets, and what would have to be computed again.
+//! The folders for files that belong to no run: downloaded data sets, and caches of what takes long to compute.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use etcetera::BaseStrategy;
 
-/// Where fetched files are: the folder that `DCGAN_DATA` names, or the user's cache folder.
+/// The folder for downloaded data sets: the one that `DCGAN_DATA` names, or the user's cache folder.
 ///
 /// # Errors
-/// If neither is known.
+/// If the variable is not set and the user's cache folder is not known.
 pub fn data_home() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("DCGAN_DATA").filter(|folder| !folder.is_empty()) {
         return Ok(folder.into());
@@ -16,10 +16,10 @@ pub fn data_home() -> Result<PathBuf> {
     cache_home()
 }
 
-/// The user's cache folder for this program.
+/// The folder for this program in the user's cache folder.
 ///
 /// # Errors
-/// If it is not known.
+/// If the user's cache folder is not known.
 pub fn cache_home() -> Result<PathBuf> {
     let strategy = etcetera::choose_base_strategy()
         .context("no home folder is known; set DCGAN_DATA to a folder for data sets")?;

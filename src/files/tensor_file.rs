@@ -1,4 +1,4 @@
-//! safetensors files of `tch` tensors.
+//! Reads and writes safetensors files of `tch` tensors.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,35 +13,36 @@ use tch::{Device, Kind, Tensor};
 
 use super::write_atomically;
 
-/// A safetensors file's content, in the order of names.
+/// The content of a safetensors file, sorted by name.
 #[derive(Debug, Default)]
 pub struct TensorFile {
-    /// What the file says of itself.
+    /// The file's metadata.
     pub metadata: BTreeMap<String, String>,
-    /// The tensors, on the CPU.
+    /// The file's tensors, on the CPU.
     pub tensors: BTreeMap<String, Tensor>,
 }
 
-/// What a header may take: thousands of times what any file here needs.
+/// The most bytes that a file's header may take. That is thousands of times what any file of this program needs, and
+/// keeps a damaged file from asking for all memory.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
-/// Where a sealed file keeps its checksum.
+/// The key of the checksum in a sealed file's metadata.
 const CHECKSUM_KEY: &str = "sha256";
 
 impl TensorFile {
-    /// Reads `path`.
+    /// Reads the file at `path`.
     ///
     /// # Errors
-    /// If the file cannot be read, is no safetensors file, is truncated, or holds a tensor of a kind
+    /// If the file cannot be read, is not a safetensors file, is truncated, or holds a tensor of a kind
     /// other than float32 or float64; the message names the file and the tensor.
     pub fn read(path: &Path) -> Result<Self> {
-        // Its length is compared with what it promises before it is read.
+        // This checks the length of the file against its header before all of it is read.
         Self::read_metadata(path)?;
         let bytes =
             fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
         Self::parse(path, &bytes)
     }
 
-    /// Reads the content of a file, which messages call `path`.
+    /// Reads a file's content from `bytes`. Messages call the file `path`.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -68,11 +69,10 @@ impl TensorFile {
         Ok(Self { metadata, tensors })
     }
 
-    /// What the file at `path` says of itself: its beginning alone is read, and its length compared
-    /// with what that promises.
+    /// Reads only the metadata of the file at `path`, and checks that the file is as long as its header says.
     ///
     /// # Errors
-    /// If the file cannot be read, is no safetensors file, or is longer or shorter than promised.
+    /// If the file cannot be read, is not a safetensors file, or is longer or shorter than its header says.
     pub fn read_metadata(path: &Path) -> Result<BTreeMap<String, String>> {
         let cannot = || format!("{}: cannot be read", path.display());
         let mut file = File::open(path).with_context(cannot)?;
@@ -98,8 +98,9 @@ impl TensorFile {
         Ok(header.metadata().clone().unwrap_or_default().into_iter().collect())
     }
 
-    /// Writes `path`, replacing what is there, whole or not at all. The same content gives the same
-    /// bytes, which the crate's own writer does not promise: it orders metadata anew each time.
+    /// Writes the file at `path`, whole or not at all, and replaces one that is there. The same content always gives
+    /// the same bytes. The `safetensors` crate's own writer does not promise that, because it writes metadata in
+    /// another order each time.
     ///
     /// # Errors
     /// If a tensor is neither float32 nor float64, or the file cannot be written.
@@ -107,8 +108,7 @@ impl TensorFile {
         self.write_with(&self.metadata, path)
     }
 
-    /// As [`Self::write`], with a checksum of everything among the metadata, for
-    /// [`Self::read_sealed`].
+    /// Like [`Self::write`], but adds a checksum of everything to the metadata, which [`Self::read_sealed`] checks.
     ///
     /// # Errors
     /// As [`Self::write`].
@@ -118,10 +118,10 @@ impl TensorFile {
         self.write_with(&metadata, path)
     }
 
-    /// Reads what [`Self::write_sealed`] wrote; not one bit of it has changed since.
+    /// Reads a file that [`Self::write_sealed`] wrote, and checks that no bit of its content has changed since.
     ///
     /// # Errors
-    /// As [`Self::read`]; if there is no checksum, or it is of another content.
+    /// As [`Self::read`]; also if the file has no checksum, or one of other content.
     pub fn read_sealed(path: &Path) -> Result<Self> {
         let mut file = Self::read(path)?;
         let stated = file
@@ -137,6 +137,7 @@ impl TensorFile {
         Ok(file)
     }
 
+    /// The SHA-256 of the header and of all tensors.
     fn checksum(&self) -> Result<String> {
         let mut digest = Sha256::new();
         digest.update(self.header(&self.metadata)?);
@@ -148,7 +149,7 @@ impl TensorFile {
 
     fn write_with(&self, metadata: &BTreeMap<String, String>, path: &Path) -> Result<()> {
         let mut header = self.header(metadata)?;
-        // The data begins at a multiple of 8.
+        // The format wants the data to begin at a multiple of 8 bytes.
         header.resize(header.len().next_multiple_of(8), b' ');
         write_atomically(path, |file| {
             file.write_all(&(header.len() as u64).to_le_bytes())?;
@@ -160,7 +161,7 @@ impl TensorFile {
         })
     }
 
-    /// The header, in one way for one content.
+    /// The header as JSON. The same content always gives the same bytes.
     fn header(&self, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
         let mut header = serde_json::Map::new();
         header.insert("__metadata__".to_owned(), json!(metadata));
@@ -182,7 +183,7 @@ impl TensorFile {
     }
 }
 
-/// The tensor's elements, row by row.
+/// The bytes of a tensor's elements, row by row.
 fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
     let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
     let numel = tensor.numel();
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_sealed_file_no_changed_bit_goes_unseen() -> Result<()> {
+    fn no_changed_bit_of_a_sealed_file_goes_unnoticed() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("sealed.safetensors");
         let written = sample();
@@ -257,7 +258,7 @@ mod tests {
             fs::write(&path, bytes)?;
             match TensorFile::read_sealed(&path) {
                 Err(error) => assert!(format!("{error:#}").contains("sealed.safetensors")),
-                // A blank after the header may become another kind of blank.
+                // Only the change of a space after the header into another kind of white space goes unnoticed.
                 Ok(same) => assert!(whole[at] == b' ' && same.tensors == read.tensors, "{at}"),
             }
         }

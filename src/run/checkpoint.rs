@@ -1,7 +1,8 @@
-//! A run's whole state in one safetensors file, and the folder of them.
+//! Checkpoints: a run's whole state in one safetensors file, and the folder that holds these files.
 //!
-//! Everything random comes from (seed, stream, step) ([`crate::rng`]), so weights, moments, powers and
-//! the number of the iteration are all there is to save. Takes what it is handed and knows no training.
+//! No state of a random generator is saved: everything random follows from (seed, stream, step) ([`crate::rng`]).
+//! The tensors of a checkpoint are listed in [`crate::train::state`]; the rest of the state is its [`Header`]. This
+//! module reads and writes what it is given and does not depend on the code that trains.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,47 +25,47 @@ use crate::weights::Weights;
 
 const FORMAT: &str = "dcgan-checkpoint";
 const VERSION: &str = "1";
-/// Of a checkpoint's file.
+/// The extension of a checkpoint's file name.
 const EXTENSION: &str = "safetensors";
-/// The folder of checkpoints within a run's.
+/// The name of the folder within a run's folder that holds its checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
-/// What the names of checkpoints begin with that could not be read.
+/// The prefix that a checkpoint's name gets when it could not be read and was set aside.
 const DAMAGED: &str = "damaged-";
 
-/// Everything of a run's state that is no tensor.
+/// Everything in a run's state that is not a tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
-    /// Iterations done.
+    /// How many iterations are done.
     pub iteration: u64,
-    /// With what the run was started or resumed.
+    /// The settings with which the run was started or last resumed.
     pub config: TrainConfig,
-    /// On what it trains.
+    /// The data set that the run trains on.
     pub set: SetIdentity,
-    /// What the watch for collapse has seen.
+    /// The state of the watch for collapse.
     pub watch: Watch,
-    /// The newest iteration whose checkpoint shows no sign of collapse: this one or one before.
+    /// The newest iteration whose checkpoint shows no sign of collapse: this iteration or an earlier one.
     pub healthy: u64,
-    /// Of training's noise ([`crate::rng::noise`]): how often it was exchanged.
+    /// How often the run has switched to other noise, once for each rollback ([`crate::rng::noise`]).
     pub salt: u8,
-    /// Every time the run was rolled back.
+    /// Every rollback of the run so far.
     pub rollbacks: Vec<Rollback>,
-    /// What computed it.
+    /// The program and the machine that computed this state.
     pub origin: Origin,
 }
 
-/// What bits depend on besides the settings.
+/// What the bits of a result depend on besides the settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// This program's version.
+    /// The version of this program.
     pub dcgan: String,
-    /// libtorch's, where it is known.
+    /// The version of libtorch, or an empty string where it is not known.
     pub libtorch: String,
-    /// The processor.
+    /// The name of the processor.
     pub cpu: String,
 }
 
 impl Origin {
-    /// Of this process.
+    /// The origin of what this process computes.
     pub fn here() -> Self {
         Self {
             dcgan: crate::VERSION.to_owned(),
@@ -82,7 +83,7 @@ impl Header {
             ("version", VERSION.to_owned()),
             ("origin", serde_json::to_string(&self.origin)?),
             ("iteration", self.iteration.to_string()),
-            // For people; both follow from the iteration.
+            // These two are for people who look into the file; both follow from the iteration.
             ("epoch", (self.iteration / per_epoch).to_string()),
             ("position_in_epoch", (self.iteration % per_epoch).to_string()),
             ("seed", self.config.seed.to_string()),
@@ -135,12 +136,12 @@ impl Header {
     }
 }
 
-/// A checkpoint in memory: read whole, its checksum compared, every value finite.
+/// A checkpoint in memory. It was read as a whole, its checksum is right, and every value in it is finite.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// Where it was read from.
+    /// The file it was read from.
     pub path: PathBuf,
-    /// What is no tensor.
+    /// Everything in it that is not a tensor.
     pub header: Header,
     tensors: BTreeMap<String, Tensor>,
 }
@@ -149,22 +150,23 @@ impl Checkpoint {
     /// Writes `header` and `tensors` (finite, on the CPU) to `path`, whole or not at all.
     ///
     /// # Errors
-    /// If the file cannot be written; then there is none.
+    /// If the file cannot be written; then no part of it is left.
     pub fn write(path: &Path, header: &Header, tensors: BTreeMap<String, Tensor>) -> Result<()> {
         TensorFile { metadata: header.write()?, tensors }.write_sealed(path)
     }
 
-    /// The tensor of that name.
+    /// The tensor called `name`, if the checkpoint holds one.
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
     }
 
-    /// How many tensors it holds.
+    /// How many tensors the checkpoint holds.
     pub fn tensor_count(&self) -> usize {
         self.tensors.len()
     }
 
-    /// The same state, noise included, as the beginning of another run, which has seen nothing yet.
+    /// The same state as the beginning of another run. It keeps the weights, the moments and the noise, but
+    /// forgets the watch's readings and the rollbacks of the run that it comes from.
     pub fn fork(mut self) -> Self {
         self.header.healthy = self.header.iteration;
         self.header.watch = Watch::default();
@@ -172,11 +174,11 @@ impl Checkpoint {
         self
     }
 
-    /// Reads `path`.
+    /// Reads the checkpoint at `path`.
     ///
     /// # Errors
-    /// If it cannot be read, is no checkpoint or one of another version, or is damaged; if a value
-    /// in it is not finite. The message names the file.
+    /// If the file cannot be read, is not a checkpoint, has another format version or is damaged, or if a value in
+    /// it is not finite. The message names the file.
     pub fn load(path: &Path) -> Result<Self> {
         let file = TensorFile::read_sealed(path)?;
         let name = || path.display().to_string();
@@ -187,19 +189,19 @@ impl Checkpoint {
         Ok(Self { path: path.to_path_buf(), header, tensors: file.tensors })
     }
 
-    /// Whether the file at `path` says that it is a checkpoint.
+    /// Whether the file at `path` says in its metadata that it is a checkpoint.
     ///
     /// # Errors
-    /// If it cannot be read or is no safetensors file.
+    /// If the file cannot be read or is not a safetensors file.
     pub fn is_one(path: &Path) -> Result<bool> {
         let metadata = TensorFile::read_metadata(path)?;
         Ok(metadata.get("format").is_some_and(|format| format == FORMAT))
     }
 
-    /// What the file at `path` says of itself, without reading its tensors.
+    /// Reads only the header of the checkpoint at `path`, not its tensors.
     ///
     /// # Errors
-    /// If it cannot be read, is no checkpoint or one of another version, or is truncated.
+    /// If the file cannot be read, is not a checkpoint, has another format version or is truncated.
     pub fn header(path: &Path) -> Result<Header> {
         let metadata = TensorFile::read_metadata(path)?;
         Header::read(&metadata).with_context(|| path.display().to_string())
@@ -208,7 +210,7 @@ impl Checkpoint {
     /// The weights and moving statistics of one network.
     ///
     /// # Errors
-    /// If there are no networks for images of the set's size.
+    /// If no network can be built for images of the data set's size.
     pub fn weights(&self, network: Network) -> Result<Weights> {
         let Header { config, set, iteration, .. } = &self.header;
         let architecture = Architecture::new(config.model(set.channels))?;
@@ -227,53 +229,53 @@ impl Checkpoint {
     }
 }
 
-/// The name of an iteration's file.
+/// The file name for an iteration, such as `iteration-000500.png`.
 pub(crate) fn numbered_name(iteration: u64, extension: &str) -> String {
     format!("iteration-{iteration:06}.{extension}")
 }
 
-/// The iteration that a file's name tells, if [`numbered_name`] gave it.
+/// The iteration in a file name that [`numbered_name`] made; `None` for every other name.
 pub(crate) fn number_of(name: &str, extension: &str) -> Option<u64> {
     let number = name.strip_prefix("iteration-")?.strip_suffix(extension)?.strip_suffix('.')?;
-    // Not `iteration-5.png`.
+    // Compared with the whole name, because `iteration-5.png` has a number but is not a name of ours.
     number.parse().ok().filter(|&number| numbered_name(number, extension) == name)
 }
 
-/// The checkpoints of a run: `iteration-000500.safetensors` and so on. Files of other names, such as a
+/// The folder of a run's checkpoints: `iteration-000500.safetensors` and so on. Files with other names, such as a
 /// copy that a user keeps, are left alone.
 #[derive(Debug, Clone)]
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// The checkpoints of the run in `run`.
+    /// The folder of checkpoints of the run in the folder `run`.
     pub fn of_run(run: &Path) -> Self {
         Self(run.join(CHECKPOINTS))
     }
 
-    /// Where they are.
+    /// The path of this folder.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Makes the folder, if it is not there.
+    /// Makes the folder, unless it exists.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If the folder cannot be made.
     pub fn make(&self) -> Result<()> {
         fs::create_dir_all(&self.0).with_context(|| format!("{}: cannot be made", self.0.display()))
     }
 
-    /// The file of an iteration.
+    /// The path of an iteration's checkpoint, whether it exists or not.
     pub fn file(&self, iteration: u64) -> PathBuf {
         self.0.join(numbered_name(iteration, EXTENSION))
     }
 
-    /// The file of the best state, by whatever metric.
+    /// The path of the checkpoint with the best value of the metric that decides, whether it exists or not.
     pub fn best(&self) -> PathBuf {
         self.0.join(format!("best.{EXTENSION}"))
     }
 
-    /// The iterations that there are files of, oldest first; none if there is no folder.
+    /// The iterations that have a checkpoint here, oldest first. Empty if the folder does not exist.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -285,7 +287,7 @@ impl Folder {
         Ok(iterations)
     }
 
-    /// The files there are; none if there is no folder.
+    /// The names of all files in the folder. Empty if the folder does not exist.
     fn names(&self) -> Result<Vec<String>> {
         let cannot = || format!("{}: cannot be read", self.0.display());
         let entries = match fs::read_dir(&self.0) {
@@ -299,11 +301,12 @@ impl Folder {
         Ok(names)
     }
 
-    /// The newest checkpoint of at most `limit` iterations that can be read; `report` is told of each
-    /// newer one that cannot. `None` if there is no file at all.
+    /// The newest readable checkpoint of at most `limit` iterations; `None` if there is no such file at all. `report`
+    /// is called with the error of each newer checkpoint that cannot be read.
     ///
     /// # Errors
-    /// If there are files and none can be read, or the disk fails: that is no damage of a file.
+    /// If there are files but none can be read. Also at once if the disk fails: then the file may well be whole, and
+    /// an older one must not take its place.
     pub fn latest(
         &self,
         limit: u64,
@@ -332,7 +335,7 @@ impl Folder {
         newest_error.map_or(Ok(None), |error| Err(error.context(none())))
     }
 
-    /// All but the `keep` newest checkpoints and that of `also`.
+    /// The checkpoints that may be removed: all but the `keep` newest and the one of iteration `also`.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -342,7 +345,7 @@ impl Folder {
         Ok(old.iter().filter(|&&old| old != also).map(|&old| self.file(old)).collect())
     }
 
-    /// What [`Self::set_aside_after`] has set aside.
+    /// The unreadable checkpoints that [`Self::set_aside_after`] has set aside.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -362,8 +365,8 @@ impl Folder {
         self.after(iteration)?.into_iter().try_for_each(|newer| remove(&self.file(newer)))
     }
 
-    /// Renames the checkpoints after `iteration`, which cannot be read, so that they stand in nobody's
-    /// way; their new names.
+    /// Renames the checkpoints after `iteration`, which cannot be read, so that new ones can take their names.
+    /// Returns their new paths.
     ///
     /// # Errors
     /// If a file cannot be renamed.
@@ -380,16 +383,17 @@ impl Folder {
         Ok(aside)
     }
 
-    /// The iterations after `iteration`, newest first.
+    /// The iterations later than `iteration` that have a checkpoint here, newest first.
     fn after(&self, iteration: u64) -> Result<Vec<u64>> {
         let newer = self.iterations()?.into_iter().rev();
         Ok(newer.take_while(|&newer| newer > iteration).collect())
     }
 }
 
-/// Whether a file could not be read for a reason that is none of its own.
+/// Whether reading a file failed because of the disk or the system, not because of the file's content.
 fn is_failure_of_disk(error: &anyhow::Error) -> bool {
     let kind = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
-    // A file may be shorter than it says, or have been pruned just now.
+    // These two kinds are no failures of the disk: the file is shorter than its header says, or it was pruned just
+    // now.
     kind.is_some_and(|e| !matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::NotFound))
 }

@@ -1,4 +1,4 @@
-//! The folder that a run writes.
+//! The folder that a run writes to.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,16 +12,16 @@ use crate::error::Usage;
 use crate::files::{UNFINISHED, remove, remove_if_there, remove_unfinished};
 use crate::run::checkpoint::{CHECKPOINTS, Folder, number_of, numbered_name};
 
-/// Where runs go unless the user says otherwise.
+/// The folder in which runs are made unless the user names another.
 pub const RUNS: &str = "runs";
-/// The last file that a run writes.
+/// The last file that a run writes. A run that has it is finished.
 pub(super) const FINISHED: &str = "real_vs_generated.png";
-/// The film of a finished run's grids, where one was asked for.
+/// The film of a finished run's grids, which is made where the user asked for one.
 pub const FILM: &str = "film.gif";
-/// The folder of grids within a run's.
+/// The name of the folder within a run's folder that holds its sample grids.
 const SAMPLES: &str = "samples";
 
-/// A run's folder, held by this process alone.
+/// A run's folder, locked by this process.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -29,12 +29,12 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Makes the folder that the user asked for, or the next numbered, dated one under `runs/`, such
-    /// as `runs/0001-2026-01-31-digits`, and takes it.
+    /// Makes a folder for a new run and locks it: the folder `asked`, or without one the next in `runs/` with a number
+    /// and the date, such as `runs/0001-2026-01-31-digits`.
     ///
     /// # Errors
-    /// [`Usage`], if the folder asked for holds something already; if another process has it, or if
-    /// none can be made.
+    /// [`Usage`], if the folder `asked` already holds something. Also if another process has locked it, or if the
+    /// folder cannot be made.
     pub fn create(asked: Option<&Path>, dataset: &str) -> Result<Self> {
         let path = match asked {
             Some(path) => {
@@ -45,16 +45,16 @@ impl RunDir {
             None => next_folder(Path::new(RUNS), dataset)?,
         };
         let run = Self { lock: Lock::take(&path)?, path };
-        // Another process may have begun and ended a run in between.
+        // Checked again under the lock: another process may have begun and ended a run between the first check and it.
         Self::check(&run.path)?;
         run.remove_unfinished()?;
         Ok(run)
     }
 
-    /// Takes the folder of a run that there is, and removes what was being written when it stopped.
+    /// Locks the folder of an existing run, and removes the files that were half written when the run stopped.
     ///
     /// # Errors
-    /// If another process has it, or it cannot be written.
+    /// If another process has locked the folder, or it cannot be written to.
     pub fn open(path: &Path) -> Result<Self> {
         let run = Self { lock: Lock::take(path)?, path: path.to_path_buf() };
         run.remove_unfinished()?;
@@ -66,15 +66,15 @@ impl RunDir {
         folders.iter().try_for_each(|folder| remove_unfinished(folder))
     }
 
-    /// Whether a run may go to `path`: there is nothing, or a folder that holds nothing of a run.
+    /// Checks that a new run may be written to `path`: nothing exists there, or a folder that holds no part of a run.
     ///
     /// # Errors
-    /// [`Usage`], if there is something; or if it cannot be looked at.
+    /// [`Usage`], if something is there. Also if the folder cannot be read.
     pub fn check(path: &Path) -> Result<()> {
         match fs::read_dir(path) {
             Ok(entries) => {
                 for entry in entries {
-                    if !is_of_no_run(&entry.with_context(|| cannot_make(path))?) {
+                    if !is_leftover(&entry.with_context(|| cannot_make(path))?) {
                         return Err(taken(path, "the folder is not empty").into());
                     }
                 }
@@ -82,16 +82,16 @@ impl RunDir {
             }
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
             Err(e) if e.kind() == ErrorKind::NotADirectory => {
-                Err(taken(path, "it is a file, or below one").into())
+                Err(taken(path, "it is a file, or lies below a file").into())
             }
             Err(e) => Err(e).with_context(|| cannot_make(path)),
         }
     }
 
-    /// Whether the folder is still there, and the one that was taken.
+    /// Checks that the folder still exists and is the one that was locked.
     ///
     /// # Errors
-    /// If it is not: it was removed, moved or replaced.
+    /// If the folder was removed, moved or replaced.
     pub fn ensure_there(&self) -> Result<()> {
         let path = self.path.display();
         ensure!(
@@ -101,31 +101,31 @@ impl RunDir {
         Ok(())
     }
 
-    /// The number of the process that has the run in `path`, 0 where it is not known; `None` if
-    /// nobody has.
+    /// The number of the process that has locked the run in `path`, 0 where the number is not known; `None` if no
+    /// process has.
     pub fn holder(path: &Path) -> Option<u32> {
         Lock::holder(path)
     }
 
-    /// The folder's checkpoints.
+    /// The folder of the run's checkpoints.
     pub fn checkpoints(&self) -> Folder {
         Folder::of_run(&self.path)
     }
 
-    /// The folder itself.
+    /// The path of the run's folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The grid of an iteration.
+    /// The path of an iteration's sample grid, whether it exists or not.
     pub fn sample(&self, iteration: u64) -> PathBuf {
         self.path.join(SAMPLES).join(numbered_name(iteration, "png"))
     }
 
-    /// Makes the folder of grids, and removes those after `iteration`.
+    /// Makes the folder of sample grids, unless it exists, and removes the grids of iterations after `iteration`.
     ///
     /// # Errors
-    /// If it cannot be made or a file not be removed.
+    /// If the folder cannot be made or a file cannot be removed.
     pub fn remove_samples_after(&self, iteration: u64) -> Result<()> {
         let folder = self.file(SAMPLES);
         fs::create_dir_all(&folder).with_context(|| cannot_make(&folder))?;
@@ -135,7 +135,7 @@ impl RunDir {
         Ok(())
     }
 
-    /// Whether there is any grid.
+    /// Whether the run has any sample grid.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -143,12 +143,12 @@ impl RunDir {
         Ok(!self.samples()?.is_empty())
     }
 
-    /// The iterations of the grids there are.
+    /// The iterations that have a sample grid.
     fn samples(&self) -> Result<Vec<u64>> {
         Ok(Self::samples_of(&self.path)?.into_keys().collect())
     }
 
-    /// The grids of the run in `path`, by iteration.
+    /// The sample grids of the run in `path`, by iteration. Empty if it has none.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -164,35 +164,36 @@ impl RunDir {
         Ok(entries.flatten().filter_map(numbered).collect())
     }
 
-    /// Whether `path` is a run's folder.
+    /// Whether `path` is a run's folder: it has a configuration or a checkpoint.
     pub fn is_run(path: &Path) -> bool {
         let has_state = || Folder::of_run(path).iterations().is_ok_and(|all| !all.is_empty());
         path.join("config.toml").is_file() || has_state()
     }
 
-    /// Whether the run in `path` has written everything.
+    /// Whether the run in `path` is finished, that is, has written its last file.
     pub fn is_finished(path: &Path) -> bool {
         path.join(FINISHED).exists()
     }
 
-    /// From now on, the run is not finished.
+    /// Makes a finished run unfinished, so that it can be trained further.
     ///
     /// # Errors
-    /// If the sign of that cannot be removed.
+    /// If the film or the file that marks the run as finished cannot be removed.
     pub fn reopen(&self) -> Result<()> {
-        // What is made of a finished run is not of the longer one.
+        // The film shows the run as it was; it would be out of date once the run is longer.
         remove_if_there(&self.file(FILM))?;
         remove_if_there(&self.file(FINISHED))
     }
 
-    /// A file of the run.
+    /// The path of the file or folder `name` in the run's folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 }
 
-/// Whether `entry` is of a run that was stopped before it had written anything.
-fn is_of_no_run(entry: &fs::DirEntry) -> bool {
+/// Whether `entry` is all that is left of a run that was stopped before it had written anything: its lock, a half
+/// written file, or a folder of checkpoints with nothing but half written files.
+fn is_leftover(entry: &fs::DirEntry) -> bool {
     let is_unfinished =
         |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(UNFINISHED);
     let name = entry.file_name();
@@ -203,6 +204,7 @@ fn is_of_no_run(entry: &fs::DirEntry) -> bool {
     name == super::lock::FILE || is_unfinished(entry)
 }
 
+/// The error that a new run cannot be written to `path`, because of `what` is there.
 fn taken(path: &Path, what: &str) -> Usage {
     let path = path.display();
     Usage(format!("{path}: {what}; a run never writes over another, name a new folder"))
@@ -212,11 +214,12 @@ fn cannot_make(path: &Path) -> String {
     format!("{}: the run's folder cannot be made", path.display())
 }
 
-/// The number that a run's name begins with, if it has one.
+/// The number at the beginning of a run's name, if there is one.
 pub(crate) fn run_number(name: &str) -> Option<u32> {
     name.split('-').next()?.parse().ok()
 }
 
+/// Makes the folder of the next run in `runs`: one more than the highest number there, the date and the data set.
 fn next_folder(runs: &Path, dataset: &str) -> Result<PathBuf> {
     fs::create_dir_all(runs).with_context(|| cannot_make(runs))?;
     let last = fs::read_dir(runs)
@@ -224,7 +227,7 @@ fn next_folder(runs: &Path, dataset: &str) -> Result<PathBuf> {
         .filter_map(|entry| run_number(entry.ok()?.file_name().to_str()?))
         .max();
     let date = jiff::Zoned::now().strftime("%Y-%m-%d").to_string();
-    // A data set may be a path; a folder's name may not.
+    // A data set's name may be a path, with characters that a folder's name cannot have.
     let dataset: String =
         dataset.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
     let mut number = last.unwrap_or(0).saturating_add(1);
@@ -232,7 +235,7 @@ fn next_folder(runs: &Path, dataset: &str) -> Result<PathBuf> {
         let path = runs.join(format!("{number:04}-{date}-{dataset}"));
         match fs::create_dir(&path) {
             Ok(()) => return Ok(path),
-            // Another process was faster.
+            // Another process has just made this folder, so the next number is tried.
             Err(e) if e.kind() == ErrorKind::AlreadyExists => number = number.saturating_add(1),
             Err(e) => return Err(e).with_context(|| cannot_make(&path)),
         }
@@ -244,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn default_folders_are_numbered_on_and_never_reused() -> Result<()> {
+    fn default_folders_get_the_next_number_and_are_never_reused() -> Result<()> {
         let parent = tempfile::tempdir()?;
         let runs = parent.path().join("runs");
         let name = |path: PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
@@ -263,7 +266,7 @@ mod tests {
         let asked = parent.path().join("a/b");
         let run = RunDir::create(Some(&asked), "digits")?;
         assert!(run.sample(100).ends_with("a/b/samples/iteration-000100.png"));
-        // A run that was killed before it had written anything has left a lock and half a file.
+        // A run that was killed before it had written anything leaves a lock and half a file.
         drop(run);
         fs::create_dir(asked.join(CHECKPOINTS))?;
         let halves = [asked.join(".unfinished-abc"), asked.join("checkpoints/.unfinished-abc")];

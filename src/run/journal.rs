@@ -1,4 +1,4 @@
-//! Everything a run writes but its checkpoints.
+//! Everything that a run writes except its checkpoints.
 
 use anyhow::Result;
 use tch::Device;
@@ -16,7 +16,7 @@ use crate::settings::{ENVIRONMENT_KEY, TrainConfig};
 use crate::shape::ImageShape;
 use crate::weights::Weights;
 
-/// Columns, and rows, of a sample grid.
+/// Number of columns of a sample grid, and of its rows.
 pub(crate) const GRID: usize = 6;
 
 /// The run's configuration, metrics, events, pictures and weights.
@@ -24,9 +24,9 @@ pub(crate) struct Journal<'a> {
     run: &'a RunDir,
     progress: &'a dyn Observer,
     metrics: JsonLines,
-    /// The last line of metrics.
+    /// The last line of metrics that was written.
     pub(crate) last: Option<Metrics>,
-    /// Every evaluation.
+    /// Every evaluation of the run so far.
     pub(crate) evaluations: Vec<Evaluation>,
     board: Option<TensorBoard>,
     shape: ImageShape,
@@ -34,9 +34,9 @@ pub(crate) struct Journal<'a> {
 }
 
 impl<'a> Journal<'a> {
-    /// Opens the run's files as they are when training goes on after `iteration`: what is there of
-    /// later ones goes. In a new folder it creates them. Where the run has been here before, there
-    /// is a line of metrics `lines_every` iterations.
+    /// Opens the run's files for training after `iteration`, and creates them in a new folder. What they hold of later
+    /// iterations is removed, because it will be written again. If the run was trained before, `lines_every` is the
+    /// number of iterations between two of its lines of metrics, so that missing lines can be noticed.
     pub(crate) fn open(
         config_toml: &str,
         set: &ImageSet,
@@ -61,13 +61,14 @@ impl<'a> Journal<'a> {
                 "metrics.jsonl: the lines after iteration {reached}, up to {iteration}, are missing"
             ));
         }
-        // Before its first line and its first grid, a run that was stopped has told TensorBoard
-        // nothing but its settings, or not even that.
+        // A run that was stopped before its first line and its first grid has at most written its settings for
+        // TensorBoard, so it counts as new.
         let is_new = last.is_none() && !run.has_samples()?;
         let board = match TensorBoard::create(run.path()) {
             Ok(board) => Some(board),
             Err(error) => {
-                progress.warn(&format!("{error:#}; training goes on without"));
+                progress
+                    .warn(&format!("{error:#}; training continues without TensorBoard's events"));
                 None
             }
         };
@@ -87,7 +88,8 @@ impl<'a> Journal<'a> {
         Ok(journal)
     }
 
-    /// Goes back to `iteration`.
+    /// Removes from the run's files what belongs to iterations after `iteration`, so that training can continue from
+    /// there.
     pub(crate) fn rewind(&mut self, iteration: u64, rollbacks: &[Rollback]) -> Result<()> {
         let Rewound { metrics, last, evaluations } = Rewound::to(self.run, iteration, rollbacks)?;
         (self.metrics, self.last, self.evaluations) = (metrics, last, evaluations);
@@ -98,17 +100,19 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    /// Writes to TensorBoard, if that still works.
+    /// Writes TensorBoard's events, unless writing them has failed. A failure here is a warning and does not stop the
+    /// run.
     fn events(&mut self, write: impl FnOnce(&mut TensorBoard) -> Result<()>) {
         if let Some(board) = &mut self.board
             && let Err(error) = write(board)
         {
-            self.progress.warn(&format!("{error:#}; training goes on without"));
+            self.progress.warn(&format!("{error:#}; training continues without them"));
         }
     }
 
+    /// Writes a line of metrics.
     pub(crate) fn metrics(&mut self, metrics: Metrics) -> Result<()> {
-        // What is written to a removed file is lost without an error.
+        // Checked first, because writing to a removed file gives no error although what is written is lost.
         self.run.ensure_there()?;
         self.metrics.write(&Line::Metrics(metrics))?;
         self.progress.log(&metrics);
@@ -133,6 +137,7 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
+    /// Writes a line with an evaluation.
     pub(crate) fn evaluation(&mut self, evaluation: Evaluation) -> Result<()> {
         self.run.ensure_there()?;
         self.metrics.write(&Line::Evaluation(evaluation.clone()))?;
@@ -152,6 +157,7 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
+    /// Writes the sample grid of `iteration`, made of `images` `[N, H, W, C]`.
     pub(crate) fn samples(&mut self, iteration: u64, images: &[u8]) -> Result<()> {
         let picture = self.picture(images)?;
         let png = picture.png()?;
@@ -167,13 +173,15 @@ impl<'a> Journal<'a> {
         Picture::grid(images, self.shape.size, self.shape.channels, GRID)
     }
 
-    /// Waits until everything that a checkpoint builds on is on the disk.
+    /// Waits until the lines of metrics are on the disk: a checkpoint is written after them, so that none is missing
+    /// when the run resumes from it.
     pub(crate) fn sync(&self) -> Result<()> {
         self.run.ensure_there()?;
         self.metrics.sync()
     }
 
-    /// The weights, and last, as the sign that a run is finished, `images` beside real ones.
+    /// Writes both networks' weights and then the picture of real images beside generated `images`. The picture comes
+    /// last, because a run that has it counts as finished.
     pub(crate) fn finish(
         &self,
         config: &TrainConfig,
@@ -190,7 +198,7 @@ impl<'a> Journal<'a> {
     }
 }
 
-/// What is left of the run's lines.
+/// What a run has logged up to an iteration.
 struct Rewound {
     metrics: JsonLines,
     last: Option<Metrics>,
@@ -198,7 +206,7 @@ struct Rewound {
 }
 
 impl Rewound {
-    /// Takes the run's metrics and samples back to `iteration`.
+    /// Removes lines of metrics and sample grids of iterations after `iteration`, and returns the lines that are left.
     fn to(run: &RunDir, iteration: u64, rollbacks: &[Rollback]) -> Result<Self> {
         let path = run.file("metrics.jsonl");
         let (mut last, mut evaluations) = (None, Vec::new());
@@ -214,7 +222,8 @@ impl Rewound {
     }
 }
 
-/// The resolved configuration, enough to repeat the run, and where it ran.
+/// The text of a run's `config.toml`: all settings, so that the run can be repeated, and the environment in which it
+/// runs.
 pub(crate) fn config_toml(
     config: &TrainConfig,
     device: Device,

@@ -1,4 +1,4 @@
-//! The runs under a folder: finding, summing up and pruning them.
+//! The runs in a folder: how they are found, summarized and pruned.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use crate::run::checkpoint::{Checkpoint, Folder};
 use crate::run::resume::config_of;
 use crate::settings::TrainConfig;
 
-/// The folder that `name` means: a path, or the name or number of a run under `runs/`.
+/// The path that the user means by `name`, which is a path itself, or the name or number of a run in `runs/`.
 ///
 /// # Errors
-/// [`Fixable::NoSuchRun`], if there is none; [`Usage`], if there is more than one.
+/// [`Fixable::NoSuchRun`], if there is no such run; [`Usage`], if more than one run has that number.
 pub fn find(name: &Path) -> Result<PathBuf> {
     find_in(Path::new(RUNS), name)
 }
@@ -47,10 +47,10 @@ fn find_in(runs: &Path, name: &Path) -> Result<PathBuf> {
     }
 }
 
-/// As [`find`], among the runs in `runs`, but what is found is a run's folder.
+/// Like [`find`], but for the runs in the folder `runs`, and what it finds must be a run's folder.
 ///
 /// # Errors
-/// [`Usage`], if there is none.
+/// As [`find`]; also [`Usage`], if `name` is the path of something that is not a run.
 pub fn find_run(runs: &Path, name: &Path) -> Result<PathBuf> {
     let path = find_in(runs, name)?;
     if RunDir::is_run(&path) {
@@ -60,10 +60,10 @@ pub fn find_run(runs: &Path, name: &Path) -> Result<PathBuf> {
     Err(Usage(message).into())
 }
 
-/// The folders in `runs` that hold a run, by name.
+/// The folders in `runs` that hold a run, sorted by name.
 ///
 /// # Errors
-/// If there is no such folder or it cannot be read.
+/// If the folder `runs` does not exist or cannot be read.
 pub fn list(runs: &Path) -> Result<Vec<PathBuf>> {
     let cannot = || format!("{}: cannot be read", runs.display());
     let mut all = Vec::new();
@@ -77,13 +77,13 @@ pub fn list(runs: &Path) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// What the run in `path` is called: its folder, however it was named.
+/// The name of the run in `path`: that of its folder, even if `path` is something like `.`.
 pub fn name_of(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// A path as a shell takes it.
+/// A path as it is written in a shell command: in quotes where it needs them.
 pub fn shell_quoted(path: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
     if !path.is_empty() && path.chars().all(is_plain) {
@@ -92,64 +92,64 @@ pub fn shell_quoted(path: &str) -> String {
     format!("'{}'", path.replace('\'', "'\\''"))
 }
 
-/// Where a run stands.
+/// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "state")]
 pub enum State {
-    /// A process is at it.
+    /// A process is training it.
     Running {
-        /// Its number, 0 where it is not known.
+        /// The number of that process, 0 where it is not known.
         pid: u32,
     },
-    /// It has trained and written everything.
+    /// It has done all iterations and written all files.
     Finished,
-    /// It can be resumed.
+    /// It has stopped before its end, and can be resumed.
     Interrupted,
 }
 
 /// A checkpoint on the disk.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CheckpointFile {
-    /// Iterations done.
+    /// How many iterations are done in it.
     pub iteration: u64,
-    /// Its size.
+    /// The size of the file.
     pub bytes: u64,
 }
 
-/// A run in short.
+/// A summary of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
-    /// Its folder.
+    /// The run's folder.
     pub path: PathBuf,
-    /// Where it stands.
+    /// How far it has come.
     #[serde(flatten)]
     pub state: State,
-    /// Its settings.
+    /// The run's settings.
     pub config: TrainConfig,
-    /// Iterations done: of the last line of metrics or the newest checkpoint.
+    /// How many iterations are done, by the last line of metrics or the newest checkpoint, whichever is later.
     pub iteration: u64,
-    /// Iterations it is to have, where that is known.
+    /// How many iterations the run is meant to have, where that is known.
     pub total: Option<u64>,
-    /// Its last line of metrics.
+    /// The last line of metrics.
     pub last: Option<Metrics>,
-    /// Of the whole folder.
+    /// The size of the whole folder.
     pub bytes: u64,
-    /// Oldest first.
+    /// The run's checkpoints, oldest first.
     pub checkpoints: Vec<CheckpointFile>,
-    /// As the newest checkpoint knows them.
+    /// The run's rollbacks, as its newest checkpoint lists them.
     pub rollbacks: Vec<Rollback>,
-    /// The newest checkpoint without a sign of collapse, as the newest one knows it.
+    /// The iteration of the newest checkpoint without a sign of collapse, as the newest checkpoint states it.
     pub healthy: Option<u64>,
 }
 
 impl Summary {
-    /// Sums up the run in `path`.
+    /// Summarizes the run in `path`.
     ///
     /// # Errors
-    /// If its settings cannot be read.
+    /// If the run's settings or its folder of checkpoints cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
         let metrics = path.join("metrics.jsonl");
-        // What cannot be read matters when the run is resumed, not here.
+        // Damaged metrics are an error when the run is resumed; a summary just does without them.
         let last = read_metrics(&metrics).unwrap_or_default().pop();
         let folder = Folder::of_run(path);
         let size = |iteration| fs::metadata(folder.file(iteration)).map_or(0, |file| file.len());
@@ -186,7 +186,7 @@ impl Summary {
     }
 }
 
-/// The size of every file in `folder`; what vanishes meanwhile counts nothing.
+/// The sum of the sizes of all files in `folder`. A file that is removed meanwhile counts as 0 bytes.
 fn bytes_in(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let size = |entry: fs::DirEntry| match entry.metadata() {
@@ -197,12 +197,14 @@ fn bytes_in(folder: &Path) -> u64 {
     entries.map(size).sum()
 }
 
-/// Checkpoints of the run in `path` that nobody needs when the `keep` newest are kept, with their
-/// sizes. The newest healthy one is kept too: a rollback goes back to it.
+/// The checkpoints of the run in `path` that may be removed when the `keep` newest are kept, with their sizes.
+/// Damaged ones that were set aside are among them. The newest healthy checkpoint is always kept, because a rollback
+/// needs it.
 ///
 /// # Errors
-/// If the folder or the newest checkpoint cannot be read: then those before it are what there is.
-pub fn needless_checkpoints(path: &Path, keep: usize) -> Result<Vec<(PathBuf, u64)>> {
+/// If the folder or the newest checkpoint cannot be read. In the second case the older ones are all that the run can
+/// be resumed from, so none of them may be removed.
+pub fn prunable_checkpoints(path: &Path, keep: usize) -> Result<Vec<(PathBuf, u64)>> {
     let folder = Folder::of_run(path);
     let Some(newest) = folder.iterations()?.pop() else { return Ok(Vec::new()) };
     let newest = Checkpoint::load(&folder.file(newest))?;

@@ -1,4 +1,4 @@
-//! One process a run: a lock that dies with its process.
+//! A lock that lets only one process at a time train a run. The system releases it when the process ends.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-/// The file in the run's folder that is locked. It stays when the run ends: the lock is on the open
-/// file, not in its being there.
+/// The file in the run's folder that is locked. It stays there when the run ends, which does no harm: a run is locked
+/// by a lock on the open file, not by the existence of the file.
 pub(super) const FILE: &str = ".lock";
 
-/// Times to try, and how long to wait in between: somebody may just be looking who holds it.
+/// How many times to try to take the lock, because another process that only asks who holds it locks it for a moment.
 const TRIES: u32 = 10;
+/// How long to wait between two tries.
 const WAIT: Duration = Duration::from_millis(50);
 
-/// Holds the folder until it is dropped or its process ends, however it ends.
+/// Locks a run's folder until this value is dropped or the process ends, even if it is killed.
 #[derive(Debug)]
 pub(super) struct Lock(File);
 
@@ -23,7 +24,7 @@ impl Lock {
     /// Takes the lock of the run in `folder`.
     ///
     /// # Errors
-    /// If another process has it, whose number the message names; or if the file cannot be written.
+    /// If another process holds the lock; the message names its number. Also if the file cannot be written.
     pub(super) fn take(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
         let cannot = || format!("{}: cannot be written", path.display());
@@ -33,7 +34,7 @@ impl Lock {
         for attempt in 1.. {
             match lock.0.try_lock() {
                 Ok(()) => break,
-                // Some network file systems know no locks; then nobody has one.
+                // Some network file systems do not support locks. A run there has none.
                 Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => break,
                 Err(TryLockError::Error(e)) => return Err(e).with_context(cannot),
                 Err(TryLockError::WouldBlock) if attempt < TRIES => std::thread::sleep(WAIT),
@@ -50,18 +51,18 @@ impl Lock {
         Ok(lock)
     }
 
-    /// The number of the process that holds the run in `folder`, 0 where it is not known; `None` if
-    /// nobody does.
+    /// The number of the process that has locked the run in `folder`, 0 where the number is not known; `None` if no
+    /// process has.
     pub(super) fn holder(folder: &Path) -> Option<u32> {
         let mut lock = Self(File::open(folder.join(FILE)).ok()?);
-        // Shared, so that two who look don't take each other for the holder.
+        // A shared lock, so that two processes that ask at once do not take each other for the holder.
         match lock.0.try_lock_shared() {
             Err(TryLockError::WouldBlock) => Some(lock.pid().unwrap_or(0)),
             _ => None,
         }
     }
 
-    /// Whether `folder` still holds the file that was locked, and not another one or none.
+    /// Whether the lock file in `folder` still exists and is the very file that was locked.
     pub(super) fn is_in(&self, folder: &Path) -> bool {
         #[cfg(unix)]
         {
@@ -74,6 +75,7 @@ impl Lock {
         folder.join(FILE).exists()
     }
 
+    /// The number of the process that wrote the lock file last.
     fn pid(&mut self) -> Option<u32> {
         let mut text = String::new();
         self.0.rewind().ok()?;

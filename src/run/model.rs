@@ -1,4 +1,4 @@
-//! What a user calls a model: a run, a checkpoint, or exported weights.
+//! Reads weights from everything that a user may name as a model: a run, a checkpoint, or exported weights.
 
 use std::path::Path;
 
@@ -10,12 +10,13 @@ use crate::error::Usage;
 use crate::files::TensorFile;
 use crate::weights::Weights;
 
-/// The weights of `network` in `path`: a run's folder (its newest checkpoint that can be read), a checkpoint, or a
-/// file of weights by themselves. `report` is told of every newer checkpoint of a run that cannot be read.
+/// Reads the weights of `network` from `path`: a run's folder (of which the newest readable checkpoint is taken), a
+/// checkpoint, or a file that holds only weights. `report` is called with the error of every newer checkpoint of a run
+/// that cannot be read.
 ///
 /// # Errors
-/// [`Usage`], if there is no such thing; if it cannot be read, is something else, is damaged, or holds the other
-/// network only.
+/// [`Usage`], if `path` is a folder without a checkpoint or an exported program. Also if the file cannot be read, is
+/// of another format or damaged, or holds only the other network.
 pub fn read(path: &Path, network: Network, report: impl FnMut(&anyhow::Error)) -> Result<Weights> {
     if path.is_dir() {
         let checkpoint = Folder::of_run(path).latest(u64::MAX, report)?;
@@ -33,15 +34,15 @@ pub fn read(path: &Path, network: Network, report: impl FnMut(&anyhow::Error)) -
     Weights::parse(&name, &TensorFile::read(path)?, network).context(name)
 }
 
-/// Whether `path` may be weights: programs that `torch.jit.load` and onnxruntime run are not read back.
+/// Refuses exported programs, which `torch.jit.load` and onnxruntime can run but this program cannot read back.
 ///
 /// # Errors
-/// [`Usage`], if its name ends in `.onnx` or `.pt`.
+/// [`Usage`], if the name ends in `.onnx` or `.pt`.
 fn ensure_not_exported_as_program(path: &Path) -> Result<()> {
     let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     if ["onnx", "pt"].contains(&ending.as_str()) {
-        let message = "expected a run, a checkpoint or weights (.safetensors); a program that was exported holds \
-                       them in a form that is not read back";
+        let message = "expected a run, a checkpoint or weights (.safetensors); a generator that was exported as a \
+                       program (.onnx, .pt) cannot be read back";
         return Err(Usage(format!("{}: {message}", path.display())).into());
     }
     Ok(())

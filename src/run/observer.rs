@@ -1,16 +1,16 @@
-//! Who is told how a run goes, while it goes.
+//! The interface through which a run reports its progress while it trains.
 
 use std::fmt;
 
 use super::watch::Collapse;
 use crate::record::jsonl::{Evaluation, Metrics};
 
-/// What a training run tells a program that wants to show it. Nothing here decides anything: a run is the same
-/// whoever observes it.
+/// What a training run reports to a program that wants to show its progress. An observer decides nothing: a run is the
+/// same whether and however it is observed.
 pub trait Observer: fmt::Debug {
-    /// Something is wrong that does not stop the run.
+    /// Something has gone wrong that does not stop the run.
     fn warn(&self, text: &str);
-    /// A sign of collapse has appeared, and the settings say to train on.
+    /// A sign of collapse has appeared, and the settings say that training continues.
     fn collapse(&self, iteration: u64, collapse: &Collapse) {
         self.warn(&format!("iteration {iteration}: {collapse}"));
     }
@@ -24,7 +24,7 @@ pub trait Observer: fmt::Debug {
     fn evaluation(&self, _evaluation: &Evaluation) {}
 }
 
-/// Tells nobody anything.
+/// An observer that ignores all reports.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 

@@ -1,4 +1,4 @@
-//! A run as one HTML file, which needs no network, no server and no other file.
+//! A report on a run as one HTML file, which works without a network, a server or any other file.
 
 use std::path::Path;
 
@@ -18,12 +18,12 @@ use crate::record::plot::Plot;
 use crate::settings::ENVIRONMENT_KEY;
 use crate::statistics::Sorted;
 
-/// The page; [`html`] fills in its placeholders.
+/// The template of the page, whose placeholders [`html`] fills in.
 const TEMPLATE: &str = include_str!("report.html");
 /// The most sample grids that the page shows: a browser holds all of them in memory.
 const MAX_GRIDS: usize = 60;
 
-/// A sample grid, as the page's script takes it.
+/// A sample grid, in the form in which the page's script reads it.
 #[derive(Serialize)]
 struct Grid {
     iteration: u64,
@@ -31,10 +31,10 @@ struct Grid {
     src: String,
 }
 
-/// The report of the run in the folder `run`, which the command `how_to_repeat` repeats.
+/// The report on the run in the folder `run`. It shows `how_to_repeat` as the command that repeats the run.
 ///
 /// # Errors
-/// [`Usage`], if nothing has been logged yet; if the run's files cannot be read.
+/// [`Usage`], if the run has logged nothing yet. Also if the run's files cannot be read.
 pub fn html(run: &Path, how_to_repeat: &str) -> Result<String> {
     let summary = Summary::read(run)?;
     let (metrics, evaluations) = logged(run)?;
@@ -49,7 +49,7 @@ pub fn html(run: &Path, how_to_repeat: &str) -> Result<String> {
     let shown = samples.len().min(MAX_GRIDS);
     let mut grids = Vec::new();
     for i in 0..shown {
-        // The first, the last, and evenly between.
+        // The grids that are shown are the first, the last, and others at even distances between them.
         let (iteration, path) = &samples[i * (samples.len() - 1) / (shown - 1).max(1)];
         let text = thousands(i64::try_from(*iteration)?);
         grids.push(Grid { iteration: *iteration, text, src: data_uri(path)? });
@@ -84,7 +84,7 @@ pub fn html(run: &Path, how_to_repeat: &str) -> Result<String> {
         rollbacks,
         newest => grids.last().map(|last| context! { text => &last.text, src => Value::from_safe_string(last.src.clone()) }),
         shown => grids.len(),
-        // It goes into a script unescaped: digits, commas and Base64 cannot end one.
+        // This goes into a script unescaped, which is safe: digits, commas and Base64 cannot end a script.
         grids => Value::from_safe_string(serde_json::to_string(&grids)?),
         thinned => samples.len() > shown,
         samples => samples.len(),
@@ -114,7 +114,7 @@ fn logged(run: &Path) -> Result<(Vec<Metrics>, Vec<Evaluation>)> {
     Ok((metrics, evaluations))
 }
 
-/// The table at the top of the page: names and values.
+/// The table at the top of the page, as pairs of name and value.
 fn facts(
     summary: &Summary,
     metrics: &[Metrics],
@@ -143,7 +143,7 @@ fn facts(
     ])
 }
 
-/// The evaluations: the names of the last one's metrics, and a row for each evaluation.
+/// The table of evaluations: the names of the last evaluation's metrics, and a row for each evaluation.
 fn table(evaluations: &[Evaluation]) -> (Vec<String>, Vec<Vec<String>>) {
     let names: Vec<String> = evaluations
         .last()
@@ -162,7 +162,7 @@ fn table(evaluations: &[Evaluation]) -> (Vec<String>, Vec<Vec<String>>) {
     (names, rows)
 }
 
-/// Where the run was trained, as its configuration file has it; empty if that says nothing.
+/// The environment in which the run was trained, as its configuration file states it; empty if it states none.
 fn environment(run: &Path) -> Result<String> {
     let config = run.join("config.toml");
     if !config.exists() {
@@ -174,9 +174,9 @@ fn environment(run: &Path) -> Result<String> {
     Ok(table.get(ENVIRONMENT_KEY).map(toml::to_string).transpose()?.unwrap_or_default())
 }
 
-/// A PNG file as a part of the page.
+/// A PNG file as a `data:` address, which embeds it in the page.
 fn data_uri(path: &Path) -> Result<String> {
-    // Decoded only to find out whether it is whole: a browser would show a damaged picture as nothing, silently.
+    // Decoded only to find out whether it is whole: a browser would leave out a damaged picture without a word.
     Picture::read(path).with_context(|| format!("{}: remove it", path.display()))?;
     let bytes =
         std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;

@@ -1,4 +1,4 @@
-//! What is needed to go on with a run, and whether one may.
+//! What is needed to resume a run, and the checks whether it may be resumed.
 
 use std::path::Path;
 
@@ -10,21 +10,21 @@ use crate::error::{Fixable, Usage};
 use crate::run::checkpoint::{Checkpoint, Folder, Header};
 use crate::settings::{Change, TrainConfig, read_run_config};
 
-/// A run as it is on the disk.
+/// A run that was saved to the disk.
 #[derive(Debug)]
 pub struct Saved {
-    /// Its settings.
+    /// The run's settings.
     pub config: TrainConfig,
-    /// Its newest state that can be read; `None` if it was stopped before it had written its first,
-    /// and begins anew.
+    /// The run's newest readable checkpoint; `None` if it was stopped before it had written the first one, so that it
+    /// starts from the beginning.
     pub checkpoint: Option<Checkpoint>,
 }
 
-/// The settings of the run in `folder`: its file's, or where that is missing those of `header`, its
-/// newest checkpoint's.
+/// The settings of the run in `folder`, from its `config.toml`, or where that is missing from `header`, the header of
+/// its newest checkpoint.
 ///
 /// # Errors
-/// [`Usage`], if the file cannot be read or has no such settings.
+/// [`Usage`], if the file cannot be read or does not hold a run's settings.
 pub fn config_of(folder: &Path, header: Option<&Header>) -> Result<TrainConfig> {
     let path = folder.join("config.toml");
     match header {
@@ -33,10 +33,10 @@ pub fn config_of(folder: &Path, header: Option<&Header>) -> Result<TrainConfig> 
     }
 }
 
-/// Whether there is a run in `folder`.
+/// Checks that `folder` holds a run.
 ///
 /// # Errors
-/// [`Usage`], if there is none.
+/// [`Usage`], if it does not.
 pub fn ensure_run(folder: &Path) -> Result<()> {
     if RunDir::is_run(folder) {
         return Ok(());
@@ -46,12 +46,12 @@ pub fn ensure_run(folder: &Path) -> Result<()> {
 }
 
 impl Saved {
-    /// Reads the run in `folder`. `report` is told of every checkpoint that cannot be read and is newer
-    /// than the one taken.
+    /// Reads the run in `folder`. `report` is called with the error of every checkpoint that cannot be read and is
+    /// newer than the one that is taken.
     ///
     /// # Errors
-    /// [`Usage`], if there is no run; if its settings or all of its checkpoints cannot be read, or it
-    /// has lost them.
+    /// [`Usage`], if `folder` holds no run. Also if its settings cannot be read, if it has checkpoints but none can be
+    /// read, or if it has trained and its checkpoints are gone.
     pub fn read(folder: &Path, report: impl FnMut(&anyhow::Error)) -> Result<Self> {
         ensure_run(folder)?;
         let path = folder.join("config.toml");
@@ -68,16 +68,16 @@ impl Saved {
         Ok(Self { config, checkpoint })
     }
 
-    /// The iteration it goes on from.
+    /// The number of iterations done, after which the run resumes.
     pub fn iteration(&self) -> u64 {
         self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.header.iteration)
     }
 
-    /// What makes a run with `config` on `set` another than this one; nothing, if it is the very same, which it
-    /// must be to resume.
+    /// The differences between this run and one with `config` on `set`, as far as they decide the result. A run is only
+    /// resumed if there are none.
     ///
     /// # Errors
-    /// If a setting's value cannot be told.
+    /// If a setting cannot be written as text.
     pub fn changes(&self, config: &TrainConfig, set: &SetIdentity) -> Result<Vec<Change>> {
         let was = self.checkpoint.as_ref().map_or(&self.config, |saved| &saved.header.config);
         let mut changes = was.changes(config)?;
@@ -88,11 +88,11 @@ impl Saved {
     }
 }
 
-/// What keeps a run with `config` on `set` from beginning with the networks of `checkpoint`: all that changes their
-/// shapes.
+/// The differences that keep a new run with `config` on `set` from starting with the networks of `checkpoint`: all
+/// those that change the networks' shapes.
 ///
 /// # Errors
-/// If a setting's value cannot be told.
+/// If a setting cannot be written as text.
 pub fn network_changes(
     checkpoint: &Checkpoint,
     config: &TrainConfig,

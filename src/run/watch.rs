@@ -1,8 +1,9 @@
-//! Watches for collapse: from what an iteration reports to a verdict in words. No files, no printing.
+//! The watch for collapse: it decides from the numbers that iterations report whether training has failed. It uses no
+//! files and prints nothing.
 //!
-//! Every [`READ_EVERY`] iterations it takes a [`Reading`]; what is wrong in [`PATIENCE`] of them in a
-//! row is a [`Collapse`]. Its state is a few numbers, which checkpoints hold, so that a resumed run
-//! comes to the same verdict at the same iteration.
+//! Every [`READ_EVERY`] iterations it takes a [`Reading`]. If the same thing is wrong in [`PATIENCE`] readings in a
+//! row, that is a [`Collapse`]. Its state is a few numbers, which are saved in checkpoints, so that a resumed run
+//! comes to the same conclusion at the same iteration.
 
 use std::fmt;
 
@@ -10,42 +11,42 @@ use serde::{Deserialize, Serialize};
 
 /// Iterations between two readings.
 pub const READ_EVERY: u64 = 10;
-/// Bad readings in a row that make a collapse.
+/// How many bad readings in a row make a collapse.
 pub const PATIENCE: u32 = 10;
 
-/// The probability that the discriminator gives generated images is below this when it has won: the
-/// generator's loss is above 4.6 then, and where the sigmoid is flat, its gradients are small noise.
+/// The discriminator has won when it gives generated images a mean probability below this of being real. The
+/// generator's loss is then above 4.6, and the sigmoid is so flat there that its gradients are small noise.
 const WON: f64 = 0.01;
-/// A generated batch differs in itself by less than this part of what a real one does, when its
-/// images have become one.
+/// The generated images have become one when they differ from each other by less than this fraction of the amount by
+/// which real images do.
 const ALIKE: f64 = 0.05;
-/// Losses change by less than this part from reading to reading when they have frozen.
+/// The losses have frozen when they change by no more than this fraction of themselves from one reading to the next.
 const FROZEN: f64 = 1e-4;
 
-/// What one iteration shows.
+/// The numbers of one iteration that the watch looks at.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reading {
-    /// Of the discriminator step.
+    /// The loss of the discriminator step.
     pub d_loss: f64,
-    /// Of the last generator step.
+    /// The loss of the last generator step.
     pub g_loss: f64,
-    /// Mean probability that the discriminator gives real images.
+    /// The mean probability of being real that the discriminator gives to real images.
     pub prob_real: f64,
-    /// Mean probability that the discriminator gives generated images.
+    /// The mean probability of being real that the discriminator gives to generated images.
     pub prob_fake: f64,
-    /// How much the images of a batch differ from each other, generated and real ones; 0 if they are
-    /// one. `None` where a batch is a single image, which tells nothing.
+    /// How much the images of a batch differ from each other: first the generated ones, then the real ones. 0 means
+    /// that all images are equal. `None` if the batch is a single image, which has nothing to differ from.
     pub spreads: Option<(f64, f64)>,
 }
 
-/// What has gone wrong.
+/// The ways in which training can collapse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Collapse {
-    /// The discriminator tells all images apart: the generator learns nothing any more.
+    /// The discriminator recognizes every generated image, so that the generator no longer learns anything.
     DiscriminatorWon,
-    /// Whatever z is, the generator gives one image.
+    /// The generator makes the same image from every z.
     SamplesAlike,
-    /// Both losses stand still.
+    /// Both losses no longer change.
     LossesFrozen,
 }
 
@@ -61,16 +62,16 @@ impl fmt::Display for Collapse {
 
 impl std::error::Error for Collapse {}
 
-/// A collapse that has lasted.
+/// A collapse that the watch has found: something was wrong in [`PATIENCE`] readings in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Alarm {
-    /// What it is.
+    /// What has gone wrong.
     pub collapse: Collapse,
-    /// Whether it is certain from this reading on; else it was told before.
+    /// Whether this reading is the first to make it certain. If not, it was reported before.
     pub is_new: bool,
 }
 
-/// Bad readings in a row, of each sort.
+/// The state of the watch: for each way to collapse, the number of bad readings in a row so far.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Watch {
@@ -82,11 +83,13 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Takes a reading; the collapse that there is by now, a new one before one that was told.
+    /// Takes a reading and returns the collapse that it makes certain or that persists, if any. A new collapse takes
+    /// precedence over one that was reported before.
     pub fn read(&mut self, reading: &Reading) -> Option<Alarm> {
         let Reading { d_loss, g_loss, prob_real, prob_fake, spreads } = *reading;
-        let stands = |before: f64, now: f64| (now - before).abs() <= FROZEN * before.abs();
-        let frozen = self.losses.is_some_and(|(d, g)| stands(d, d_loss) && stands(g, g_loss));
+        let is_unchanged = |before: f64, now: f64| (now - before).abs() <= FROZEN * before.abs();
+        let frozen =
+            self.losses.is_some_and(|(d, g)| is_unchanged(d, d_loss) && is_unchanged(g, g_loss));
         self.losses = Some((d_loss, g_loss));
         let won = prob_fake < WON && prob_real > 0.5;
         let alike = spreads.map(|(fake, real)| fake < ALIKE * real);
@@ -109,7 +112,7 @@ impl Watch {
         alarm
     }
 
-    /// Whether the last reading was good in every respect.
+    /// Whether nothing was wrong in the last reading.
     pub fn is_calm(&self) -> bool {
         (self.won, self.alike, self.frozen) == (0, 0, 0)
     }
@@ -119,7 +122,7 @@ impl Watch {
 mod tests {
     use super::*;
 
-    /// A reading of a run that goes well; no two losses are the same.
+    /// A reading of a run that goes well. The losses of two readings in a row differ.
     fn good(i: u32) -> Reading {
         Reading {
             d_loss: 1.2 + 0.01 * f64::from(i % 7),
@@ -147,7 +150,7 @@ mod tests {
         for (bad, collapse, first) in [
             (won as fn(u32) -> Reading, Collapse::DiscriminatorWon, 10),
             (alike, Collapse::SamplesAlike, 10),
-            // The first of equal losses differ from those before.
+            // One more, because the first reading has no losses before it that it could equal.
             (frozen, Collapse::LossesFrozen, 11),
         ] {
             let mut watch = Watch::default();
@@ -192,7 +195,8 @@ mod tests {
             let reading = if i % 10 == 0 { good(i) } else { won(i) };
             assert_eq!(watch.read(&reading), None, "{i}");
         }
-        // Both networks at a loss is how a GAN ends well: 1.386 and 0.693, but never twice the same.
+        // In a good end of training, the discriminator cannot tell the images apart: the losses are about 1.386 and
+        // 0.693. That is no collapse, because the losses are never the same twice.
         for i in 0..1000 {
             let d_loss = 1.386 + 1e-3 * f64::from(i % 2);
             let level =

@@ -1,4 +1,4 @@
-//! Images from a generator, as people see them.
+//! Makes images with a generator: upright, as people look at them.
 
 pub mod walk;
 
@@ -15,37 +15,37 @@ use crate::shape::ImageShape;
 use crate::tf::frame::rotate_images;
 use crate::weights::Weights;
 
-/// Generated images of `z` `[N, z_dim]` (values row by row), with moving statistics:
-/// `[N, H, W, C]`, upright.
+/// The images `[N, H, W, C]`, upright, that the generator of `model` makes of `z` `[N, z_dim]` (values row by row).
+/// Batch norm uses its moving statistics.
 ///
 /// # Errors
-/// If `z` is not whole rows; [`crate::finite::NotFinite`], if a generated pixel is not finite.
+/// If `z` does not consist of whole rows; [`crate::finite::NotFinite`], if a generated pixel is not finite.
 pub fn sample(model: &Model, z: &[f32]) -> Result<Vec<u8>> {
     Sampler::new(model, Latent::default())?.images(&model.z(z)?)
 }
 
-/// Rows of z that go through the network together. Always as many, so that an image's last bits do
-/// not depend on how many are asked for.
+/// How many rows of z go through the network together. The number is always the same, so that the last bits of an image
+/// do not depend on how many images are asked for.
 const BLOCK: usize = 64;
 
-/// A generator that is done with training, ready for any number of images.
+/// A trained generator with batch norm folded into its weights, for making any number of images.
 #[derive(Debug)]
 pub struct Sampler {
     generator: FoldedGenerator,
     shape: ImageShape,
     z_dim: usize,
     latent: Latent,
-    /// What it was trained on, where that is known.
+    /// The data set that it was trained on, where that is known.
     dataset: Option<String>,
     device: Device,
     kind: Kind,
 }
 
 impl Sampler {
-    /// The generator of `model` as it is now, for noise of this distribution.
+    /// A copy of the generator of `model` as it is now; `latent` is the distribution of its noise.
     ///
     /// # Errors
-    /// If the device cannot hold a copy.
+    /// If the device cannot hold the copy.
     pub fn new(model: &Model, latent: Latent) -> Result<Self> {
         Ok(Self {
             generator: model.generator.folded()?,
@@ -58,7 +58,7 @@ impl Sampler {
         })
     }
 
-    /// The generator in `path`: a run's folder (its newest checkpoint that can be read), a checkpoint, or
+    /// The generator in `path`: a run's folder (of which the newest readable checkpoint is taken), a checkpoint, or
     /// exported weights.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ impl Sampler {
         Self::of(&crate::run::model::read(path, Network::Generator, |_| {})?, device, kind)
     }
 
-    /// The generator that the program holds, of handwritten digits.
+    /// The generator of handwritten digits that is built into the program.
     ///
     /// # Errors
     /// If the device cannot hold it.
@@ -84,7 +84,8 @@ impl Sampler {
         Ok(Self { dataset: Some(weights.config.dataset.clone()), ..sampler })
     }
 
-    /// The same, but convolutions and dense layers compute in `compute`: a float32 network in bfloat16.
+    /// The same generator, but its convolutions and dense layers compute in `compute`, such as a float32 network in
+    /// bfloat16.
     ///
     /// # Errors
     /// If the device cannot hold its weights.
@@ -97,44 +98,44 @@ impl Sampler {
         self.dataset.as_deref()
     }
 
-    /// Where it computes.
+    /// The device it computes on.
     pub fn device(&self) -> Device {
         self.device
     }
 
-    /// The distribution of its z.
+    /// The distribution of the noise z.
     pub fn latent(&self) -> Latent {
         self.latent
     }
 
-    /// Shape of its images.
+    /// The shape of its images.
     pub fn shape(&self) -> ImageShape {
         self.shape
     }
 
-    /// Channels of its images.
+    /// The number of channels of its images.
     pub fn channels(&self) -> usize {
         self.shape.channels
     }
 
-    /// Length of its z.
+    /// The length of a row of z.
     pub fn z_dim(&self) -> usize {
         self.z_dim
     }
 
-    /// Bytes of an image.
+    /// The number of bytes of an image.
     pub fn image_len(&self) -> usize {
         self.shape.len()
     }
 
-    /// The noise of images `first` to `first + count` of `seed`, row by row: each image has its own,
-    /// whatever else is asked for.
+    /// The noise of `count` images of `seed`, from image number `first` on, row by row. The noise of an image depends
+    /// only on the seed and its number, not on which other images are asked for.
     pub fn noise(&self, seed: u64, first: u64, count: usize) -> Vec<f32> {
         let row = |image| self.latent.sample(&mut rng(seed, Stream::Image, image), 1, self.z_dim);
         (first..first + count as u64).flat_map(row).collect()
     }
 
-    /// `count` images of `seed`: `[count, H, W, C]`, upright.
+    /// The first `count` images of `seed`: `[count, H, W, C]`, upright.
     ///
     /// # Errors
     /// As [`Self::each`].
@@ -155,19 +156,20 @@ impl Sampler {
         Ok(images)
     }
 
-    /// Hands on the images of `z` (values row by row) in order, some at a time: `[n, H, W, C]`, upright.
+    /// Makes the images of `z` (values row by row) and passes them to `take` in order, a block at a time:
+    /// `[n, H, W, C]`, upright. Not all of them have to fit into memory.
     ///
     /// # Errors
-    /// If `z` is not whole rows; [`crate::finite::NotFinite`], if a pixel is not finite; those of
+    /// If `z` does not consist of whole rows; [`crate::finite::NotFinite`], if a pixel is not finite; and the errors of
     /// `take`.
     pub fn each(&self, z: &[f32], take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.each_tensor(z, &mut |images| take(&to_bytes(images)?))
     }
 
-    /// As [`Self::each`], before they are made bytes: `[n, C, H, W]` in [−1, 1], upright.
+    /// Like [`Self::each`], but the images are tensors, not yet bytes: `[n, C, H, W]` in [−1, 1], upright.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Self::each`].
     pub fn each_tensor(
         &self,
         z: &[f32],
@@ -189,18 +191,18 @@ impl Sampler {
         Ok(())
     }
 
-    /// Images of `z` `[N, z_dim]`, of the model's kind on its device: `[N, H, W, C]`, upright.
+    /// The images `[N, H, W, C]`, upright, of `z` `[N, z_dim]`, which has the model's kind and is on its device.
     ///
     /// # Errors
-    /// If `z` is of another shape; [`crate::finite::NotFinite`], if a pixel is not finite.
+    /// If `z` has another shape; [`crate::finite::NotFinite`], if a pixel is not finite.
     pub fn images(&self, z: &Tensor) -> Result<Vec<u8>> {
         to_bytes(&self.upright(z)?)
     }
 
-    /// As [`Self::images`], before they are made bytes: `[N, C, H, W]` in [−1, 1], upright.
+    /// Like [`Self::images`], but the images are a tensor, not yet bytes: `[N, C, H, W]` in [−1, 1], upright.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Self::images`].
     pub fn upright(&self, z: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
         let images = self.generator.forward(z)?;
@@ -215,7 +217,7 @@ mod tests {
 
     #[test]
     fn bytes_are_upright_and_rounded_to_nearest() -> Result<()> {
-        // [1, 2, 1, 2]: two channels of one row of two pixels, mirrored.
+        // [1, 2, 1, 2], mirrored: two channels, each with one row of two pixels.
         let images = Tensor::from_slice(&[1.0, -1.0, 0.0, 0.5]).view([1, 2, 1, 2]);
         assert_eq!(to_bytes(&rotate_images(&images)?)?, [0, 191, 255, 128]);
         Ok(())

@@ -1,12 +1,12 @@
 //! Walks through latent space.
 
-/// How one goes from one z to the next.
+/// The kind of path that leads from one z to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
-    /// Straight: of uniform noise, whose cube it never leaves.
+    /// A straight line. It suits uniform noise, because it never leaves the noise's cube.
     Linear,
-    /// Along the sphere: of normal noise, whose length it keeps (T. White, *Sampling Generative Networks*,
-    /// 2016).
+    /// An arc on a sphere. It suits normal noise, because it keeps the length of z (T. White, *Sampling Generative
+    /// Networks*, 2016).
     Spherical,
 }
 
@@ -20,7 +20,7 @@ impl Path {
             };
             let lengths = (dot(from, from) * dot(to, to)).sqrt();
             let angle = (dot(from, to) / lengths).clamp(-1.0, 1.0).acos();
-            // Where both point the same way, or opposite ways, there is no one arc.
+            // If both point in the same or in opposite directions, no single arc connects them; then the line is taken.
             if angle.is_finite() && angle.sin() > 1e-6 {
                 (a, b) = ((a * angle).sin() / angle.sin(), (b * angle).sin() / angle.sin());
             }
@@ -29,8 +29,8 @@ impl Path {
         from.iter().zip(to).map(mix).collect()
     }
 
-    /// The point at `frame`, of `frames`, on the way through `count` keys, which `key` makes, at even distances in
-    /// time; where it is `closed`, the last key leads back to the first.
+    /// The point of frame number `frame` out of `frames` on a walk through `count` keys. `key` makes a key, and every
+    /// way from one key to the next takes the same time. A `closed` walk leads from the last key back to the first.
     pub fn through(
         self,
         key: impl Fn(usize) -> Vec<f32>,
@@ -40,7 +40,7 @@ impl Path {
     ) -> Vec<f32> {
         let key = |i: usize| key(i % count);
         let legs = if closed { count } else { count - 1 };
-        // The last frame of a closed walk is one before the first.
+        // A closed walk ends one step before its first frame, so that it can be repeated without showing a frame twice.
         let steps = if closed { frames } else { frames.saturating_sub(1).max(1) };
         let (leg, rest) = (frame * legs / steps, frame * legs % steps);
         self.between(&key(leg), &key(leg + 1), rest as f64 / steps as f64)
@@ -64,7 +64,7 @@ mod tests {
         let closed = all(Path::Linear, &keys, 6, true);
         assert_eq!(closed, [0.0, 0.0, 2.0, 0.0, 4.0, 0.0, 4.0, 4.0, 4.0, 8.0, 2.0, 4.0]);
         assert_eq!(all(Path::Linear, &keys, 1, false), [0.0, 0.0]);
-        // One key stays where it is.
+        // A walk with a single key does not move.
         assert_eq!(all(Path::Spherical, &[3.0, 1.0], 2, true), [3.0, 1.0, 3.0, 1.0]);
     }
 
@@ -75,7 +75,7 @@ mod tests {
         assert!(half.iter().all(|x| (x - side).abs() < 1e-6), "{half:?}");
         let quarter = Path::Spherical.between(&[2.0, 0.0], &[0.0, 2.0], 0.25);
         assert!((quarter[1].atan2(quarter[0]) - std::f32::consts::PI / 8.0).abs() < 1e-6);
-        // Opposite, equal and zero ends are met without a NaN.
+        // Ends that are opposite, equal or zero give no NaN.
         for (from, to) in
             [([1.0, 0.0], [-1.0, 0.0]), ([1.0, 2.0], [1.0, 2.0]), ([0.0; 2], [1.0, 0.0])]
         {
