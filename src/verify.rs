@@ -251,16 +251,16 @@ impl Settings {
                 bn_momentum: 1.0 - real("bn_momentum")?,
                 bn_epsilon: real("bn_epsilon")?,
             },
-            step: StepConfig {
-                objective: Objective::CrossEntropy { label_smoothing: real("smooth")? },
-                g_steps: size("g_steps", 1..=1000)? as u64,
-                adam: AdamConfig {
+            step: StepConfig::new(
+                Objective::CrossEntropy { label_smoothing: real("smooth")? },
+                size("g_steps", 1..=1000)? as u64,
+                AdamConfig {
                     learning_rate: real("learning_rate")?,
                     beta1: real("beta1")?,
                     beta2: real("beta2")?,
                     epsilon: real("epsilon")?,
                 },
-            },
+            ),
         })
     }
 }

@@ -29,6 +29,13 @@ impl Default for StepConfig {
     }
 }
 
+impl StepConfig {
+    /// What decides an iteration of the reference; whatever else there is, is as by default.
+    pub fn new(objective: Objective, g_steps: u64, adam: AdamConfig) -> Self {
+        Self { objective, g_steps, adam }
+    }
+}
+
 impl From<&TrainConfig> for StepConfig {
     fn from(config: &TrainConfig) -> Self {
         Self {
