@@ -1,4 +1,4 @@
-//! Training: one iteration ([`step`]) and the loop around it.
+//! Training: one iteration ([`step`]), the loop around it ([`train`]), and what a checkpoint holds ([`state`]).
 
 mod finite;
 pub mod import;
