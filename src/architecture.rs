@@ -1,12 +1,13 @@
-//! The GAN as a value: from the shape of an image and a few widths to every layer of both networks.
+//! The GAN as a value: the layers of both networks, computed from the shape of an image and a few widths.
 //!
-//! This is the only source of sizes, names and numbers of layers. Networks are made by folding over these layers
-//! ([`crate::model`]); weights, exports, the comparison with TensorFlow, the counts of operations and the table of
-//! layers are made from them, too.
+//! This is the only place that decides how many layers there are, their sizes and their names. The networks are
+//! built by going over these layers ([`crate::model`]). Weights, exports, the comparison with TensorFlow, the
+//! counts of operations and the table of layers are made from them, too.
 //!
-//! The reference is the case of 32×32 pixels of a rule. Each of L layers halves an image in the discriminator, or
-//! doubles a grid in the generator. L is the number for which the smaller side of the grid is 4 to 7. Widths double
-//! towards the grid and stop at [`ModelConfig::max_width`].
+//! All image sizes follow one rule, which gives the reference's networks for 32×32 pixels. The discriminator
+//! halves an image L times, until only a small *grid* of features is left; the generator starts from such a grid
+//! and doubles it L times. L is chosen so that the smaller side of the grid has 4 to 7 positions. The number of
+//! channels (the *width* of a layer) doubles with each halving, up to [`ModelConfig::max_width`].
 
 use std::collections::BTreeMap;
 
@@ -17,26 +18,26 @@ use crate::shape::{Grid, ImageShape, ImageSize};
 use crate::tf::Variable;
 use crate::tf::frame::KERNEL;
 
-/// The few numbers that decide both networks.
+/// The few numbers from which both networks follow.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ModelConfig {
     /// Shape of an image.
     pub image: ImageShape,
-    /// Channels of the discriminator's first layer; every other layer's are multiples of it.
+    /// Channels that the discriminator's first layer puts out. The number doubles with each further halving.
     pub base_width: i64,
-    /// The most channels that any layer has; without it, 16 times the base width.
+    /// The largest number of channels that a layer may have. `None` means 16 times the base width.
     pub max_width: Option<i64>,
     /// Length of the noise vector.
     pub z_dim: i64,
     /// Slope of the leaky ReLU.
     pub alpha: f64,
-    /// Share of the batch in the moving statistics: 1 − TensorFlow's decay.
+    /// Share of a new batch's statistics in batch norm's moving statistics: 1 − TensorFlow's decay.
     pub bn_momentum: f64,
-    /// Added to the variance in batch norm.
+    /// Added to the variance in batch norm before its square root is taken.
     pub bn_epsilon: f64,
 }
 
-/// The reference's numbers, for gray images.
+/// The numbers of the reference, for gray images of 32×32 pixels.
 impl Default for ModelConfig {
     fn default() -> Self {
         Self {
@@ -51,21 +52,21 @@ impl Default for ModelConfig {
     }
 }
 
-/// Which of the two networks.
+/// One of the two networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
-    /// z → images.
+    /// The generator: z → images.
     Generator,
-    /// images → logits.
+    /// The discriminator: images → logits.
     Discriminator,
 }
 
 impl Network {
-    /// Both, in TensorFlow's order of creation.
+    /// Both networks, in the order in which TensorFlow creates them.
     pub const ALL: [Self; 2] = [Self::Generator, Self::Discriminator];
 
-    /// TensorFlow's variable scope, and the stem of the file name.
+    /// The network's name: TensorFlow's variable scope, and the stem of its file's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Generator => "generator",
@@ -73,22 +74,22 @@ impl Network {
         }
     }
 
-    /// TensorFlow's whole name of one of the network's variables, such as `generator/dense/kernel`.
+    /// TensorFlow's full name of one of the network's variables, such as `generator/dense/kernel`.
     pub fn full_name(self, variable: &Variable) -> String {
         format!("{}/{}", self.name(), variable.tf_name)
     }
 }
 
-/// What goes into a layer or comes out of it, without the batch.
+/// The shape of a layer's input or output for one image, without the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Features {
-    /// So many values.
+    /// A vector of this many values.
     Vector(i64),
-    /// So many channels at each position of a grid.
+    /// A feature map: the same number of channels at each position of a grid.
     Map {
-        /// Values at each position.
+        /// Number of values at each position.
         channels: i64,
-        /// The positions.
+        /// Height and width of the grid.
         grid: Grid,
     },
 }
@@ -102,12 +103,12 @@ impl Features {
         }
     }
 
-    /// Whether there are none, as in no network.
+    /// Whether there are no values. No layer of a network is empty.
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
 
-    /// Values at each position; of a vector all of them.
+    /// Number of values at each position of a map, or the length of a vector.
     pub fn channels(self) -> i64 {
         match self {
             Self::Vector(length) => length,
@@ -115,7 +116,7 @@ impl Features {
         }
     }
 
-    /// The positions, where there are any.
+    /// The grid of a map. A vector has none.
     pub fn grid(self) -> Option<Grid> {
         match self {
             Self::Vector(_) => None,
@@ -124,19 +125,19 @@ impl Features {
     }
 }
 
-/// What a layer does.
+/// What a layer computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// A matrix product: `tf.layers.dense`.
+    /// A matrix product, as `tf.layers.dense`.
     Dense,
-    /// Halves a grid: `tf.layers.conv2d`.
+    /// A convolution that halves height and width, as `tf.layers.conv2d`.
     Conv,
-    /// Doubles a grid: `tf.layers.conv2d_transpose`.
+    /// A transposed convolution that doubles height and width, as `tf.layers.conv2d_transpose`.
     ConvTranspose,
 }
 
 impl Operation {
-    /// TensorFlow's name of such a layer, before it is counted.
+    /// TensorFlow's name of such a layer, before a number is appended.
     fn name(self) -> &'static str {
         match self {
             Self::Dense => "dense",
@@ -146,33 +147,33 @@ impl Operation {
     }
 }
 
-/// What follows a layer and its batch norm.
+/// The activation behind a layer and its batch norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// Nothing: logits.
+    /// No activation: the output is logits.
     None,
     /// `max(x, 0)`.
     Relu,
     /// `max(x, alpha · x)`.
     LeakyRelu,
-    /// The hyperbolic tangent, onto [−1, 1].
+    /// The hyperbolic tangent, whose values are in [−1, 1].
     Tanh,
 }
 
-/// A layer with bias, perhaps a batch norm behind it, and an activation.
+/// A layer with bias, the batch norm behind it, if there is one, and the activation behind both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     /// TensorFlow's name, such as `conv2d_transpose_1`.
     pub name: String,
-    /// What it does.
+    /// What it computes.
     pub operation: Operation,
-    /// What goes in.
+    /// Shape of its input.
     pub input: Features,
-    /// What comes out.
+    /// Shape of its output.
     pub output: Features,
-    /// TensorFlow's name of the batch norm behind it, such as `batch_normalization_1`.
+    /// TensorFlow's name of the batch norm behind it, such as `batch_normalization_1`. `None` if there is none.
     pub norm: Option<String>,
-    /// What follows.
+    /// The activation behind the layer and its batch norm.
     pub activation: Activation,
 }
 
@@ -187,7 +188,7 @@ impl Layer {
         }
     }
 
-    /// Trained values of the layer itself: kernel and bias.
+    /// Number of trained values in the kernel and the bias.
     pub fn parameters(&self) -> i64 {
         let biases = match self.operation {
             Operation::Dense => self.output.len(),
@@ -196,12 +197,12 @@ impl Layer {
         self.tf_kernel_shape().iter().product::<i64>() + biases
     }
 
-    /// Trained values of its batch norm: scale and shift.
+    /// Number of trained values in the batch norm's scale and shift.
     pub fn norm_parameters(&self) -> i64 {
         if self.norm.is_some() { 2 * self.output.channels() } else { 0 }
     }
 
-    /// Names of its weights, and of its batch norm's, in `tch`'s variable stores.
+    /// Names of the layer's variables and of its batch norm's variables in `tch`'s variable stores.
     fn torch_names(&self) -> impl Iterator<Item = String> {
         let own = ["weight", "bias"].map(|name| format!("{}.{name}", self.name));
         let norm = self.norm.iter().flat_map(|norm| {
@@ -214,7 +215,7 @@ impl Layer {
 /// Both networks, layer by layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
-    /// What they follow from.
+    /// The numbers from which the layers follow.
     pub config: ModelConfig,
     /// The generator's layers, in order.
     pub generator: Vec<Layer>,
@@ -222,17 +223,17 @@ pub struct Architecture {
     pub discriminator: Vec<Layer>,
 }
 
-/// The smallest and the largest side of an image.
+/// The sides that an image may have, in pixels.
 const SIDES: std::ops::RangeInclusive<usize> = 16..=256;
-/// The larger side of an image is at most so many times the smaller one.
+/// The larger side of an image is at most this many times the smaller one.
 const MAX_ASPECT: usize = 4;
-/// The smaller side of the grid is less than this: with twice as much there would be another layer.
+/// The smaller side of the grid is less than this. A larger grid is halved once more.
 const MAX_GRID_SIDE: usize = 8;
 
-/// How often an image of this size is halved until its grid is reached, and that grid.
+/// How often images of this size are halved, and the grid that is left then.
 ///
 /// # Errors
-/// If there are no networks for images of this size; the message names the nearest that there are networks for.
+/// If images of this size are not supported. The message names the nearest sizes that are.
 pub fn halvings(size: ImageSize) -> Result<(u32, Grid)> {
     let ImageSize { width, height } = size;
     let (smaller, larger) = (width.min(height), width.max(height));
@@ -246,7 +247,7 @@ pub fn halvings(size: ImageSize) -> Result<(u32, Grid)> {
         }
     }
     let why = if is_in_range && larger <= MAX_ASPECT * smaller {
-        "both sides must be halved several times without a rest"
+        "both sides must be divisible by 2 several times"
     } else {
         "sides are 16 to 256 pixels, the larger one at most 4 times the smaller"
     };
@@ -256,9 +257,10 @@ pub fn halvings(size: ImageSize) -> Result<(u32, Grid)> {
     )
 }
 
-/// The possible sizes nearest to `size`, a smaller and a larger one where there are both.
+/// The supported sizes nearest to `size`: a smaller one and a larger one, if both exist.
 fn nearest(size: ImageSize) -> String {
-    // A possible size from below and from above, found by walking each side to its multiples.
+    // A size near `size`: both sides are brought into the supported range and aspect, and then rounded, up or
+    // down, to a multiple of the number that they must be divisible by.
     let rounded = |up: bool| {
         let limit = |side: usize| side.clamp(*SIDES.start(), *SIDES.end());
         let (width, height) = (limit(size.width), limit(size.height));
@@ -282,24 +284,26 @@ impl Architecture {
     /// The layers that follow from `config`.
     ///
     /// # Errors
-    /// If there are no networks for images of that size, or a number is not above 0.
+    /// If images of the configured size are not supported, or a width, `z_dim` or the number of channels is not
+    /// above 0.
     pub fn new(config: ModelConfig) -> Result<Self> {
         let ModelConfig { image, base_width, z_dim, .. } = config;
-        let most = config.max_width.unwrap_or(base_width.saturating_mul(16));
+        let max_width = config.max_width.unwrap_or(base_width.saturating_mul(16));
         let channels = i64::try_from(image.channels)?;
         for (name, value) in [
             ("base_width", base_width),
             ("z_dim", z_dim),
-            ("max_width", most),
+            ("max_width", max_width),
             ("channels", channels),
         ] {
             ensure!(value > 0, "{name}: expected 1 or more, found {value}");
         }
         let (levels, grid) = halvings(image.size)?;
-        // Channels of a map that is `halvings` times as coarse as an image.
-        let width = |halvings: u32| base_width.saturating_mul(1 << halvings).min(most);
+        // Both networks double the channels towards the grid: `doublings` is 0 for the map next to the image in
+        // the discriminator.
+        let width = |doublings: u32| base_width.saturating_mul(1 << doublings).min(max_width);
 
-        let mut names = Names::default();
+        let mut names = LayerNames::default();
         let mut generator = Vec::new();
         let mut input = Features::Vector(z_dim);
         let mut output = Features::Map { channels: width(levels), grid };
@@ -309,7 +313,7 @@ impl Architecture {
             input = output;
             output = Features::Map {
                 channels: if is_last { channels } else { width(left) },
-                grid: input.grid().context("a map")?.doubled(),
+                grid: input.grid().context("expected a feature map, found a vector")?.doubled(),
             };
             let activation = if is_last { Activation::Tanh } else { Activation::Relu };
             generator.push(names.layer(
@@ -321,11 +325,11 @@ impl Architecture {
             ));
         }
 
-        let mut names = Names::default();
+        let mut names = LayerNames::default();
         let mut discriminator = Vec::new();
-        let mut x = output; // An image, from which the way goes back.
+        let mut x = output; // The generator's output is an image, and so is the discriminator's input.
         for level in 0..levels {
-            let fine = x.grid().context("a map")?;
+            let fine = x.grid().context("expected a feature map, found a vector")?;
             let grid = Grid { height: fine.height / 2, width: fine.width / 2 };
             let coarse = Features::Map { channels: width(level), grid };
             let has_norm = level > 0;
@@ -351,7 +355,7 @@ impl Architecture {
         }
     }
 
-    /// Trained values of `network`.
+    /// Number of trained values of `network`.
     pub fn parameters(&self, network: Network) -> i64 {
         let layers = self.layers(network).iter();
         layers.map(|layer| layer.parameters() + layer.norm_parameters()).sum()
@@ -362,8 +366,9 @@ impl Architecture {
         self.layers(network).iter().flat_map(Layer::torch_names)
     }
 
-    /// TensorFlow's whole names of the biases of convolutions that feed a batch norm, which takes them out again:
-    /// their true gradient is 0, and rounding alone moves them.
+    /// TensorFlow's full names of the biases that have no effect: those of convolutions with a batch norm behind
+    /// them. Batch norm subtracts the mean, and with it the bias. The true gradient of such a bias is 0, so
+    /// only rounding errors change it.
     pub fn biases_of_no_effect(&self) -> Vec<String> {
         let of_network = |network: Network| {
             let layers = self.layers(network).iter();
@@ -374,7 +379,7 @@ impl Architecture {
         Network::ALL.into_iter().flat_map(of_network).collect()
     }
 
-    /// The rows of a table of the layers of `network`, batch norms in rows of their own.
+    /// The rows of a table of the layers of `network`. Batch norms have rows of their own.
     pub fn table(&self, network: Network) -> Vec<LayerRow> {
         let mut rows = Vec::new();
         for layer in self.layers(network) {
@@ -410,19 +415,19 @@ impl Architecture {
 /// One row of the table of layers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerRow {
-    /// Name, as in TensorFlow's variables, and the activation behind it.
+    /// The layer's name, as in TensorFlow's variables, and the activation behind it.
     pub layer: String,
     /// Shape of the output without the batch: channels, height, width.
     pub output: String,
-    /// Trained values.
+    /// Number of trained values.
     pub parameters: i64,
 }
 
-/// Names layers as TensorFlow does: the first of a kind has no number.
+/// Numbers layers as TensorFlow does: the first of a kind has no number, the second has `_1`.
 #[derive(Default)]
-struct Names(BTreeMap<&'static str, u32>);
+struct LayerNames(BTreeMap<&'static str, u32>);
 
-impl Names {
+impl LayerNames {
     fn next(&mut self, kind: &'static str) -> String {
         let count = self.0.entry(kind).or_default();
         let name = if *count == 0 { kind.to_owned() } else { format!("{kind}_{count}") };
@@ -449,28 +454,28 @@ impl Names {
     }
 }
 
-/// The configuration that the shapes of TensorFlow's variables tell, for images that are as wide as high: of a file
-/// that does not say it. `shape` gives the shape of a variable by its whole name.
+/// Infers the configuration from the shapes of TensorFlow's variables, for files that do not state it. Images are
+/// assumed to be square. `shape` returns the shape of the variable with a given full name, if it is in the file.
 ///
 /// # Errors
-/// If no network's shapes are there, or they are those of no such networks.
+/// If the variables of both networks are missing, or their shapes are not those of supported networks.
 pub fn infer(shape: impl Fn(&str) -> Option<Vec<i64>>) -> Result<ModelConfig> {
-    let count = |network: Network, operation: Operation| {
-        let name = |names: &mut Names| {
+    let kernel_shapes = |network: Network, operation: Operation| {
+        let name = |names: &mut LayerNames| {
             format!("{}/{}/kernel", network.name(), names.next(operation.name()))
         };
-        let mut names = Names::default();
+        let mut names = LayerNames::default();
         std::iter::from_fn(|| shape(&name(&mut names))).collect::<Vec<_>>()
     };
-    let generator = count(Network::Generator, Operation::ConvTranspose);
-    let discriminator = count(Network::Discriminator, Operation::Conv);
-    // TensorFlow's layouts: [5, 5, out, in] transposed, [5, 5, in, out] otherwise.
+    let generator = kernel_shapes(Network::Generator, Operation::ConvTranspose);
+    let discriminator = kernel_shapes(Network::Discriminator, Operation::Conv);
+    // TensorFlow's layout is [5, 5, out, in] for transposed convolutions and [5, 5, in, out] for convolutions.
     let (levels, channels, base_width) = match (generator.last(), discriminator.first()) {
         (Some(last), _) if last.len() == 4 => (generator.len(), last[2], last[3] / 2),
         (None, Some(first)) if first.len() == 4 => (discriminator.len(), first[2], first[3]),
         _ => bail!(
-            "lacks `config`, and generator/conv2d_transpose/kernel or discriminator/conv2d/kernel of rank 4, which \
-             would tell its sizes"
+            "lacks `config`, and its sizes cannot be inferred: it has neither generator/conv2d_transpose/kernel nor \
+             discriminator/conv2d/kernel of rank 4"
         ),
     };
     let mut config = ModelConfig { base_width, ..Default::default() };
@@ -478,7 +483,8 @@ pub fn infer(shape: impl Fn(&str) -> Option<Vec<i64>>) -> Result<ModelConfig> {
     if let Some([z_dim, _]) = shape("generator/dense/kernel").as_deref() {
         config.z_dim = *z_dim;
     }
-    // The dense layers tell how many positions the grid has.
+    // The dense layer next to the grid has a value for each channel at each position of it. This gives the number
+    // of positions.
     let axis = |kernel: Option<&Vec<i64>>, axis: usize| {
         kernel.and_then(|shape| shape.get(axis)).copied().unwrap_or(0)
     };
@@ -489,7 +495,7 @@ pub fn infer(shape: impl Fn(&str) -> Option<Vec<i64>>) -> Result<ModelConfig> {
     let cells = usize::try_from(length.checked_div(per_position).unwrap_or(0))?;
     let side = cells.isqrt().saturating_mul(1 << levels.min(16));
     config.image.size = ImageSize::square(side);
-    halvings(config.image.size).context("the variables' shapes")?;
+    halvings(config.image.size).context("inferred from the shapes of variables")?;
     Ok(config)
 }
 

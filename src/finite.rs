@@ -1,9 +1,9 @@
-//! Values that are not finite enter no weight and no file.
+//! The check that values are finite, before they are written to a file or shown.
 
 use anyhow::{Result, anyhow};
 use tch::Tensor;
 
-/// A value that was to be kept or shown is NaN or infinite.
+/// The error that a value which was to be written or shown is NaN or infinite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotFinite;
 
@@ -15,10 +15,10 @@ impl std::fmt::Display for NotFinite {
 
 impl std::error::Error for NotFinite {}
 
-/// Whether every value of `tensor` is finite.
+/// Checks that every value of `tensor` is finite.
 ///
 /// # Errors
-/// [`NotFinite`], of `what`, if one is not.
+/// [`NotFinite`], if a value is not. The message says that it is one of `what`.
 pub fn ensure_finite(what: &str, tensor: &Tensor) -> Result<()> {
     let finite = tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
     if finite { Ok(()) } else { Err(anyhow!(NotFinite).context(what.to_owned())) }

@@ -1,4 +1,5 @@
-//! Randomness from (seed, stream, step): nothing to save, and resuming is exact by construction.
+//! Random numbers that depend only on (seed, stream, step). So there is no generator's state to save, and a
+//! resumed run draws exactly the numbers that an uninterrupted one would have drawn.
 
 use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
@@ -6,38 +7,38 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
-/// What the numbers are for; each has a sequence of its own.
+/// What random numbers are used for. Each use has its own sequence for each step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
-    /// Initial values; the step is the variable.
+    /// Initial values of variables. The step is the number of the variable.
     Init = 0,
-    /// Noise of training; the step is the iteration.
+    /// Noise for training. The step is the iteration.
     Z = 1,
-    /// Noise of the sample grids.
+    /// Noise for the sample grids of training. The step is 0.
     SampleZ = 2,
-    /// Order of the images; the step is the epoch.
+    /// The order of the images in an epoch. The step is the epoch.
     Shuffle = 3,
-    /// Which images of a set are taken; the step is what for.
+    /// Which images of a set are taken. The step tells different purposes apart.
     Subset = 4,
-    /// Which images of a batch are mirrored; the step is the iteration.
+    /// Which images of a batch are flipped left to right. The step is the iteration.
     Flip = 5,
-    /// Noise of images that are asked for later; the step is the image.
+    /// Noise for images that [`crate::sample::Sampler`] makes. The step is the number of the image.
     Image = 6,
-    /// Choices of metrics; the step is what for.
+    /// Random choices that metrics make. The step tells different purposes apart.
     Evaluation = 7,
 }
 
-/// The generator of (`seed`, `stream`, `step`), for steps below 2^56.
+/// The random number generator for (`seed`, `stream`, `step`). Steps must be below 2^56.
 ///
-/// ChaCha with 8 rounds is specified bit for bit, so a seed means the same on every machine.
+/// It is ChaCha with 8 rounds, which is specified bit for bit, so a seed gives the same numbers on every machine.
 pub fn rng(seed: u64, stream: Stream, step: u64) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream((stream as u64) << 56 | step);
     rng
 }
 
-/// The generator of training's noise at an iteration below 2^48. `salt` is 0 but for runs that were
-/// rolled back, which go on with other noise.
+/// The random number generator for the noise of a training iteration, which must be below 2^48. `salt` is the
+/// number of times that the run was rolled back, so that after a rollback it draws other noise.
 pub fn noise(seed: u64, salt: u8, iteration: u64) -> ChaCha8Rng {
     rng(seed, Stream::Z, u64::from(salt) << 48 | iteration)
 }
@@ -46,7 +47,7 @@ pub fn noise(seed: u64, salt: u8, iteration: u64) -> ChaCha8Rng {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Latent {
-    /// Uniform in [−1, 1), the reference's.
+    /// Uniform in [−1, 1), as in the reference.
     #[default]
     Uniform,
     /// Standard normal.
@@ -54,7 +55,7 @@ pub enum Latent {
 }
 
 impl Latent {
-    /// Its name, as the setting `latent` takes it.
+    /// The name of the distribution, as in the setting `latent`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Uniform => "uniform",
@@ -62,11 +63,11 @@ impl Latent {
         }
     }
 
-    /// Noise `[rows, z_dim]`, row by row; the same numbers for every kind of tensor.
+    /// Draws noise `[rows, z_dim]`, row by row. The numbers do not depend on the kind in which networks compute.
     pub fn sample(self, rng: &mut ChaCha8Rng, rows: usize, z_dim: usize) -> Vec<f32> {
         (0..rows * z_dim)
             .map(|_| match self {
-                // 24 bits: as many as a float32 holds, so that rounding never reaches 1.
+                // A float32 holds 24 bits. With exactly as many random bits, nothing is rounded up to 1.
                 Self::Uniform => (rng.next_u32() >> 8) as f32 * (2.0 / (1 << 24) as f32) - 1.0,
                 Self::Normal => StandardNormal.sample(rng),
             })
@@ -74,13 +75,13 @@ impl Latent {
     }
 }
 
-/// A random number of `0..count`, all of them equally likely, for a `count` below 2^32.
+/// A random number in `0..count`, all equally likely. `count` must be below 2^32.
 pub fn below(rng: &mut ChaCha8Rng, count: usize) -> usize {
-    // Lemire's multiply-shift; its bias is below 2^-32 a draw.
+    // Lemire's multiply-shift method. It is not perfectly uniform, but the bias of a draw is below 2^-32.
     ((u128::from(rng.next_u64()) * count as u128) >> 64) as usize
 }
 
-/// A random order of `0..count` (Fisher and Yates).
+/// The numbers `0..count` in random order, by the method of Fisher and Yates.
 pub fn permutation(rng: &mut ChaCha8Rng, count: u32) -> Vec<u32> {
     let mut order: Vec<u32> = (0..count).collect();
     for last in (1..count).rev() {
@@ -89,10 +90,10 @@ pub fn permutation(rng: &mut ChaCha8Rng, count: u32) -> Vec<u32> {
     order
 }
 
-/// A random order of `0..count`, as indices: see [`permutation`].
+/// The same random order as [`permutation`], as indices.
 ///
 /// # Errors
-/// If there are 2^32 or more.
+/// If `count` is 2^32 or more.
 pub fn shuffled(rng: &mut ChaCha8Rng, count: usize) -> Result<Vec<usize>> {
     let order = permutation(rng, u32::try_from(count)?);
     Ok(order.into_iter().map(|row| row as usize).collect())
@@ -130,7 +131,7 @@ mod tests {
         assert!(z.iter().all(|x| (-1.0..1.0).contains(x)));
         let mean = z.iter().sum::<f32>() / z.len() as f32;
         let square = z.iter().map(|x| x * x).sum::<f32>() / z.len() as f32;
-        // The standard errors are 0.0018 and 0.0009.
+        // The standard errors of the mean and of the mean square are 0.0018 and 0.0009.
         assert!(mean.abs() < 0.01 && (square - 1.0 / 3.0).abs() < 0.005, "{mean} {square}");
         assert_eq!((u32::MAX >> 8) as f32 * (2.0 / (1 << 24) as f32) - 1.0, 1.0 - f32::EPSILON);
     }

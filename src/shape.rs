@@ -1,4 +1,4 @@
-//! Height, width and channels of images.
+//! The shapes of images and of grids of features.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Width and height, written as people write them: `80x48`, or `64` where both are equal.
+/// The size of an image. It is written width first: `80x48`, or `64` if both sides are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageSize {
     /// Columns of pixels.
@@ -16,10 +16,10 @@ pub struct ImageSize {
 }
 
 impl ImageSize {
-    /// The reference's images: 32×32.
+    /// The size of the reference's images: 32×32.
     pub const REFERENCE: Self = Self::square(32);
 
-    /// As wide as high.
+    /// A square of this side.
     pub const fn square(side: usize) -> Self {
         Self { width: side, height: side }
     }
@@ -57,7 +57,7 @@ impl FromStr for ImageSize {
     }
 }
 
-/// A whole number where the image is square, text otherwise.
+/// Square sizes are written as a whole number, others as text.
 impl Serialize for ImageSize {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         if self.width == self.height {
@@ -87,28 +87,28 @@ impl<'de> Deserialize<'de> for ImageSize {
     }
 }
 
-/// The shape of an image, in memory `[H, W, C]`.
+/// The shape of an image, whose layout in memory is `[H, W, C]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ImageShape {
     /// Width and height.
     pub size: ImageSize,
-    /// 1 for gray, 3 for colour; what a library's user likes.
+    /// 1 for gray images, 3 for colour images. Users of the library may have any other number.
     pub channels: usize,
 }
 
 impl ImageShape {
-    /// An image of the reference's size.
+    /// The shape of images of the reference's size, 32×32.
     pub const fn reference(channels: usize) -> Self {
         Self { size: ImageSize::REFERENCE, channels }
     }
 
-    /// Values of an image, and its bytes.
-    #[allow(clippy::len_without_is_empty)] // None is empty.
+    /// Number of values of an image. A value is one byte, so this is also the number of its bytes.
+    #[allow(clippy::len_without_is_empty)] // No image is empty.
     pub const fn len(self) -> usize {
         self.pixels() * self.channels
     }
 
-    /// Pixels of an image.
+    /// Number of pixels of an image.
     pub const fn pixels(self) -> usize {
         self.size.width * self.size.height
     }
@@ -120,7 +120,8 @@ impl fmt::Display for ImageShape {
     }
 }
 
-/// Height and width of a grid of features, between an image and a vector.
+/// Height and width of a feature map. The networks turn images into ever smaller maps and those into a vector,
+/// or the other way round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Grid {
     /// Rows.
@@ -130,7 +131,7 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// Positions of the grid.
+    /// Number of positions of the grid.
     pub const fn cells(self) -> i64 {
         self.height * self.width
     }

@@ -1,8 +1,8 @@
-//! This build against a reference file: what the real TensorFlow computed, in its own names,
-//! layouts and upright frame.
+//! Compares this build with a reference file, which holds what the real TensorFlow computed, with
+//! TensorFlow's names and layouts and in its upright frame.
 //!
-//! In order: outputs, losses, every gradient by name, then training. The bounds are those of the
-//! format's definition and hold for any sizes a file chooses.
+//! Outputs are compared first, then losses, then every gradient by name, then training. The bounds
+//! are part of the file format's definition. They hold for networks of any size.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,33 +22,33 @@ use crate::train::objective::Objective;
 use crate::train::state::{Part, state};
 use crate::train::step::{Gan, StepConfig};
 
-/// What a file says of how it was made.
+/// How a reference file was made, according to its metadata.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Framework and version that computed it.
+    /// The framework that computed it, with its version.
     pub framework: String,
     /// Kind of every tensor.
     pub kind: Kind,
-    /// Rows of `z`, and of the images but for the last iteration's.
+    /// Rows of `z` and of the images of every batch. Only the last iteration may have fewer images.
     pub batch: i64,
-    /// Iterations trained.
+    /// Number of iterations that were trained.
     pub iterations: usize,
     /// Sizes and constants of the networks.
     pub model: ModelConfig,
-    /// Losses and optimizers.
+    /// Settings of the losses and the optimizers.
     pub step: StepConfig,
 }
 
-/// The groups of comparisons, in the order in which a mistake shows.
+/// The groups of comparisons. A mistake in an early group shows in the later ones, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
-    /// Generated images and logits at the initial variables.
+    /// Generated images and logits, computed with the initial variables.
     Forward,
-    /// Losses at the initial variables.
+    /// Losses, computed with the initial variables.
     Losses,
-    /// Of d_loss for the discriminator, of g_loss for the generator.
+    /// Gradients of d_loss for the discriminator's variables, and of g_loss for the generator's.
     Gradients,
-    /// Gradients of biases whose true gradient is 0.
+    /// Gradients of the biases whose true gradient is 0.
     CancelledGradients,
     /// Losses of every iteration.
     Trace,
@@ -56,18 +56,19 @@ pub enum Group {
     Variables,
     /// Adam's moments after the last iteration.
     Moments,
-    /// Biases whose true gradient is 0, and their moments.
+    /// The biases whose true gradient is 0, and their moments, after the last iteration.
     CancelledBiases,
-    /// The generator's moving means.
+    /// The generator's moving means after the last iteration.
     MovingMeans,
-    /// The generator's moving variances.
+    /// The generator's moving variances after the last iteration.
     MovingVariances,
-    /// The generator with moving statistics, after training.
+    /// Images from the trained generator with moving statistics.
     Sample,
 }
 
 impl Group {
-    /// Whether the error is the largest absolute difference, because the truth is 0.
+    /// Whether the error of this group is the largest absolute difference. A relative error would mean nothing
+    /// for values that are truly 0.
     pub fn is_absolute(self) -> bool {
         matches!(self, Self::CancelledGradients | Self::CancelledBiases)
     }
@@ -91,23 +92,23 @@ impl fmt::Display for Group {
     }
 }
 
-/// One tensor's comparison.
+/// The comparison of one tensor.
 #[derive(Debug, Clone)]
 pub struct Check {
     /// Which group it belongs to.
     pub group: Group,
     /// The tensor's name in the file.
     pub name: String,
-    /// ‖ours − theirs‖ / ‖theirs‖; for what is truly 0, the largest absolute difference.
+    /// ‖ours − theirs‖ / ‖theirs‖; for values that are truly 0, the largest absolute difference.
     pub error: f64,
-    /// What the error may be.
+    /// The largest error that passes.
     pub bound: f64,
-    /// The first positions that differ most visibly; empty where the check passed.
+    /// The first positions that differ by more than the bound allows, with both values. Empty if the check passed.
     pub first_bad: Vec<String>,
 }
 
 impl Check {
-    /// Whether the error is within its bound; NaN is not.
+    /// Whether the error is within its bound. NaN never is.
     pub fn passed(&self) -> bool {
         self.error <= self.bound
     }
@@ -130,7 +131,8 @@ impl Report {
         self.checks.iter().all(Check::passed)
     }
 
-    /// For each group: the number of tensors, and the check closest to (or furthest over) its bound.
+    /// For each group, the number of its tensors and its worst check: the one whose error is largest in
+    /// proportion to its bound.
     pub fn worst(&self) -> BTreeMap<Group, (usize, &Check)> {
         let mut groups: BTreeMap<Group, (usize, &Check)> = BTreeMap::new();
         for check in &self.checks {
@@ -145,7 +147,7 @@ impl Report {
     }
 }
 
-/// What the errors may be. `None`: not compared.
+/// The largest errors that pass. `None` means that the values are not compared.
 struct Bounds {
     forward: f64,
     gradients: f64,
@@ -166,7 +168,8 @@ impl Bounds {
                 cancelled: Some(1e-8),
                 variables: 1e-10,
                 moments: 1e-10,
-                // TF: in float64 it keeps the decay in float32 and takes the biased variance.
+                // TF: in float64, TensorFlow still keeps the decay as a float32, and updates the moving variance
+                // with the biased variance of the batch.
                 moving_means: 1e-6,
                 moving_variances: None,
                 sample: None,
@@ -188,8 +191,9 @@ impl Bounds {
 /// Compares this build, on `device`, with the reference file at `path`.
 ///
 /// # Errors
-/// If the file is not one of the format, or holds other tensors than its settings ask for; the
-/// message names the file and the tensor. A disagreement is no error: see [`Report::passed`].
+/// If the file has another format, or does not hold exactly the tensors that its settings ask for. The message
+/// names the file and the tensor. A difference between this build and the file is not an error: see
+/// [`Report::passed`].
 pub fn verify(path: &Path, device: Device) -> Result<Report> {
     let file = TensorFile::read(path)?;
     Comparison::new(&file, device)
@@ -247,7 +251,7 @@ impl Settings {
                 base_width: size("base_width", 1..=1 << 16)?,
                 z_dim: size("z_dim", 1..=1 << 20)?,
                 alpha: real("alpha")?,
-                // TF: its word for the share of the old value.
+                // TF: its momentum is the share of the old value, ours that of the new one.
                 bn_momentum: 1.0 - real("bn_momentum")?,
                 bn_epsilon: real("bn_epsilon")?,
             },
@@ -265,6 +269,7 @@ impl Settings {
     }
 }
 
+/// A comparison in progress.
 struct Comparison<'a> {
     file: &'a TensorFile,
     settings: Settings,
@@ -294,7 +299,8 @@ impl<'a> Comparison<'a> {
             checks: Vec::new(),
             not_compared: Vec::new(),
         };
-        // Before a network of the promised size is made, the file must hold one.
+        // Networks are made only after the file has proved to hold kernels of the stated sizes. Otherwise, a
+        // wrong number in the metadata could ask for any amount of memory.
         for network in Network::ALL {
             for layer in architecture.layers(network) {
                 let name = format!("init/{}/{}/kernel", network.name(), layer.name);
@@ -314,7 +320,7 @@ impl<'a> Comparison<'a> {
         Ok(Report { settings, checks, not_compared })
     }
 
-    /// A missing or an extra tensor fails.
+    /// Checks that the file holds all tensors of the format and no others.
     fn check_names(&self, model: &Model) -> Result<()> {
         let mut expected: BTreeSet<String> = [
             "forward/generated",
@@ -345,23 +351,27 @@ impl<'a> Comparison<'a> {
             expected.extend([format!("input/images/{i}"), format!("input/z/{i}")]);
         }
         let found: BTreeSet<String> = self.file.tensors.keys().cloned().collect();
-        let some = |names: Vec<&String>| {
+        let count_and_first = |names: Vec<&String>| {
             let shown: Vec<_> = names.iter().take(3).map(|name| name.as_str()).collect();
             format!("{} ({})", names.len(), shown.join(", "))
         };
         let missing: Vec<_> = expected.difference(&found).collect();
-        ensure!(missing.is_empty(), "tensors are missing: {}", some(missing));
+        ensure!(missing.is_empty(), "tensors are missing: {}", count_and_first(missing));
         let extra: Vec<_> = found.difference(&expected).collect();
-        ensure!(extra.is_empty(), "tensors that the format does not know: {}", some(extra));
+        ensure!(
+            extra.is_empty(),
+            "tensors that the format does not know: {}",
+            count_and_first(extra)
+        );
         Ok(())
     }
 
-    /// A tensor of the file, of the file's kind and of `shape`, on the CPU.
+    /// The tensor `name` of the file, on the CPU. It must have the file's kind and the shape `shape`.
     fn tensor(&self, name: &str, shape: &[i64]) -> Result<&'a Tensor> {
         let tensor =
             self.file.tensors.get(name).with_context(|| format!("tensor {name} is missing"))?;
         let (kind, found) = (self.settings.kind, (tensor.kind(), tensor.size()));
-        // A scalar may be stored as one row.
+        // A scalar may be stored as a vector of one value.
         let shape_fits = found.1 == shape || (shape.is_empty() && found.1 == [1]);
         ensure!(
             found.0 == kind && shape_fits,
@@ -385,7 +395,7 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// Real images of an iteration, mirrored, on the device.
+    /// The real images of an iteration, mirrored, on the device.
     fn images(&self, iteration: usize) -> Result<Tensor> {
         let name = format!("input/images/{iteration}");
         // Only the last batch may be smaller.
@@ -448,8 +458,8 @@ impl<'a> Comparison<'a> {
     fn compare_training(&mut self, model: Model) -> Result<()> {
         if self.settings.kind == Kind::Float && self.settings.iterations > 1 {
             self.not_compared.push(format!(
-                "training: rounding grows in float32, and the file has {} iterations; \
-                 one of 1 iteration or in float64 proves it",
+                "training: rounding errors grow with each float32 iteration, and the file has {} \
+                 iterations; use a file of 1 iteration or a file in float64 to compare it",
                 self.settings.iterations
             ));
             return Ok(());
@@ -468,7 +478,7 @@ impl<'a> Comparison<'a> {
             self.compare(Group::Trace, name, &ours, bound)?;
         }
         for entry in state(&gan) {
-            // The discriminator's moving statistics and Adam's powers are compared with nothing.
+            // Adam's powers have no layout. They and the discriminator's moving statistics are not compared.
             let Some(layout) = entry.layout else { continue };
             let full = format!("final/{}", entry.tf_name);
             let (group, bound) = match (entry.part, entry.network) {
@@ -497,15 +507,15 @@ impl<'a> Comparison<'a> {
                 self.compare(Group::Sample, "final/sample", &upright(&sample)?, bound)?;
             }
             None => self.not_compared.push(
-                "moving variances and the final sample: in float64 TensorFlow takes the biased \
-                 variance; a float32 file proves them"
+                "moving variances and the final sample: in float64 TensorFlow updates moving \
+                 variances with the biased variance; use a float32 file to compare them"
                     .to_owned(),
             ),
         }
         if self.bounds.cancelled.is_none() {
             self.not_compared.push(
-                "biases of convolutions that feed a batch norm: their true gradient is 0 and \
-                 float32 rounding moves them"
+                "biases of convolutions that feed a batch norm: their true gradient is 0, and \
+                 only float32 rounding errors change them"
                     .to_owned(),
             );
         }
@@ -517,7 +527,8 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// Compares what belongs to a trained variable, which may be one whose gradient is truly 0.
+    /// Compares `ours`, which belongs to the trained variable `variable`, as one of `group` with `bound`. If the
+    /// variable's true gradient is 0, the group is `cancelled` and the bound that of such values.
     fn compare_trained(
         &mut self,
         (group, cancelled): (Group, Group),
@@ -535,6 +546,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
+    /// Compares `ours` with the file's tensor `name` and adds the result to the checks.
     fn compare(&mut self, group: Group, name: &str, ours: &Tensor, bound: f64) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let shape = if group == Group::Losses { vec![] } else { ours.size() };
@@ -545,7 +557,7 @@ impl<'a> Comparison<'a> {
         let error = if group.is_absolute() {
             difference.f_max()?.f_double_value(&[])?
         } else {
-            // 0 against 0 is 0; anything against 0 is not within any bound.
+            // If both are 0, the error is 0. If only the expected norm is 0, the error is infinite and fails.
             match (norm(&difference)?, norm(&theirs)?) {
                 (0., 0.) => 0.,
                 (difference, theirs) => difference / theirs,
@@ -565,6 +577,7 @@ impl<'a> Comparison<'a> {
     }
 }
 
+/// The shape of a variable in TensorFlow's layout.
 fn tf_shape(variable: &Variable) -> Result<Vec<i64>> {
     Ok(variable.layout.tf_from_mirrored(&variable.tensor.f_detach()?)?.size())
 }
@@ -574,14 +587,14 @@ fn upright(images: &Tensor) -> Result<Tensor> {
     Ok(rotate_images(images)?.f_permute([0, 2, 3, 1])?.f_contiguous()?)
 }
 
-/// Up to three positions, in order, that are off by more than `limit`.
+/// The first positions, up to three, that differ by more than `limit`.
 fn first_bad(
     ours: &Tensor,
     theirs: &Tensor,
     difference: &Tensor,
     limit: f64,
 ) -> Result<Vec<String>> {
-    // Not `>`: NaN is bad.
+    // "Not at most" instead of "greater", so that NaN counts as different.
     let bad = difference.f_le(limit)?.f_logical_not()?.f_nonzero()?;
     let positions = Vec::<Vec<i64>>::try_from(bad.f_narrow(0, 0, bad.size()[0].min(3))?)?;
     positions

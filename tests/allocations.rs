@@ -1,5 +1,5 @@
-//! Work counted, not timed: the tensor memory that an iteration asks for. A pass computed twice or a
-//! gradient that nobody uses shows here on any processor.
+//! Measures the work of an iteration by counting the tensor memory that it allocates, instead of by time. If a
+//! pass is computed twice, or a gradient is computed that nobody uses, this shows it on any processor.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -19,21 +19,22 @@ thread_local! {
     static COUNTED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Smaller blocks, kernels' own and scalars, say nothing of passes and copies.
+/// Smaller blocks are not counted. They are scalars and scratch memory of kernels, and do not show whether a pass
+/// or a copy was made.
 const LEAST: usize = 4096;
 
-/// What libtorch's allocator of CPU tensors calls, in place of the C library's: counts the bytes that
-/// the calling thread asks for.
+/// Replaces the C library's function of this name, which libtorch calls to allocate CPU tensors. It counts the
+/// bytes that the calling thread asks for.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
-    // The thread may be ending, its counter gone.
+    // If the thread is ending, its counter may be gone already; then nothing is counted.
     let _ = COUNTED.try_with(|counted| {
         if size >= LEAST {
             counted.set(counted.get() + size as u64);
         }
     });
-    // SAFETY: memalign takes any size and the alignments that posix_memalign does, `out` is the
-    // caller's to write to, and what comes from memalign may be freed as what comes from here.
+    // SAFETY: memalign accepts any size and the same alignments as posix_memalign. The caller guarantees that
+    // `out` may be written to. Memory from memalign may be freed in the same way as memory from posix_memalign.
     unsafe {
         let memory = libc::memalign(align, size);
         if memory.is_null() {
@@ -44,7 +45,7 @@ unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: u
     0
 }
 
-/// The bytes that `work` asks for.
+/// The number of bytes that `work` allocates.
 fn counted(work: impl FnOnce() -> Result<()>) -> Result<u64> {
     let before = COUNTED.get();
     work()?;
@@ -76,21 +77,21 @@ fn case(precision: Precision, channels: usize) -> Result<Case> {
     let real = real.permute([0, 3, 1, 2]).to_kind(precision.kind());
     let z = gan.model.z(&Latent::Uniform.sample(&mut noise, BATCH, 10))?;
     let mut case = Case { gan, real, z };
-    // The first one makes what later ones keep.
+    // The first iteration allocates memory that later iterations use again.
     case.gan.iteration(&case.real, &case.z)?;
     Ok(case)
 }
 
-/// The bytes that the parts of an iteration ask for, each run once and by itself.
+/// The bytes that the parts of an iteration allocate, where each part runs once and on its own.
 struct Parts {
     generator_forward: u64,
-    /// Of the discriminator's step, on real or on generated images.
+    /// One pass of the discriminator in its own step, on real or on generated images.
     discriminator_forward: u64,
     discriminator_backward: u64,
-    /// Of a generator's step: through the discriminator, whose weights get no gradients.
+    /// The discriminator's forward pass in a generator's step, where its weights get no gradients.
     judging: u64,
     generator_backward: u64,
-    /// Casts of the weights for another kind of numbers.
+    /// The casts of the weights to the kind in which the networks compute.
     generator_cast: u64,
     discriminator_cast: u64,
     generator_adam: u64,
@@ -139,7 +140,7 @@ impl Case {
         })?;
         let discriminator_adam = counted(|| gan.d_adam.step(&gradients, None))?;
 
-        // The step has changed the weights, so what the graph holds is made anew.
+        // The step has changed the weights, so their casts are made again.
         let discriminator = gan.model.discriminator.cast(compute)?;
         let mut g_loss = Tensor::new();
         let judging = counted(|| {
@@ -167,8 +168,8 @@ impl Case {
 }
 
 impl Parts {
-    /// What an iteration of one discriminator step and two generator steps needs: the generator runs
-    /// twice, not three times, and nobody's gradients are computed but those of the stepped network.
+    /// The bytes that an iteration with one discriminator step and two generator steps needs. The generator runs
+    /// twice, not three times, and each step computes gradients only for the network that it trains.
     fn needed(&self) -> u64 {
         2 * (self.generator_cast + self.generator_forward)
             + 2 * self.discriminator_cast
@@ -182,12 +183,12 @@ impl Parts {
 const PRECISIONS: [(Precision, usize); 4] =
     [(Precision::F32, 1), (Precision::F32, 3), (Precision::F64, 1), (Precision::Bf16, 1)];
 
-/// Part of what is needed that an iteration may ask for beside it: what a library may keep or make anew.
-/// On an AMD EPYC (Zen 4) both numbers are equal to the byte.
+/// By which part an iteration may allocate more than it needs, because a library may keep memory or allocate it
+/// again. On an AMD EPYC (Zen 4) both numbers are equal to the byte.
 const SLACK: f64 = 0.01;
 
-// What a kernel takes as scratch differs between processors, so that no number of bytes is expected
-// here: an iteration is compared with its own parts, counted in this process.
+// How much scratch memory a kernel allocates depends on the processor. So this test does not expect a fixed number
+// of bytes; it compares an iteration with its parts, which are counted in the same process.
 #[test]
 fn an_iteration_asks_for_no_more_memory_than_its_parts() -> Result<()> {
     let mut failures = Vec::new();
@@ -214,7 +215,7 @@ fn a_generator_pass_that_is_not_shared_would_show() -> Result<()> {
         let found = case.iteration()?;
         let parts = case.parts()?;
         let bound = (1.0 + SLACK) * parts.needed() as f64;
-        // The generator's pass that two steps share.
+        // What the iteration would allocate if two steps did not share a pass of the generator.
         let unshared = found + parts.generator_forward;
         assert!(unshared as f64 > bound, "{}, {channels} channels", precision.name());
     }

@@ -1,4 +1,4 @@
-//! What a run does when it collapses.
+//! What a run does when training collapses: it warns, stops or rolls back.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,11 +11,12 @@ use tch::Tensor;
 
 use super::common::{crash, dcgan, newest, train, without_times};
 
-/// Weights that move by 1 a step saturate every tanh: all images are one, whatever rounding does.
+/// Options of a run that always collapses. The learning rate moves weights by 1 in each step, which saturates
+/// every tanh, so all generated images become the same image, whatever the rounding.
 const HOPELESS: &str = "--device cpu --threads 1 --base-width 1 --batch-size 8 --learning-rate 1 \
                         --iterations 430 --checkpoint-every 30 --keep 99 --quiet";
 
-/// The rollbacks that a run's metrics tell of.
+/// The rollbacks that are recorded in a run's metrics.
 fn rollbacks(run: &Path) -> Result<Vec<Rollback>> {
     let rollback = |line| match line {
         Line::Rollback(rollback) => Some(rollback),
@@ -35,7 +36,7 @@ fn by_default_a_collapse_is_told_in_words_and_training_goes_on() -> Result<()> {
         first
             .ends_with("; try a smaller --learning-rate, another --seed or more --label-smoothing")
     );
-    // Not every ten iterations.
+    // The warning does not come again every ten iterations.
     assert!(ran.stderr.lines().count() < 9, "{}", ran.stderr);
     assert_eq!(rollbacks(&folder.path().join("run"))?, []);
     Ok(())
@@ -57,7 +58,7 @@ fn a_run_may_stop_at_a_collapse_and_says_what_to_do() -> Result<()> {
     ] {
         assert!(ran.stderr.contains(part), "no `{part}` in\n{}", ran.stderr);
     }
-    // The state that had collapsed is not saved, and the last one before is remembered.
+    // The collapsed state is not saved, and the last checkpoint knows which one was the last healthy one.
     assert!(saved < last.iteration);
     let header = Checkpoint::header(&Folder::of_run(&run).file(saved))?;
     assert!(header.healthy + 100 <= last.iteration, "{} {}", header.healthy, last.iteration);
@@ -111,8 +112,8 @@ fn a_run_that_always_collapses_is_given_up_after_three_rollbacks() -> Result<()>
     Ok(())
 }
 
-/// What a run that was given up has come to, but for times.
-fn ended(run: &Path) -> Result<(Vec<Line>, u64, BTreeMap<String, Tensor>)> {
+/// The metrics without times, the last iteration and the tensors of a run that has ended.
+fn final_state(run: &Path) -> Result<(Vec<Line>, u64, BTreeMap<String, Tensor>)> {
     let lines = read(&run.join("metrics.jsonl"))?.into_iter().map(without_times).collect();
     let newest = newest(run)?;
     Ok((lines, newest, TensorFile::read(&Folder::of_run(run).file(newest))?.tensors))
@@ -128,32 +129,33 @@ fn a_run_that_was_rolled_back_resumes_bit_for_bit_also_from_within_the_rollback(
         assert!(ran.stderr.contains("rolled back 3 times"), "{}", ran.stderr);
     };
     given_up(&format!("{HOPELESS} --on-collapse rollback --run whole"));
-    let expected = ended(&whole)?;
+    let expected = final_state(&whole)?;
     let last = rollbacks(&whole)?.pop().context("no rollback")?;
-    for (name, iteration, told) in [
+    for (name, iteration, is_recorded) in [
         ("after", expected.1, true),
         ("at", last.iteration, true),
         ("within", last.iteration, false),
     ] {
         let run = folder.path().join(name);
         crash(&whole, &run, iteration)?;
-        if !told {
-            // Stopped between the new state and the new metrics: the rollback is not told yet.
+        if !is_recorded {
+            // As if the run had been killed in the middle of the rollback: the checkpoint is written, but the
+            // metrics do not record the rollback yet.
             let metrics = run.join("metrics.jsonl");
             let text = std::fs::read_to_string(&metrics)?;
-            let told = serde_json::to_string(&last)? + "\n";
-            let (before, after) = text.rsplit_once(&told).context("no such line")?;
+            let line = serde_json::to_string(&last)? + "\n";
+            let (before, after) = text.rsplit_once(&line).context("no such line")?;
             std::fs::write(&metrics, format!("{before}{after}"))?;
         }
         given_up(&format!("train --resume {name} --quiet"));
-        assert!(ended(&run)? == expected, "{name}");
+        assert!(final_state(&run)? == expected, "{name}");
     }
-    // Stopped before any rollback, it comes to all of them.
+    // A run that was stopped before its first rollback makes the same three rollbacks after it has resumed.
     let early = HOPELESS.replace("--iterations 430", "--iterations 31");
     train(folder.path(), &format!("{early} --on-collapse rollback --run early"));
     Folder::of_run(&folder.path().join("early")).remove_after(30)?;
     given_up("train --resume early --iterations 430 --quiet");
-    assert!(ended(&folder.path().join("early"))? == expected);
+    assert!(final_state(&folder.path().join("early"))? == expected);
     Ok(())
 }
 
@@ -170,7 +172,7 @@ fn a_rollback_changes_the_noise_and_not_the_images() -> Result<()> {
     };
     let (rolled, warned) = (first("rolled")?, first("warned")?);
     assert_eq!((rolled.iteration, warned.iteration), (1, 1));
-    // Before the first update the networks are the same, and so is what they make of real images.
+    // Before the first update both runs have the same networks, and those see the same real images.
     let real = |line: dcgan::record::jsonl::Metrics| line.mean_discriminator_output_prob_real;
     assert_eq!(real(rolled), real(warned));
     assert_ne!(

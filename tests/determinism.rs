@@ -1,4 +1,4 @@
-//! A seed decides a run, bit for bit, on the CPU with equal threads.
+//! On the CPU, two runs with the same seed and the same number of threads are equal bit for bit.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::common::{SMALL, files, train};
 
 const WEIGHTS: [&str; 2] = ["generator.safetensors", "discriminator.safetensors"];
 
-/// What a run leaves that does not depend on the clock.
+/// Everything in a run's folder that does not depend on the clock.
 #[derive(PartialEq)]
 struct Trace {
     files: Vec<(String, Vec<u8>)>,
@@ -23,7 +23,7 @@ fn trace(run: &Path) -> Result<Trace> {
         .into_iter()
         .filter(|(name, _)| name.ends_with(".png") || name.ends_with(".safetensors"))
         .collect();
-    // real, real_vs_generated, two samples, two networks, two checkpoints.
+    // real.png, real_vs_generated.png, two sample grids, two networks and two checkpoints.
     assert_eq!(files.len(), 8);
     let mut metrics: Vec<Metrics> = read_metrics(&run.join("metrics.jsonl"))?;
     for line in &mut metrics {
@@ -48,7 +48,7 @@ fn assert_repeats(options: &str) -> Result<()> {
         assert_ne!(line.d_loss, other.d_loss);
     }
     for ((name, bytes), (_, other)) in first.files.iter().zip(&other.files) {
-        // The first images of the data set are what they are.
+        // real.png shows the first images of the data set, which do not depend on the seed.
         assert_eq!(bytes == other, name == "real.png", "{name}");
     }
     Ok(())
@@ -99,7 +99,7 @@ fn how_often_a_run_reports_changes_no_weight() -> Result<()> {
 #[test]
 fn the_saved_configuration_of_a_run_repeats_it_bit_for_bit() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    // Every option that decides the result is away from its default.
+    // No option that affects the result has its default value.
     let args = "train --device cpu --threads 1 --base-width 2 --z-dim 7 --latent normal --g-steps 3 \
                 --batch-size 3 --iterations 4 --learning-rate 0.003 --beta1 0.4 \
                 --label-smoothing 0.2 --seed 9 --log-every 1 --sample-every 3 --run first";

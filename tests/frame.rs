@@ -1,4 +1,4 @@
-//! The mirrored frame against the slow, obvious form: TensorFlow's layouts, upright images, "same"
+//! Compares the mirrored frame with the slow, obvious form: TensorFlow's layouts, upright images, and "same"
 //! padding by padding and cropping.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,8 @@ const BOUND: f64 = 1e-12;
 const ALPHA: f64 = 0.2;
 const EPSILON: f64 = 1e-5;
 
-/// Variables in TensorFlow's names, layouts and frame; images are upright `[N, C, H, W]`.
+/// The slow, obvious form. It holds variables by TensorFlow's names, in TensorFlow's layouts and frame, and
+/// computes on upright images `[N, C, H, W]`.
 struct Upright(BTreeMap<String, Tensor>);
 
 impl Upright {
@@ -41,14 +42,14 @@ impl Upright {
         x.matmul(self.get(layer, "kernel")) + self.get(layer, "bias")
     }
 
-    /// Kernel 5 and stride 2 on even sizes need 3 zeros for "same": 1 before, 2 after.
+    /// With kernel 5, stride 2 and even sizes, "same" padding is 3 zeros: 1 before the input and 2 after it.
     fn conv(&self, layer: &str, x: &Tensor) -> Tensor {
         let kernel_oihw = self.get(layer, "kernel").permute([3, 2, 0, 1]);
         let bias = Some(self.get(layer, "bias"));
         x.constant_pad_nd([1, 2, 1, 2]).conv2d(&kernel_oihw, bias, [2, 2], [0, 0], [1, 1], 1)
     }
 
-    /// The gradient of [`Self::conv`]'s padded convolution: what falls on its zeros is cropped.
+    /// The gradient of [`Self::conv`] with respect to its input. The part that belongs to the padding is cropped.
     fn conv_transpose(&self, layer: &str, x: &Tensor) -> Tensor {
         let kernel_iohw = self.get(layer, "kernel").permute([3, 2, 0, 1]);
         let (_, _, h, w) = x.size4().unwrap();
@@ -102,7 +103,7 @@ fn chw_to_hwc(x: &Tensor) -> Tensor {
     x.permute([0, 2, 3, 1]).flatten(1, 3)
 }
 
-/// A float64 layer from `new`, its variables random, and the same one upright.
+/// A float64 layer from `new` with random variables, and the same layer in the upright form.
 fn layer<L>(
     new: impl FnOnce(&nn::Path) -> L,
     variables: impl Fn(&L) -> Vec<Variable>,
@@ -116,7 +117,7 @@ fn layer<L>(
     Ok((layer, upright))
 }
 
-/// Inputs, outputs, height, width.
+/// Input channels, output channels, height and width.
 const SHAPES: [(i64, i64, i64, i64); 4] =
     [(1, 2, 4, 4), (3, 4, 6, 10), (5, 1, 8, 2), (2, 3, 32, 32)];
 
@@ -185,7 +186,7 @@ fn batch_norm_normalizes_with_the_biased_variance_and_keeps_the_unbiased_one() -
             let variables = norm.variables();
             [variables[2].tensor.copy(), variables[3].tensor.copy()]
         };
-        // So far nothing has changed them.
+        // Neither of the passes above has changed the moving statistics.
         let before = moving();
         assert_eq!(before[0], *upright.get("n", "moving_mean"));
         assert_eq!(before[1], *upright.get("n", "moving_variance"));
@@ -205,7 +206,7 @@ fn batch_norm_normalizes_with_the_biased_variance_and_keeps_the_unbiased_one() -
     Ok(())
 }
 
-/// Channels and base width.
+/// Channels and base width of the networks to compare.
 const NETWORKS: [(i64, i64); 3] = [(1, 1), (2, 3), (3, 2)];
 
 #[test]
@@ -261,7 +262,8 @@ fn every_gradient_of_the_whole_network_equals_the_upright_one() -> Result<()> {
                 let theirs = gradient(&theirs, theirs_of);
                 let name = network.full_name(&variable);
                 if norm(&theirs) < 1e-14 {
-                    // A bias that a batch norm takes out again: rounding alone.
+                    // The bias has no effect, because a batch norm subtracts it. Both gradients are rounding
+                    // errors.
                     assert!(norm(&ours) < 1e-14, "{name}");
                 } else {
                     assert_close(&name, &ours, &theirs, BOUND);

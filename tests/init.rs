@@ -1,4 +1,4 @@
-//! Initial values.
+//! The initial values of variables.
 
 use anyhow::Result;
 use dcgan::model::{Model, ModelConfig, Network};
@@ -31,8 +31,9 @@ fn every_kernel_has_mean_0_and_standard_deviation_0_02() -> Result<()> {
     for kernel in kernels(0, Kind::Float)? {
         let x = values(&kernel);
         let n = x.numel() as f64;
-        // Standard errors of n normal values: σ/√n of the mean, σ/√(2n) of the standard deviation.
-        // Within 4 of them: a right program fails once in some 1,000 seeds, and the seed is fixed.
+        // For n normal values, the standard error of the mean is σ/√n and that of the standard deviation
+        // σ/√(2n). With 4 of them as the bound, a correct program fails for one seed in some 1,000, and the
+        // seed is fixed.
         let (mean, stddev) =
             (x.mean(Kind::Double).double_value(&[]), x.std(true).double_value(&[]));
         assert!(mean.abs() <= 4. * STDDEV / n.sqrt(), "{}: mean {mean}", kernel.tf_name);
@@ -47,8 +48,9 @@ fn kernels_are_normal_with_tails_that_nothing_cuts_off() -> Result<()> {
     let all: Vec<Tensor> = kernels(0, Kind::Float)?.iter().map(values).collect();
     let all = Tensor::cat(&all, 0).abs() / STDDEV;
     let n = all.numel() as f64;
-    // Shares of a normal distribution beyond 1, 2 and 3 standard deviations; the standard error of a
-    // share p of n is √(p(1 − p)/n). A uniform or a truncated distribution has none beyond 2.
+    // The shares of a normal distribution beyond 1, 2 and 3 standard deviations. If a share p of n values is
+    // expected, its standard error is √(p(1 − p)/n). A uniform or a truncated distribution has no values
+    // beyond 2 standard deviations.
     for (sigmas, share) in [(1.0, 0.317_311), (2.0, 0.045_500), (3.0, 0.002_700)] {
         let found = all.gt(sigmas).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
         let error = (share * (1.0 - share) / n).sqrt();

@@ -1,4 +1,4 @@
-//! A loss or gradient that is not finite never reaches a weight or a file.
+//! Losses and gradients that are not finite never reach a weight or a file.
 
 use anyhow::{Context, Result};
 use dcgan::data::ImageSet;
@@ -91,8 +91,9 @@ fn training_goes_on_after_a_bad_batch_as_if_it_had_never_been() -> Result<()> {
 #[test]
 fn an_overflowing_gradient_of_a_finite_loss_is_caught_too() -> Result<()> {
     let mut gan = gan(Kind::Float, AdamConfig::default())?;
-    // Huge weights behind a batch norm of nearly no variance: its outputs are so small that the
-    // logits stay finite, but on the way back it multiplies by 1/√ε and the gradients overflow.
+    // The input of a batch norm has nearly no variance, and huge weights follow it. The batch norm's outputs are
+    // so small that the logits stay finite. In the backward pass, however, it multiplies by 1/√ε, and the
+    // gradients overflow.
     for (name, factor) in [("conv2d_2/kernel", 1e-6), ("dense/kernel", 1e38)] {
         let variables = gan.model.variables(Network::Discriminator);
         let variable = variables.into_iter().find(|variable| variable.tf_name == name);
@@ -118,7 +119,7 @@ fn a_generator_step_that_fails_changes_no_bit_of_the_generator() -> Result<()> {
     let message = "generator_loss is not finite at iteration 1, generator step 1";
     assert_eq!(error.to_string(), message);
     assert_eq!(generator(&gan), before);
-    // The discriminator has made its step, and its weights are finite.
+    // The discriminator's step before that has changed its weights, and they are finite.
     assert_ne!(state(&gan), all_before);
     for (name, tensor) in state(&gan) {
         assert_eq!(tensor.isfinite().all(), Tensor::from(true), "{name}");
@@ -132,7 +133,7 @@ fn a_run_whose_loss_is_not_finite_ends_with_that_error_and_without_weights() -> 
     let folder = tempfile::tempdir()?;
     let run = RunDir::create(Some(&folder.path().join("run")), "noise")?;
     let pixels = (0..8 * 32 * 32).map(|i| (i * i % 251) as u8).collect();
-    // No learning rate that the command line takes overflows; this one does.
+    // The command line accepts no learning rate that is large enough for an overflow. The library accepts this.
     let config = TrainConfig {
         learning_rate: 1e30,
         base_width: 1,

@@ -1,4 +1,4 @@
-//! This build against what the real TensorFlow computed (`tests/reference`).
+//! Compares this build with what the real TensorFlow computed: the files in `tests/reference`.
 
 use std::path::Path;
 
@@ -28,7 +28,8 @@ fn agrees(file: &str) -> Result<()> {
         })
         .collect();
     assert!(failures.is_empty(), "{file}:\n{}", failures.join("\n"));
-    // The groups that every file has; a comparison that never took place would pass too.
+    // Every file has these groups with these numbers of tensors. They are counted because a comparison that never
+    // took place would pass, too.
     let groups = report.worst();
     for (group, count) in [
         (Group::Forward, 3),
@@ -77,13 +78,13 @@ fn moving_variance_takes_the_unbiased_batch_variance() -> Result<()> {
 
 #[test]
 fn the_defaults_are_the_references() -> Result<()> {
-    // This file was made with the reference's settings, but for its sizes.
+    // This file was made with the reference's settings, except for the sizes.
     let settings = report("f64_rgb_w3_20it.safetensors")?.settings;
     let (ours, model) = (TrainConfig::default(), ModelConfig::default());
     assert_eq!(StepConfig::from(&ours), settings.step);
     assert_eq!((model.alpha, model.bn_epsilon), (settings.model.alpha, settings.model.bn_epsilon));
     assert!((model.bn_momentum - settings.model.bn_momentum).abs() < 1e-15);
-    // Its sizes and intervals.
+    // The reference's own sizes and intervals.
     assert_eq!(ours.model(1), model);
     assert_eq!((ours.batch_size, model.z_dim, model.base_width), (128, 100, 64));
     assert_eq!((ours.log_every, ours.sample_every), (10, 100));

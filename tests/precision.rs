@@ -1,4 +1,4 @@
-//! Training in bfloat16: float32 networks whose convolutions and dense layers compute on casts.
+//! Training in bfloat16: the networks are float32, and convolutions and dense layers compute on bfloat16 casts.
 
 use anyhow::Result;
 use dcgan::model::{Model, ModelConfig, Network};
@@ -11,7 +11,7 @@ use super::common::{one_thread, state};
 
 const BATCH: usize = 32;
 
-/// A small GAN after some iterations, and what each of them reported.
+/// A small GAN after `iterations` iterations, and what each iteration reported.
 fn trained(precision: Precision, iterations: u64) -> Result<(Gan, Vec<StepValues>)> {
     one_thread();
     let config = ModelConfig { base_width: 8, z_dim: 10, ..Default::default() };
@@ -40,10 +40,12 @@ fn bfloat16_keeps_weights_statistics_and_moments_in_float32() -> Result<()> {
     }
     for (name, tensor) in state(&gan) {
         assert_eq!(tensor.kind(), Kind::Float, "{name}");
-        // A value that bfloat16 has rounded ends in 16 zeros; those of a whole tensor don't.
+        // If a tensor had been stored in bfloat16, rounding it to bfloat16 would change nothing. Tensors that
+        // start as a constant, or are small, may by chance hold only such values.
         let rounded = tensor.to_kind(Kind::BFloat16).to_kind(Kind::Float);
-        let is_start = name.ends_with("bias") || name.ends_with("beta") || name.ends_with("gamma");
-        assert!(is_start || tensor.numel() < 8 || rounded != tensor, "{name}");
+        let starts_constant =
+            name.ends_with("bias") || name.ends_with("beta") || name.ends_with("gamma");
+        assert!(starts_constant || tensor.numel() < 8 || rounded != tensor, "{name}");
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The shared forward pass against the slow, obvious form: three runs, each of which recomputes it.
+//! Compares an iteration, whose first two steps share one pass of the generator, with the slow, obvious form:
+//! separate runs that each compute their own pass.
 
 use anyhow::Result;
 use dcgan::model::{Model, ModelConfig, Network};
@@ -29,8 +30,8 @@ fn inputs(iteration: u64, real_rows: i64) -> (Tensor, Tensor) {
     (real, normal(2 * iteration + 1, &[4, Z_DIM]))
 }
 
-/// One iteration as TensorFlow runs it: every run computes the generator anew and updates its moving
-/// statistics.
+/// One iteration as TensorFlow runs it: each run computes the generator's images again and updates its moving
+/// statistics again.
 fn separate_runs(
     gan: &mut Gan,
     step: &StepConfig,
@@ -70,7 +71,7 @@ fn separate_runs(
 
 fn assert_separate_runs_agree(step: StepConfig) -> Result<()> {
     let (mut shared, mut separate) = (Gan::new(model()?, step)?, Gan::new(model()?, step)?);
-    // The last batch of an epoch is smaller, in the middle of training too.
+    // The last batch of an epoch is smaller, and training continues after it.
     for (iteration, real_rows) in [(1, 4), (2, 4), (3, 1), (4, 4), (5, 3)] {
         let (real, z) = inputs(iteration, real_rows);
         let ours = shared.iteration(&real, &z)?.read()?;
@@ -95,7 +96,7 @@ fn assert_separate_runs_agree(step: StepConfig) -> Result<()> {
     }
     let of_no_effect = shared.model.architecture.biases_of_no_effect();
     for ((name, ours), (_, theirs)) in state(&shared).iter().zip(&state(&separate)) {
-        // Batch norm takes these biases out again: their true gradient is 0 and rounding moves them.
+        // Batch norm subtracts these biases, so their true gradient is 0 and only rounding errors change them.
         if of_no_effect.iter().any(|bias| name.starts_with(bias)) {
             let difference = (ours - theirs).abs().max().double_value(&[]);
             assert!(difference <= 1e-8, "{name}: {difference:e}");
@@ -131,7 +132,7 @@ fn generator_steps_change_no_variable_of_the_discriminator() -> Result<()> {
         let mut gan = Gan::new(model()?, StepConfig { g_steps, ..Default::default() })?;
         let (real, z) = inputs(1, 4);
         gan.iteration(&real, &z)?;
-        // Its moving statistics too are those of its own step.
+        // The variables include its moving statistics, which only its own step may update.
         Ok(discriminator(&gan.model))
     };
     assert_eq!(after(1)?, after(3)?);

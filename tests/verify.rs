@@ -1,4 +1,4 @@
-//! `dcgan verify`: what agrees passes, what is damaged is named.
+//! `dcgan verify`: files that agree pass, and whatever is damaged in a file is named.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::common::dcgan;
 
-/// The smallest and quickest.
+/// The reference file that is smallest and takes the least time.
 const SMALLEST: &str = "f32_rgb_w2_variance.safetensors";
 
 fn reference() -> PathBuf {
@@ -45,8 +45,7 @@ fn a_file_that_cannot_be_read_does_not_keep_the_next_from_being_verified() {
     assert!(ran.stdout.ends_with("1 of 2 files agree with TensorFlow\n"), "{}", ran.stdout);
 }
 
-/// Verifies a copy of the smallest file after `damage`; returns stdout and stderr of what must be
-/// exit code 1.
+/// Verifies a copy of the smallest file after `damage`, which must end with exit code 1. Returns stdout and stderr.
 fn verify_damaged(damage: impl FnOnce(&mut TensorFile)) -> Result<(String, String)> {
     let folder = tempfile::tempdir()?;
     let mut file = TensorFile::read(&reference().join(SMALLEST))?;
@@ -81,7 +80,7 @@ fn a_changed_value_fails_and_names_the_tensor_and_the_place() -> Result<()> {
         })?;
         assert_eq!(stderr, "", "{name}");
         let failed: Vec<_> = stdout.lines().filter(|line| line.contains("FAILED")).collect();
-        // Once in the table, once with its error and bound; nothing else fails.
+        // The tensor is named in the table, and again with its error and bound. Nothing else fails.
         assert_eq!(failed.len(), 2, "{name}\n{stdout}");
         assert!(failed.iter().all(|line| line.contains(name)), "{name}\n{stdout}");
         assert!(failed[1].contains("bound"), "{name}\n{stdout}");
@@ -102,7 +101,7 @@ fn changed_inputs_and_initial_values_fail() -> Result<()> {
     Ok(())
 }
 
-/// Asserts that `damage` is an error that names the file and has `part`.
+/// Asserts that `damage` leads to an error that names the file and contains `part`.
 fn assert_error(part: &str, damage: impl FnOnce(&mut TensorFile)) -> Result<()> {
     let (stdout, stderr) = verify_damaged(damage)?;
     assert_eq!(stdout, "0 of 1 files agree with TensorFlow\n", "{part}");
@@ -153,7 +152,7 @@ fn wrong_metadata_is_named() -> Result<()> {
         })?;
     }
     assert_error("metadata has no `alpha`", |file| drop(file.metadata.remove("alpha")))?;
-    // Right in form: then the numbers tell.
+    // A wrong value of the right form is no error, but the results differ.
     let (stdout, _) = verify_damaged(|file| {
         file.metadata.insert("alpha".to_owned(), "0.3".to_owned());
     })?;

@@ -1,4 +1,5 @@
-//! Transposed convolutions by fewer multiplications against libtorch's own, in float64.
+//! Compares transposed convolutions by Winograd's minimal filtering, which needs fewer multiplications, with
+//! libtorch's own in float64.
 
 use anyhow::Result;
 use dcgan::shape::Grid;
@@ -9,8 +10,14 @@ use super::common::{normal, one_thread, randomize};
 
 const BATCH: i64 = 32;
 
-/// Output and the gradients of input, kernel and bias.
-fn run(y: &Tensor, x: &Tensor, kernel: &Tensor, bias: &Tensor, g: &Tensor) -> Vec<Tensor> {
+/// The output, and the gradients of input, kernel and bias. `g` is the gradient of the output.
+fn output_and_gradients(
+    y: &Tensor,
+    x: &Tensor,
+    kernel: &Tensor,
+    bias: &Tensor,
+    g: &Tensor,
+) -> Vec<Tensor> {
     let loss = (y * g.to_kind(y.kind())).sum(y.kind());
     let mut all = vec![y.detach()];
     all.extend(Tensor::run_backward(&[&loss], &[x, kernel, bias], false, false));
@@ -46,23 +53,25 @@ fn outputs_and_gradients_are_libtorchs_but_for_rounding() -> Result<()> {
         let weights: Vec<Tensor> =
             layer.variables().iter().map(|variable| variable.tensor.to_kind(kind)).collect();
 
-        // What both round to begin with does not count.
+        // The exact result is computed from inputs and weights that are already rounded to `kind`, so that this
+        // rounding does not count as an error.
         let exact = {
             let double =
                 |x: &Tensor| x.detach().to_kind(Kind::Double).copy().set_requires_grad(true);
             let (x, kernel, bias) = (double(&x), double(&weights[0]), double(&weights[1]));
             let y = x.conv_transpose2d(&kernel, Some(&bias), [2, 2], [2, 2], [1, 1], 1, [1, 1]);
-            run(&y, &x, &kernel, &bias, &g.to_kind(kind))
+            output_and_gradients(&y, &x, &kernel, &bias, &g.to_kind(kind))
         };
         let x = x.set_requires_grad(true);
         let variables = layer.variables();
         let y = layer.cast(kind)?.forward(&x)?;
-        let ours = run(&y, &x, &variables[0].tensor, &variables[1].tensor, &g);
+        let ours = output_and_gradients(&y, &x, &variables[0].tensor, &variables[1].tensor, &g);
         for (i, bound) in bounds.into_iter().enumerate() {
             let error = error(&ours[i], &exact[i]);
             assert!(error <= bound, "{kind:?}, height {height}, {i}: {error:e} > {bound:e}");
         }
-        // The same function by another way: in float the bits differ, or this tests nothing.
+        // Both compute the same function in different ways, so the rounding differs. If the bits were equal,
+        // the layer would not have used Winograd's filtering, and this test would test nothing.
         if kind != Kind::Double {
             let bias = Some(&weights[1]);
             let theirs = x.conv_transpose2d(&weights[0], bias, [2, 2], [2, 2], [1, 1], 1, [1, 1]);

@@ -17,6 +17,7 @@ use crate::rng::{Latent, Stream, rng};
 use crate::sample::Sampler;
 use crate::settings::Precision;
 use crate::shape::ImageShape;
+use crate::statistics::median;
 use crate::train::step::{Gan, Phase, StepConfig};
 use floor::{Direction, Pass};
 
@@ -194,17 +195,6 @@ fn random_images(shape: ImageShape) -> Result<ImageSet> {
     let noise = Latent::Uniform.sample(&mut rng(0, Stream::SampleZ, 0), count, 1);
     let bytes = noise.into_iter().map(|x| ((x + 1.) * 127.5) as u8).collect();
     ImageSet::new("random", shape, bytes)
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        length if length % 2 == 1 => sorted[middle],
-        _ => (sorted[middle - 1] + sorted[middle]) / 2.,
-    }
 }
 
 /// The passes of convolutions that an iteration needs, and how often it needs each. Results that are needed twice are

@@ -9,15 +9,13 @@ use dcgan::architecture::{Architecture, Network};
 use dcgan::data::ImageSet;
 use dcgan::device::{self, default_threads};
 use dcgan::error::Usage;
-use dcgan::finite::NotFinite;
 use dcgan::run::RunDir;
 use dcgan::run::checkpoint::{Checkpoint, Folder, Origin};
 use dcgan::run::list::{find, shell_quoted};
 use dcgan::run::resume::{Saved, config_of, ensure_run, network_changes};
-use dcgan::run::watch::Collapse;
 use dcgan::settings::{Change, OnCollapse, Switch, TrainConfig};
 use dcgan::train::interrupt::Interrupt;
-use dcgan::train::{End, Job, NonFinite, Outcome};
+use dcgan::train::{End, Job, Outcome, is_divergence};
 use tch::Device;
 
 use super::dataset::load_with_progress;
@@ -352,7 +350,7 @@ fn report(outcome: &Outcome, total: u64, path: &str, verbosity: Verbosity) -> Ex
 /// What to do with the run in `path`, which `error` has ended.
 fn remedy(error: &anyhow::Error, config: &TrainConfig, path: &str) -> String {
     let resume = how_to_resume(path);
-    if !(error.is::<Collapse>() || error.is::<NonFinite>() || error.is::<NotFinite>()) {
+    if !is_divergence(error) {
         return format!("when that is mended: {resume}");
     }
     // The same settings would come to the same end.

@@ -472,7 +472,7 @@ pub fn status(home: &Path) -> Result<Vec<Status>> {
 mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::net::{TcpListener, TcpStream};
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, PoisonError};
     use std::thread;
 
     use super::*;
@@ -503,7 +503,7 @@ mod tests {
                         request += &line.to_lowercase();
                         request.push('\n');
                     }
-                    seen.lock().unwrap().push(request.clone());
+                    seen.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
                     // The next one must not wait for an answer that stalls.
                     thread::spawn(move || answer(&request, &mut stream));
                 }
@@ -512,7 +512,7 @@ mod tests {
         }
 
         fn requests(&self) -> Vec<String> {
-            self.requests.lock().unwrap().clone()
+            self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
         }
     }
 

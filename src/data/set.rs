@@ -327,10 +327,13 @@ fn reference_width() -> usize {
     ImageSize::REFERENCE.width
 }
 
+// serde passes the field by reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_reference_height(height: &usize) -> bool {
     *height == reference_height()
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_reference_width(width: &usize) -> bool {
     *width == reference_width()
 }

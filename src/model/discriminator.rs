@@ -1,4 +1,4 @@
-//! images → logits.
+//! The discriminator: images → logits.
 
 use anyhow::Result;
 use tch::{Kind, Tensor, nn};
@@ -7,13 +7,14 @@ use super::network::Stack;
 use crate::architecture::{Architecture, Network};
 use crate::tf::{Statistics, Variable};
 
-/// The discriminator, in the mirrored frame. Of the reference (w is the base width, 64):
+/// The discriminator, in the mirrored frame. Its layers follow from the [`Architecture`]. For the reference's
+/// images of 32×32 pixels they are (C is the number of channels, w the base width, 64 by default):
 ///
 /// ```text
 /// conv2d     [N, C, 32, 32]   -> [N, w, 16, 16]   leaky ReLU
 /// conv2d_1   [N, w, 16, 16]   -> [N, 2w, 8, 8]    batch norm, leaky ReLU
 /// conv2d_2   [N, 2w, 8, 8]    -> [N, 4w, 4, 4]    batch norm, leaky ReLU
-/// dense      [N, 4·4·4w]      -> [N, 1]           nothing: the loss takes logits
+/// dense      [N, 4·4·4w]      -> [N, 1]           no activation: the loss takes logits
 /// ```
 #[derive(Debug)]
 pub struct Discriminator(Stack);
@@ -22,17 +23,19 @@ impl Discriminator {
     /// Creates the variables under `path`; [`super::initialize`] fills them.
     ///
     /// # Errors
-    /// None of an [`Architecture`] that was made of a configuration.
+    /// Never for an [`Architecture`] from [`Architecture::new`]; only if its layers have been changed so that a
+    /// dense layer does not connect a vector and a grid.
     pub fn new(path: &nn::Path, architecture: &Architecture) -> Result<Self> {
         let layers = architecture.layers(Network::Discriminator);
         Ok(Self(Stack::new(path, layers, &architecture.config)?))
     }
 
-    /// The same network, computing in `kind`: kernels and biases are casts, made once for any number
-    /// of passes, through which gradients reach the variables. Batch norm stays in the variables' kind.
+    /// The same network, computing in `kind`. Its kernels and biases are casts of the variables, made once for
+    /// any number of passes, and gradients flow through them to the variables. Batch norm stays in the
+    /// variables' kind.
     ///
     /// # Errors
-    /// If the device cannot hold them.
+    /// If the device cannot hold the casts.
     pub fn cast(&self, kind: Kind) -> Result<Self> {
         Ok(Self(self.0.cast(kind)?))
     }
@@ -40,7 +43,7 @@ impl Discriminator {
     /// Images `[N, C, H, W]`, mirrored → logits `[N, 1]`, same kind and device.
     ///
     /// # Errors
-    /// If `images` has other channels or another size.
+    /// If the size or the channels of `images` are not the architecture's.
     pub fn forward(&self, images: &Tensor, statistics: Statistics) -> Result<Tensor> {
         self.0.forward(images, statistics)
     }

@@ -1,4 +1,4 @@
-//! z → images.
+//! The generator: z → images.
 
 use anyhow::Result;
 use tch::{Kind, Tensor, nn};
@@ -7,7 +7,8 @@ use super::network::Stack;
 use crate::architecture::{Architecture, Network};
 use crate::tf::{Statistics, Variable};
 
-/// The generator, in the mirrored frame. Of the reference (w is the base width, 64):
+/// The generator, in the mirrored frame. Its layers follow from the [`Architecture`]. For the reference's
+/// images of 32×32 pixels they are (C is the number of channels, w the base width, 64 by default):
 ///
 /// ```text
 /// dense                [N, z_dim]       -> [N, 8w, 4, 4]     batch norm, ReLU
@@ -22,7 +23,8 @@ impl Generator {
     /// Creates the variables under `path`; [`super::initialize`] fills them.
     ///
     /// # Errors
-    /// None of an [`Architecture`] that was made of a configuration.
+    /// Never for an [`Architecture`] from [`Architecture::new`]; only if its layers have been changed so that a
+    /// dense layer does not connect a vector and a grid.
     pub fn new(path: &nn::Path, architecture: &Architecture) -> Result<Self> {
         let layers = architecture.layers(Network::Generator);
         Ok(Self(Stack::new(path, layers, &architecture.config)?))
@@ -33,11 +35,12 @@ impl Generator {
         self.0.arrange_for(kind);
     }
 
-    /// The same network, computing in `kind`: kernels and biases are casts, made once for any number
-    /// of passes, through which gradients reach the variables. Batch norm stays in the variables' kind.
+    /// The same network, computing in `kind`. Its kernels and biases are casts of the variables, made once for
+    /// any number of passes, and gradients flow through them to the variables. Batch norm stays in the
+    /// variables' kind.
     ///
     /// # Errors
-    /// If the device cannot hold them.
+    /// If the device cannot hold the casts.
     pub fn cast(&self, kind: Kind) -> Result<Self> {
         Ok(Self(self.0.cast(kind)?))
     }
@@ -50,10 +53,11 @@ impl Generator {
         self.0.forward(z, statistics)
     }
 
-    /// The network as it samples: batch norm's moving statistics folded into the weights before it.
+    /// The network for sampling: each batch norm, with its moving statistics, is folded into the weights of the
+    /// layer before it.
     ///
     /// # Errors
-    /// If the device cannot hold its weights.
+    /// If the device cannot hold the folded weights.
     pub fn folded(&self) -> Result<FoldedGenerator> {
         Ok(FoldedGenerator(self.0.folded()?))
     }
@@ -64,31 +68,31 @@ impl Generator {
     }
 }
 
-/// A [`Generator`] with moving statistics, for sampling only: its layers without batch norm.
+/// A [`Generator`] for sampling. It has no batch norms: their moving statistics are part of the weights.
 #[derive(Debug)]
 pub struct FoldedGenerator(Stack);
 
 impl FoldedGenerator {
-    /// `z` `[N, z_dim]` → images `[N, C, H, W]` in [−1, 1], mirrored, same kind and device. No gradients are
-    /// kept.
+    /// `z` `[N, z_dim]` → images `[N, C, H, W]` in [−1, 1], mirrored, same kind and device. The images carry no
+    /// gradients.
     ///
     /// # Errors
     /// If `z` is not `[N, z_dim]`.
     pub fn forward(&self, z: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
-        // There is no batch norm left that could read statistics.
+        // The statistics do not matter, because no batch norm is left.
         self.0.forward(z, Statistics::Moving)
     }
 
     /// The same network, computing in `kind`.
     ///
     /// # Errors
-    /// If the device cannot hold its weights.
+    /// If the device cannot hold the casts of its weights.
     pub fn cast(&self, kind: Kind) -> Result<Self> {
         Ok(Self(self.0.cast(kind)?))
     }
 
-    /// Kernel and bias of each layer, in order.
+    /// The kernel and the bias of each layer, in order.
     pub fn variables(&self) -> Vec<Variable> {
         self.0.variables()
     }

@@ -1,4 +1,4 @@
-//! Initial values.
+//! The initial values of variables.
 
 use anyhow::Result;
 use rand_distr::{Distribution, StandardNormal};
@@ -7,14 +7,14 @@ use tch::Tensor;
 use crate::rng::{Stream, rng};
 use crate::tf::{Role, Variable};
 
-/// Standard deviation of every kernel's initial values, dense ones too.
+/// Standard deviation of the initial values of all kernels, those of dense layers included.
 pub const KERNEL_STDDEV: f32 = 0.02;
 
-/// Gives each variable its initial value: kernels N(0, 0.02), biases and beta 0, gamma 1, moving
-/// mean 0, moving variance 1.
+/// Gives each variable its initial values. Kernels are normal with mean 0 and standard deviation 0.02. Biases,
+/// beta and moving means are 0; gamma and moving variances are 1.
 ///
-/// The values depend on (`seed`, `network`, the variable's place in `variables`) alone, and are the
-/// same numbers in every kind and on every device.
+/// The values depend only on `seed`, `network`, and the variable's place in `variables`. They are the same
+/// numbers in every kind and on every device.
 ///
 /// # Errors
 /// If a value cannot be copied to the variable's device.

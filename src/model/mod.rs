@@ -1,4 +1,4 @@
-//! The two networks, made of an [`Architecture`] by folding over its layers.
+//! The two networks, built layer by layer from an [`Architecture`].
 
 mod discriminator;
 mod generator;
@@ -21,17 +21,17 @@ use crate::tf::Variable;
 /// Both networks, on one device and of one kind.
 #[derive(Debug)]
 pub struct Model {
-    /// Their layers.
+    /// The layers of both networks, and the configuration from which they follow.
     pub architecture: Architecture,
-    /// z → images.
+    /// The generator: z → images.
     pub generator: Generator,
-    /// images → logits.
+    /// The discriminator: images → logits.
     pub discriminator: Discriminator,
     /// Kind of the weights.
     pub kind: Kind,
-    /// Kind that convolutions and dense layers compute in.
+    /// Kind in which convolutions and dense layers compute.
     pub compute: Kind,
-    /// Where it lives.
+    /// Device that holds the weights and computes.
     pub device: Device,
 }
 
@@ -39,10 +39,10 @@ impl Model {
     /// Both networks with initial values from `seed`.
     ///
     /// # Errors
-    /// If there are no networks for images of that size, or the device cannot hold them.
+    /// If images of the configured size are not supported, or the device has not enough memory.
     pub fn new(config: &ModelConfig, seed: u64, device: Device, kind: Kind) -> Result<Self> {
         let architecture = Architecture::new(*config)?;
-        ensure_room(&architecture, device, kind)?;
+        ensure_memory(&architecture, device, kind)?;
         let (mut g_store, mut d_store) = (nn::VarStore::new(device), nn::VarStore::new(device));
         let model = Self {
             generator: Generator::new(&g_store.root(), &architecture)?,
@@ -52,7 +52,8 @@ impl Model {
             compute: kind,
             device,
         };
-        // Not `set_kind` before: tch makes moving statistics in float32 whatever it is told.
+        // The kind is set only now, because `tch` creates moving statistics in float32 regardless of the store's
+        // kind.
         g_store.set_kind(kind);
         d_store.set_kind(kind);
         for network in Network::ALL {
@@ -61,15 +62,16 @@ impl Model {
         Ok(model.computing_in(kind))
     }
 
-    /// The same, but convolutions and dense layers compute in `kind`, on casts of the weights: float32
-    /// networks in bfloat16. Weights, statistics, losses and moments stay as they are.
+    /// The same model, except that convolutions and dense layers compute in the kind `compute`, on casts of the
+    /// weights. This is how float32 networks train in bfloat16: weights, statistics, losses and moments stay in
+    /// float32.
     #[must_use]
     pub fn computing_in(mut self, compute: Kind) -> Self {
         self.generator.arrange_for(compute);
         Self { compute, ..self }
     }
 
-    /// The numbers that the networks follow from.
+    /// The configuration from which the networks follow.
     pub fn config(&self) -> &ModelConfig {
         &self.architecture.config
     }
@@ -82,17 +84,18 @@ impl Model {
         }
     }
 
-    /// The variables that the optimizer of `network` steps.
+    /// The variables that the optimizer of `network` trains.
     pub fn trainable(&self, network: Network) -> Vec<Variable> {
         let mut variables = self.variables(network);
         variables.retain(|variable| variable.role.is_trainable());
         variables
     }
 
-    /// Gives a network's variables the values of `tensors`, by the names of `tch`'s variable stores.
+    /// Gives the variables of a network the values of `tensors`, whose names are those of `tch`'s variable
+    /// stores.
     ///
     /// # Errors
-    /// If one is missing, not known, or of another shape; the message names it, and nothing has changed.
+    /// If a tensor is missing, unknown, or of another shape. The message names it, and nothing has changed.
     pub fn load(&self, network: Network, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
         let variables = self.variables(network);
         for Variable { torch_name: name, tensor, .. } in &variables {
@@ -105,7 +108,7 @@ impl Model {
         }
         let is_known = |name: &String| variables.iter().any(|known| known.torch_name == *name);
         if let Some(unknown) = tensors.keys().find(|&name| !is_known(name)) {
-            bail!("tensor {unknown} is none of a {}'s", network.name());
+            bail!("tensor {unknown}: a {} has no tensor of this name", network.name());
         }
         let _no_grad = tch::no_grad_guard();
         for mut variable in variables {
@@ -117,16 +120,16 @@ impl Model {
     /// Noise values as a tensor `[rows, z_dim]` of the model's kind on its device.
     ///
     /// # Errors
-    /// If `values` is not whole rows.
+    /// If the number of `values` is not a multiple of `z_dim`.
     pub fn z(&self, values: &[f32]) -> Result<Tensor> {
         let z = Tensor::f_from_slice(values)?.f_view([-1, self.config().z_dim])?;
         Ok(z.f_to_device(self.device)?.f_to_kind(self.kind)?)
     }
 }
 
-/// Asks for all the memory that weights, gradients and moments will take, and gives it back. Where
-/// there is none, `tch::nn` would panic.
-fn ensure_room(architecture: &Architecture, device: Device, kind: Kind) -> Result<()> {
+/// Checks that there is enough memory for weights, gradients and moments, by allocating as much and freeing it at
+/// once. Without this check, `tch::nn` would panic if there is too little memory.
+fn ensure_memory(architecture: &Architecture, device: Device, kind: Kind) -> Result<()> {
     let count: i64 = Network::ALL.into_iter().map(|network| architecture.parameters(network)).sum();
     Tensor::f_empty([4 * count], (kind, device)).map(drop).with_context(|| {
         let gb = 4. * count as f64 * kind.elt_size_in_bytes() as f64 / 1e9;

@@ -1,4 +1,4 @@
-//! A network as a fold over its layers.
+//! What both networks share: a stack of layers, built from the architecture's list of layers.
 
 use anyhow::{Context, Result, bail};
 use tch::{Kind, Tensor, nn};
@@ -9,7 +9,7 @@ use crate::tf::{
     Variable, leaky_relu,
 };
 
-/// The layers of a network, in the mirrored frame.
+/// The layers of a network, in order and in the mirrored frame.
 #[derive(Debug)]
 pub(super) struct Stack {
     blocks: Vec<Block>,
@@ -17,25 +17,25 @@ pub(super) struct Stack {
     alpha: f64,
 }
 
-/// A layer, the batch norm behind it, and the activation behind both.
+/// A layer, the batch norm behind it, if there is one, and the activation behind both.
 #[derive(Debug)]
 struct Block {
-    operation: Tf,
+    operation: TfLayer,
     norm: Option<BatchNorm>,
     activation: Activation,
     input: Features,
     output: Features,
 }
 
-/// A layer as TensorFlow computes it.
+/// One of TensorFlow's layers.
 #[derive(Debug)]
-enum Tf {
+enum TfLayer {
     Dense(Dense),
     Conv(Conv),
     ConvTranspose(ConvTranspose),
 }
 
-impl Tf {
+impl TfLayer {
     fn new(path: &nn::Path, layer: &Layer) -> Result<Self> {
         let channels = ConvConfig {
             in_channels: layer.input.channels(),
@@ -52,7 +52,7 @@ impl Tf {
                 Self::Dense(Dense::new(path, name, from_grid))
             }
             (Operation::Dense, ..) => {
-                bail!("{name}: expected a vector on one side, a map on the other")
+                bail!("{name}: a dense layer connects a vector and a grid, in either direction")
             }
             (Operation::Conv, ..) => Self::Conv(Conv::new(path, name, channels)),
             (Operation::ConvTranspose, ..) => {
@@ -95,19 +95,19 @@ impl Tf {
 }
 
 impl Block {
-    /// `x` → the layer's output before its batch norm.
+    /// Computes the layer's output before its batch norm and its activation.
     fn linear(&self, x: &Tensor) -> Result<Tensor> {
-        // TF: grids are flattened, and made of vectors, in (h, w, c) order. That is libtorch's channels-last memory
-        // order, so that neither permutation moves anything.
+        // TF: dense layers read and write grids as vectors in (h, w, c) order. This is libtorch's channels-last
+        // memory order, so the permutations here move nothing in memory.
         let flat = match (&self.operation, self.input) {
-            (Tf::Dense(_), Features::Map { .. }) => {
+            (TfLayer::Dense(_), Features::Map { .. }) => {
                 Some(x.f_permute([0, 2, 3, 1])?.f_flatten(1, 3)?) // [N, C, H, W] -> [N, H·W·C]
             }
             _ => None,
         };
         let y = self.operation.forward(flat.as_ref().unwrap_or(x))?;
         match (&self.operation, self.output) {
-            (Tf::Dense(_), Features::Map { channels, grid }) => {
+            (TfLayer::Dense(_), Features::Map { channels, grid }) => {
                 let y = y.f_view([-1, grid.height, grid.width, channels])?;
                 Ok(y.f_permute([0, 3, 1, 2])?) // [N, H·W·C] -> [N, C, H, W]
             }
@@ -125,7 +125,7 @@ impl Stack {
                 BatchNorm::new(path, name, BatchNormConfig { channels, epsilon: config.bn_epsilon })
             };
             Ok(Block {
-                operation: Tf::new(path, layer)?,
+                operation: TfLayer::new(path, layer)?,
                 norm: layer.norm.as_ref().map(norm),
                 activation: layer.activation,
                 input: layer.input,
@@ -135,8 +135,8 @@ impl Stack {
         Ok(Self { blocks: layers.iter().map(block).collect::<Result<_>>()?, alpha: config.alpha })
     }
 
-    /// The same layers with other operations and norms.
-    fn map(&self, change: impl Fn(&Block) -> Result<(Tf, Option<BatchNorm>)>) -> Result<Self> {
+    /// The same stack, with the layer and the batch norm of each block replaced by what `change` returns.
+    fn map(&self, change: impl Fn(&Block) -> Result<(TfLayer, Option<BatchNorm>)>) -> Result<Self> {
         let block = |block: &Block| -> Result<Block> {
             let (operation, norm) = change(block)?;
             let Block { activation, input, output, .. } = *block;
@@ -148,8 +148,9 @@ impl Stack {
         })
     }
 
-    /// The same network, computing in `kind`: kernels and biases are casts, made once for any number of passes,
-    /// through which gradients reach the variables. Batch norm stays in the variables' kind.
+    /// The same network, computing in `kind`. Its kernels and biases are casts of the variables, made once for
+    /// any number of passes, and gradients flow through them to the variables. Batch norm stays in the
+    /// variables' kind.
     pub(super) fn cast(&self, kind: Kind) -> Result<Self> {
         self.map(|block| {
             let norm = block.norm.as_ref().map(BatchNorm::shallow_clone);
@@ -157,15 +158,21 @@ impl Stack {
         })
     }
 
-    /// The network as it samples: batch norm's moving statistics are folded into the weights before it.
+    /// The network for sampling: each batch norm, with its moving statistics, is folded into the weights of the
+    /// layer before it.
     pub(super) fn folded(&self) -> Result<Self> {
         let _no_grad = tch::no_grad_guard();
         self.map(|block| {
             let operation = match (&block.operation, &block.norm) {
                 (operation, None) => operation.cast(operation.kind())?,
-                (Tf::Dense(layer), Some(norm)) => Tf::Dense(layer.folded(norm)?),
-                (Tf::ConvTranspose(layer), Some(norm)) => Tf::ConvTranspose(layer.folded(norm)?),
-                (Tf::Conv(_), Some(_)) => bail!("only generators are folded"),
+                (TfLayer::Dense(layer), Some(norm)) => TfLayer::Dense(layer.folded(norm)?),
+                (TfLayer::ConvTranspose(layer), Some(norm)) => {
+                    TfLayer::ConvTranspose(layer.folded(norm)?)
+                }
+                (TfLayer::Conv(_), Some(_)) => bail!(
+                    "a batch norm can be folded into a dense layer or a transposed convolution, \
+                     not into a convolution"
+                ),
             };
             Ok((operation, None))
         })
@@ -174,7 +181,7 @@ impl Stack {
     /// Puts the weights of transposed convolutions into the memory order that is fastest for computing in `kind`.
     pub(super) fn arrange_for(&mut self, kind: Kind) {
         for block in &mut self.blocks {
-            if let (Tf::ConvTranspose(layer), Features::Map { grid, .. }) =
+            if let (TfLayer::ConvTranspose(layer), Features::Map { grid, .. }) =
                 (&mut block.operation, block.input)
             {
                 layer.arrange_for(kind, grid);
@@ -182,9 +189,9 @@ impl Stack {
         }
     }
 
-    /// `x` through all layers, out in the kind that it came in.
+    /// Passes `x` through all layers. The output has the kind of `x`, whatever kind the layers compute in.
     pub(super) fn forward(&self, x: &Tensor, statistics: Statistics) -> Result<Tensor> {
-        let (last, inner) = self.blocks.split_last().context("a network has layers")?;
+        let (last, inner) = self.blocks.split_last().context("the network has no layers")?;
         let mut y = x.f_to_kind(last.operation.kind())?;
         for block in inner {
             y = block.linear(&y)?;
@@ -199,7 +206,7 @@ impl Stack {
     fn activate(&self, mut x: Tensor, activation: Activation) -> Result<Tensor> {
         Ok(match activation {
             Activation::None => x,
-            // In place: no gradient of what comes before needs the values that this replaces.
+            // This may overwrite its input, because no gradient of an earlier layer needs the old values.
             Activation::Relu => x.f_relu_()?,
             Activation::LeakyRelu => leaky_relu(&x, self.alpha)?,
             Activation::Tanh => x.f_tanh()?,

@@ -1,4 +1,4 @@
-//! TensorFlow's Adam. PyTorch's is another function: there ε is inside the bias correction.
+//! TensorFlow's Adam. PyTorch's Adam is a different function: there the bias correction also scales ε.
 
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
@@ -15,7 +15,7 @@ pub struct AdamConfig {
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment, outside the bias correction.
+    /// Added to the square root of the second moment, outside the bias correction.
     pub epsilon: f64,
 }
 
@@ -25,10 +25,10 @@ impl Default for AdamConfig {
     }
 }
 
-/// A trained variable and its moments, all of one shape, kind and memory order.
+/// A trained variable and its two moments. All three have the same shape, kind and memory order.
 #[derive(Debug)]
 pub struct Slot {
-    /// The variable; a shallow clone of the network's.
+    /// The variable. It shares its memory with the network's, so a step changes the network.
     pub theta: Tensor,
     /// First moment.
     pub m: Tensor,
@@ -40,14 +40,15 @@ pub struct Slot {
 #[derive(Debug)]
 pub struct Adam {
     hyper: Hyper,
-    /// β1^t and β2^t, t being the number of the next step: scalars on the CPU.
-    // TF: float32 variables whatever the type of the weights, which shows at once in float64.
+    /// β1^t and β2^t, where t is the number of the next step: scalars on the CPU.
+    // TF: these are float32 variables even if the weights are float64, and float64 results show the difference
+    // from the first step.
     powers: [Tensor; 2],
     slots: Vec<Slot>,
 }
 
-/// What the formula reads.
-// TF: learning rate, betas and ε are float32 tensors, too.
+/// The hyperparameters as the formula reads them.
+// TF: learning rate, betas and ε are float32 tensors, too, even if the weights are float64.
 #[derive(Debug, Clone, Copy)]
 struct Hyper {
     learning_rate: f32,
@@ -56,7 +57,7 @@ struct Hyper {
     epsilon: f32,
 }
 
-/// The factors of one step, in the weights' own type.
+/// The numbers that one step multiplies with or adds, in the type of the weights.
 #[derive(Debug, Clone, Copy)]
 struct Factors<T> {
     /// `lr · sqrt(1 − β2^t) / (1 − β1^t)`
@@ -69,7 +70,7 @@ struct Factors<T> {
 }
 
 impl Adam {
-    /// An optimizer of `variables`, its moments zero.
+    /// An optimizer of `variables`, with all moments zero.
     ///
     /// # Errors
     /// If the moments cannot be allocated.
@@ -96,8 +97,8 @@ impl Adam {
         &self.slots
     }
 
-    /// β1^t and β2^t, t being the number of the next step: float32 scalars on the CPU. They are the live ones, as
-    /// [`Self::slots`]' moments are: whoever writes to them changes the next step.
+    /// β1^t and β2^t, where t is the number of the next step: float32 scalars on the CPU. These are the live
+    /// tensors, like the moments in [`Self::slots`]: writing to them changes the next step.
     pub fn powers(&self) -> &[Tensor; 2] {
         &self.powers
     }
@@ -109,13 +110,14 @@ impl Adam {
 
     /// One step: `θ −= lr_t · m / (sqrt(v) + ε)`, with `lr_t = lr · sqrt(1 − β2^t) / (1 − β1^t)`.
     ///
-    /// `gradients` has one of the variable's shape and kind for each, in their order. Where `gate`
-    /// is given (a scalar of the variables' kind on their device), nothing changes if it is 0 and
-    /// the step is the usual one if it is 1, without the host waiting to know which.
+    /// `gradients` holds one gradient for each variable, in the variables' order and of the same shape and
+    /// kind. `gate`, if given, is a scalar of the variables' kind on their device: if it is 0, the step
+    /// changes neither a variable nor a moment; if it is 1, the step is the usual one. The host never waits
+    /// to learn which of the two it is.
     ///
     /// # Errors
-    /// If there are not as many gradients as variables or one has another shape or kind; then no
-    /// variable has changed.
+    /// If the number of gradients is not the number of variables, or a gradient has another shape or kind
+    /// than its variable. Then no variable has changed.
     ///
     /// # Source
     /// Kingma and Ba 2015, section 2, last paragraph. Parity: `tests/parity.rs`.
@@ -179,14 +181,14 @@ impl Factors<f32> {
 }
 
 impl Slot {
-    /// On the CPU: one pass over memory, on all threads. Whole-tensor operations would read and
-    /// write it ten times over.
+    /// One step on the CPU, in one pass over memory, on all threads. Operations on whole tensors would
+    /// read and write the same memory ten times.
     fn step_in_one_pass<T: Element>(&mut self, g: &Tensor, factors: Factors<T>) -> Result<()> {
-        let g = in_order_of(&self.theta, g)?;
+        let g = with_memory_order_of(&self.theta, g)?;
         let written = [&self.theta, &self.m, &self.v].map(Tensor::data_ptr);
         ensure!(
             !written.contains(&g.data_ptr()),
-            "a gradient is the variable or its moment itself"
+            "a gradient shares its memory with its variable or with one of the moments"
         );
         let Factors { alpha, m_share, v_share, epsilon } = factors;
         let theta = elements_mut::<T>(&mut self.theta)?.par_chunks_mut(CHUNK);
@@ -203,7 +205,7 @@ impl Slot {
         Ok(())
     }
 
-    /// Anywhere: whole-tensor operations, nothing read back.
+    /// One step on any device, by operations on whole tensors. The host reads nothing back.
     fn step_by_operations(
         &mut self,
         g: &Tensor,
@@ -220,7 +222,7 @@ impl Slot {
         for (old, new) in [(&mut self.m, m), (&mut self.v, v), (&mut self.theta, theta)] {
             match gate {
                 None => old.f_copy_(&new)?,
-                // A product with 0 would let NaN through; a choice does not.
+                // Not a product with the gate: 0 times NaN is NaN. `where` chooses instead.
                 Some(gate) => {
                     let chosen = new.f_where_self(&gate.f_ne(0.)?, old)?;
                     old.f_copy_(&chosen)?;
@@ -231,8 +233,8 @@ impl Slot {
     }
 }
 
-/// `x` with the memory order of `like`: itself where it has that already.
-fn in_order_of(like: &Tensor, x: &Tensor) -> Result<Tensor> {
+/// `x` in the memory order of `like`: `x` itself if it has that order already, otherwise a copy.
+fn with_memory_order_of(like: &Tensor, x: &Tensor) -> Result<Tensor> {
     if x.stride() == like.stride() {
         return Ok(x.shallow_clone());
     }
@@ -245,7 +247,7 @@ fn in_order_of(like: &Tensor, x: &Tensor) -> Result<Tensor> {
 mod tests {
     use super::*;
 
-    /// TensorFlow's formula for one weight in float64, written out.
+    /// TensorFlow's formula for one float64 weight, written out step by step.
     fn by_hand(config: AdamConfig, gradients: &[f64], mut theta: f64) -> f64 {
         let single = |x: f64| f64::from(x as f32);
         let (b1, b2) = (single(config.beta1), single(config.beta2));
@@ -271,7 +273,7 @@ mod tests {
 
     #[test]
     fn equals_tensorflows_formula_and_not_pytorchs() -> Result<()> {
-        // A large epsilon, so that its place matters.
+        // Epsilon is large, so that it matters where in the formula it is added.
         let config = AdamConfig { epsilon: 1e-3, ..Default::default() };
         let mut adam = optimizer(Kind::Double, config)?;
         for g in &GRADIENTS {
@@ -283,7 +285,7 @@ mod tests {
             let found = adam.slots()[0].theta.double_value(&[i as i64]);
             assert!((found - expected).abs() <= 1e-15, "{found} {expected}");
         }
-        // PyTorch's: sqrt(v / (1 - beta2^t)) + epsilon, after one step.
+        // PyTorch divides by sqrt(v / (1 - beta2^t)) + epsilon. This is its result after one step.
         let (g, config) = (1e-3_f64, config);
         let torch = 0.3 - config.learning_rate * g / (g + config.epsilon);
         assert!((by_hand(config, &[g], 0.3) - torch).abs() > 1e-6);

@@ -6,28 +6,28 @@ use tch::{Tensor, nn};
 use super::frame::Layout;
 use super::variable::{Role, Variable};
 
-/// Channels and constant of a [`BatchNorm`].
+/// The number of channels and the epsilon of a [`BatchNorm`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BatchNormConfig {
     /// Channels of the input.
     pub channels: i64,
-    /// Added to the variance, 1e-5 in the reference.
+    /// Added to the variance before its square root is taken: 1e-5 in the reference.
     pub epsilon: f64,
 }
 
-/// Which mean and variance normalize, and what becomes of the moving ones.
+/// Which mean and variance normalize the input, and whether the pass updates the moving statistics.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Statistics {
-    /// The batch's own, as in training. The moving statistics stay as they are.
+    /// The mean and variance of the batch normalize it, as in training. The moving statistics stay as they are.
     Batch,
-    /// The batch's own, as in training. The moving statistics become
-    /// `(1 − momentum) · moving + momentum · batch` (PyTorch's sense of the word: 1 − TensorFlow's
-    /// decay).
+    /// The mean and variance of the batch normalize it, as in training. The moving statistics become
+    /// `(1 − momentum) · moving + momentum · batch`. This is momentum in PyTorch's sense: 1 − TensorFlow's
+    /// decay.
     BatchUpdating {
-        /// The share of the batch.
+        /// The share of the batch's statistics in the new moving statistics.
         momentum: f64,
     },
-    /// The moving statistics, as in sampling.
+    /// The moving statistics normalize the batch, as in sampling. They stay as they are.
     Moving,
 }
 
@@ -70,11 +70,11 @@ impl BatchNorm {
         }
     }
 
-    /// `x` `[N, C, H, W]` → the same shape, kind and device. The layer's own kind computes; that of
-    /// `x` may be narrower.
+    /// `x` `[N, C, H, W]` → the same shape, kind and device. The computation is in the layer's own kind,
+    /// even if `x` has fewer bits.
     ///
-    /// The variance that normalizes is the biased one; the one that the moving variance takes is
-    /// unbiased, as TensorFlow's fused kernel does in float32.
+    /// The biased variance of the batch normalizes it; the moving variance is updated with the unbiased one.
+    /// TensorFlow's fused kernel does the same in float32.
     ///
     /// # Errors
     /// If the channels of `x` are not the layer's.
@@ -91,10 +91,11 @@ impl BatchNorm {
             .with_context(|| format!("{}: input {:?}", self.name, x.size()))
     }
 
-    /// What it does with its moving statistics: a factor and an addend for each channel, `[C]`.
+    /// What the layer computes with its moving statistics: it multiplies each channel by a factor and then
+    /// adds a number. Returns the factors and the numbers, each `[C]`.
     ///
     /// # Errors
-    /// If the device cannot hold them.
+    /// If the device cannot hold the result.
     pub(super) fn factor_and_addend(&self) -> Result<(Tensor, Tensor)> {
         let factor = self.moving_variance.f_add_scalar(self.epsilon)?.f_rsqrt()?;
         let factor = factor.f_mul(&self.gamma)?;

@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor, nn};
 use super::frame::{KERNEL, Layout, PADDING, STRIDE};
 use super::variable::{Variable, kernel_and_bias};
 
-/// Channels of a [`Conv`] or a [`super::ConvTranspose`].
+/// The numbers of channels of a [`Conv`] or a [`super::ConvTranspose`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvConfig {
     /// Input channels.
@@ -34,11 +34,11 @@ impl Conv {
         Self { name: name.to_owned(), weight, bias }
     }
 
-    /// The same layer, computing in `kind`: its weights are casts, through which gradients reach the
-    /// variables. Of the variables' own kind, they are the variables.
+    /// The same layer, computing in `kind`. Its weights are casts of the variables, and gradients flow
+    /// through the casts to the variables. If the variables are of `kind` already, nothing is copied.
     ///
     /// # Errors
-    /// If the device cannot hold them.
+    /// If the device cannot hold the casts.
     pub fn cast(&self, kind: Kind) -> Result<Self> {
         let (weight, bias) = (self.weight.f_to_kind(kind)?, self.bias.f_to_kind(kind)?);
         Ok(Self { name: self.name.clone(), weight, bias })
@@ -53,8 +53,9 @@ impl Conv {
     /// Parity: `tests/frame.rs::conv_equals_pad_and_crop`, `tests/parity.rs`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ensure!(x.dim() == 4, "{}: expected [N, C, H, W], found {:?}", self.name, x.size());
-        // Gray images on the CPU: oneDNN's gradient of so thin an input takes 11 ms, a matrix
-        // product's 3, and its output is in the memory order that the next layer is fastest on.
+        // Gray images on the CPU: with only one input channel, oneDNN's gradient takes 11 ms and that of a
+        // matrix product 3 ms. The product's output also has the memory order that the next layer
+        // computes fastest with.
         let output = if matches!(x.size()[..], [_, 1, _, _]) && x.device() == Device::Cpu {
             self.forward_by_matmul(x)
         } else {
@@ -78,7 +79,7 @@ impl Conv {
         Ok(y.f_reshape([n, h / STRIDE, w / STRIDE, outputs])?.f_permute([0, 3, 1, 2])?)
     }
 
-    /// The kind that it computes in.
+    /// The kind in which the layer computes.
     pub fn kind(&self) -> Kind {
         self.weight.kind()
     }
@@ -90,8 +91,8 @@ impl Conv {
     }
 }
 
-/// A copy of the weight `x` `[A, B, H, W]` whose memory runs over A, H, W, B: the order of the
-/// activations, in which oneDNN returns the weight's gradient too.
+/// A copy of the weight `x` `[A, B, H, W]` in the memory order A, H, W, B. The activations have that order
+/// too, and oneDNN returns the weight's gradient in it.
 pub(super) fn in_channels_last_order(x: &Tensor) -> Tensor {
     x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }

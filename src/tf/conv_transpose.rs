@@ -19,30 +19,31 @@ pub struct ConvTranspose {
     name: String,
     weight: Tensor,
     bias: Tensor,
-    /// For the grid that was last seen.
+    /// What [`Algorithm::Winograd`] prepared for the size of the last input.
     winograd: RefCell<Option<Prepared>>,
-    /// Whether the weights stay as they are: then what is made of them is kept.
+    /// Whether the weights never change: then the transformed kernels are kept from pass to pass.
     is_frozen: bool,
 }
 
-/// What passes by [`Algorithm::Winograd`] share.
+/// What [`Algorithm::Winograd`] prepares once and uses in many passes.
 #[derive(Debug)]
 struct Prepared {
     winograd: Winograd,
+    /// The transformed kernels, if the weights are frozen and a pass has computed them already.
     kernels: Option<[Tensor; 4]>,
 }
 
-/// The reference's batch size, for which memory orders are chosen.
+/// The reference's batch size. The memory order of the weights is chosen for it.
 const USUAL_BATCH: i64 = 128;
 
-/// How to compute a pass.
+/// The ways to compute the layer's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Algorithm {
-    /// libtorch's.
+    /// libtorch's own transposed convolution.
     Convolution,
-    /// A matrix product, and a sum of overlapping columns.
+    /// A matrix product whose columns are then added where they overlap (`col2im`).
     Matmul,
-    /// Fewer multiplications: [`super::winograd`].
+    /// Winograd's minimal filtering, which needs fewer multiplications: [`super::winograd`].
     Winograd,
 }
 
@@ -56,11 +57,11 @@ impl ConvTranspose {
         Self { name: name.to_owned(), weight, bias, winograd: RefCell::default(), is_frozen: false }
     }
 
-    /// Puts the weights into the memory order that is fastest for computing in `kind` on inputs of this
-    /// grid, and usual batches.
+    /// Puts the weights into the memory order that is fastest for computing in `kind` on inputs with this
+    /// grid, in batches of the usual size.
     pub fn arrange_for(&mut self, kind: Kind, grid: Grid) {
         let is_by_winograd =
-            self.weight.device() == Device::Cpu && Winograd::pays(kind, USUAL_BATCH, grid);
+            self.weight.device() == Device::Cpu && Winograd::is_faster(kind, USUAL_BATCH, grid);
         let weight = self.weight.detach();
         self.weight.set_data(&match is_by_winograd {
             true => in_taps_first_order(&weight),
@@ -68,21 +69,22 @@ impl ConvTranspose {
         });
     }
 
-    /// The same layer, computing in `kind`: its weights are casts, through which gradients reach the
-    /// variables. Of the variables' own kind, they are the variables.
+    /// The same layer, computing in `kind`. Its weights are casts of the variables, and gradients flow
+    /// through the casts to the variables. If the variables are of `kind` already, nothing is copied.
     ///
     /// # Errors
-    /// If the device cannot hold them.
+    /// If the device cannot hold the casts.
     pub fn cast(&self, kind: Kind) -> Result<Self> {
         let (weight, bias) = (self.weight.f_to_kind(kind)?, self.bias.f_to_kind(kind)?);
         let is_frozen = self.is_frozen;
         Ok(Self { name: self.name.clone(), weight, bias, winograd: RefCell::default(), is_frozen })
     }
 
-    /// The same layer and, behind it, `norm` with its moving statistics, in one: for sampling.
+    /// One layer that computes what this layer and, behind it, `norm` with its moving statistics compute. It
+    /// is meant for sampling.
     ///
     /// # Errors
-    /// If the device cannot hold its weights.
+    /// If the device cannot hold the weights of the new layer.
     pub fn folded(&self, norm: &BatchNorm) -> Result<Self> {
         let (factor, addend) = norm.factor_and_addend()?;
         let weight = self.weight.f_mul(&factor.f_view([1, -1, 1, 1])?)?;
@@ -118,9 +120,9 @@ impl ConvTranspose {
         if x.device() != Device::Cpu {
             Algorithm::Convolution
         } else if self.weight.size()[1] == 1 {
-            // Gray images: oneDNN's pass takes 20 ms both ways, a matrix product's 11.
+            // Gray images: forward and backward together take oneDNN 20 ms and a matrix product 11 ms.
             Algorithm::Matmul
-        } else if Winograd::pays(x.kind(), x.size()[0], grid) {
+        } else if Winograd::is_faster(x.kind(), x.size()[0], grid) {
             Algorithm::Winograd
         } else {
             Algorithm::Convolution
@@ -147,7 +149,7 @@ impl ConvTranspose {
     fn forward_by_winograd(&self, x: &Tensor) -> Result<Tensor> {
         let mut slot = self.winograd.borrow_mut();
         let Prepared { winograd, kernels } = match slot.take() {
-            Some(prepared) if prepared.winograd.serves(x) => slot.insert(prepared),
+            Some(prepared) if prepared.winograd.fits(x) => slot.insert(prepared),
             _ => slot.insert(Prepared {
                 winograd: Winograd::new(x.size()[2], x.kind())?,
                 kernels: None,
@@ -165,7 +167,7 @@ impl ConvTranspose {
         Ok(y.f_add_(&self.bias.f_view([1, -1, 1, 1])?)?)
     }
 
-    /// The kind that it computes in.
+    /// The kind in which the layer computes.
     pub fn kind(&self) -> Kind {
         self.weight.kind()
     }
@@ -177,8 +179,8 @@ impl ConvTranspose {
     }
 }
 
-/// A copy of the weight `x` `[I, O, H, W]` whose memory runs over H, W, I, O: the order in which
-/// [`Winograd`] takes all kernels' values at a tap.
+/// A copy of the weight `x` `[I, O, H, W]` in the memory order H, W, I, O. In this order [`Winograd`] reads
+/// the weights without a copy: for each tap, the values of all kernels lie side by side.
 fn in_taps_first_order(x: &Tensor) -> Tensor {
     x.permute([2, 3, 0, 1]).contiguous().permute([2, 3, 0, 1])
 }

@@ -1,4 +1,4 @@
-//! Elements of dense CPU tensors as slices: the only `unsafe` of the numeric code.
+//! Elements of dense CPU tensors as slices. This is the only `unsafe` code in the numerics.
 
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
@@ -18,7 +18,8 @@ impl Element for f64 {
     const KIND: Kind = Kind::Double;
 }
 
-/// Elements that a thread takes at a time: four arrays of it stay in a core's second-level cache.
+/// Number of elements that a thread works on at a time. Four arrays of this length fit into the second-level
+/// cache of a core.
 pub(super) const CHUNK: usize = 16 * 1024;
 
 /// The elements of a dense CPU tensor, in memory order.
@@ -27,22 +28,22 @@ pub(super) fn elements<T: Element>(x: &Tensor) -> Result<&[T]> {
     Ok(match x.numel() {
         0 => &[],
         // SAFETY: `check` proved that `numel` elements of this type lie densely from `data_ptr` on. An
-        // empty tensor may have a null pointer, which `from_raw_parts` must not see; it has been dealt
-        // with. The slice borrows the tensor. Another handle to the same storage could write to it in
-        // the meantime; the callers in this module's parent hold every handle that is written to by
-        // `&mut`.
+        // empty tensor may have a null pointer, which `from_raw_parts` must not see; the arm above handles
+        // empty tensors. The slice borrows the tensor. Another handle to the same storage could write to it
+        // in the meantime, but the callers, which are all in the parent module, hold a `&mut` to every
+        // handle that they write to.
         numel => unsafe { std::slice::from_raw_parts(x.data_ptr().cast(), numel) },
     })
 }
 
-/// The elements of a dense CPU tensor, in memory order, to write to.
+/// The elements of a dense CPU tensor, in memory order, as a mutable slice.
 pub(super) fn elements_mut<T: Element>(x: &mut Tensor) -> Result<&mut [T]> {
     check::<T>(x)?;
     Ok(match x.numel() {
         0 => &mut [],
-        // SAFETY: as in `elements`. The exclusive borrow of the handle stands for exclusive access: only
-        // the optimizer calls this. It has checked that what it reads lies elsewhere, and no forward pass
-        // runs during its step.
+        // SAFETY: as in `elements`. The exclusive borrow of the handle means exclusive access to the storage,
+        // because only the optimizer calls this: it has checked that the gradients it reads lie elsewhere,
+        // and no forward pass runs during its step.
         numel => unsafe { std::slice::from_raw_parts_mut(x.data_ptr().cast(), numel) },
     })
 }
@@ -60,7 +61,7 @@ fn check<T: Element>(x: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Whether the elements fill one gapless block, in whatever order of dimensions.
+/// Whether the elements fill one block of memory without gaps, in any order of dimensions.
 fn is_dense(x: &Tensor) -> bool {
     let mut dims: Vec<_> =
         x.stride().into_iter().zip(x.size()).filter(|&(_, size)| size != 1).collect();
@@ -73,14 +74,15 @@ fn is_dense(x: &Tensor) -> bool {
     })
 }
 
-/// Whether every element of every tensor is finite, and its square too, which Adam's second moment
-/// takes. Dense CPU tensors of kind Float or Double.
+/// Whether every element of every tensor is finite and has a finite square. The square matters because
+/// Adam's second moment is a mean of squares. The tensors must be dense, on the CPU, and of kind Float or
+/// Double.
 ///
 /// # Errors
-/// If a tensor is not of that sort.
+/// If a tensor is not dense, not on the CPU, or of another kind.
 pub fn all_finite(tensors: &[Tensor]) -> Result<bool> {
     fn finite<T: Element>(x: &Tensor) -> Result<bool> {
-        // No short cut within a chunk: so the compiler uses vector registers.
+        // The loop over a chunk does not stop early, so that the compiler can use vector registers.
         let is_finite = |chunk: &[T]| chunk.iter().fold(true, |all, &x| all & (x * x).is_finite());
         Ok(elements::<T>(x)?.par_chunks(CHUNK).all(is_finite))
     }

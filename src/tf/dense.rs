@@ -8,23 +8,23 @@ use super::frame::Layout;
 use super::variable::{Variable, kernel_and_bias};
 use crate::shape::Grid;
 
-/// Which side of a dense layer is the grid of channels that the mirrored frame rotates.
+/// Whether a dense layer's input or its output is a grid of channels, which the mirrored frame rotates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DenseConfig {
-    /// `features` in, a grid of `channels` out.
+    /// The input is a vector of `features`, the output a grid with `channels` at each position.
     ToGrid {
         /// Input features.
         features: i64,
         /// Channels at each grid position.
         channels: i64,
-        /// The positions.
+        /// Height and width of the grid.
         grid: Grid,
     },
-    /// A grid of `channels` in, `features` out.
+    /// The input is a grid with `channels` at each position, the output a vector of `features`.
     FromGrid {
         /// Channels at each grid position.
         channels: i64,
-        /// The positions.
+        /// Height and width of the grid.
         grid: Grid,
         /// Output features.
         features: i64,
@@ -55,23 +55,24 @@ impl Dense {
         Self { name: name.to_owned(), config, weight, bias }
     }
 
-    /// The same layer, computing in `kind`: its weights are casts, through which gradients reach the
-    /// variables. Of the variables' own kind, they are the variables.
+    /// The same layer, computing in `kind`. Its weights are casts of the variables, and gradients flow
+    /// through the casts to the variables. If the variables are of `kind` already, nothing is copied.
     ///
     /// # Errors
-    /// If the device cannot hold them.
+    /// If the device cannot hold the casts.
     pub fn cast(&self, kind: Kind) -> Result<Self> {
         let (weight, bias) = (self.weight.f_to_kind(kind)?, self.bias.f_to_kind(kind)?);
         Ok(Self { name: self.name.clone(), config: self.config, weight, bias })
     }
 
-    /// The same layer and, behind it, `norm` with its moving statistics, in one: for sampling.
+    /// One layer that computes what this layer and, behind it, `norm` with its moving statistics compute. It
+    /// is meant for sampling.
     ///
     /// # Errors
-    /// If the device cannot hold its weights.
+    /// If the device cannot hold the weights of the new layer.
     pub fn folded(&self, norm: &BatchNorm) -> Result<Self> {
         let (factor, addend) = norm.factor_and_addend()?;
-        // The outputs are a grid in (h, w, c) order.
+        // The outputs are a grid in (h, w, c) order, so the channels repeat at each position.
         let cells = [self.bias.size1()? / factor.size1()?];
         let (factor, addend) = (factor.f_repeat(cells)?, addend.f_repeat(cells)?);
         Ok(Self {
@@ -91,7 +92,7 @@ impl Dense {
             .with_context(|| format!("{}: input {:?}", self.name, x.size()))
     }
 
-    /// The kind that it computes in.
+    /// The kind in which the layer computes.
     pub fn kind(&self) -> Kind {
         self.weight.kind()
     }

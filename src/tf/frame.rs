@@ -1,11 +1,14 @@
-//! The mirrored frame: the only place that knows it.
+//! The mirrored frame: the networks compute on images that are rotated by 180°.
 //!
-//! TensorFlow's "same" padding for kernel 5 and stride 2 puts one zero before and two after.
-//! libtorch pads two on either side and never reads the last of them: two before and one after.
-//! Each is the other's mirror image, so the network lives rotated by 180° and both of its kinds of
-//! convolution are libtorch's plain ones, without a pad or a crop. What crosses the border between
-//! the two frames is mapped here: variables by [`Layout`], images by [`rotate_images`] and
-//! [`rotate_pixels`].
+//! TensorFlow's "same" padding for kernel 5 and stride 2 puts one row (and column) of zeros before the input
+//! and two after it. libtorch pads with two on both sides but never reads the last one, so in effect it has
+//! two before and one after. Each is the mirror image of the other. With everything rotated by 180°,
+//! libtorch's plain convolutions and transposed convolutions therefore compute exactly what TensorFlow's do,
+//! and nothing has to be padded or cropped.
+//!
+//! This module maps what crosses the border between the two frames: variables by [`Layout`], images by
+//! [`rotate_images`] and [`rotate_pixels`]. Data sets and files are upright: [`crate::data::Batches`] rotates
+//! the images that it copies into a batch, and generated images are rotated back where they leave the network.
 
 use anyhow::{Result, ensure};
 use tch::Tensor;
@@ -16,17 +19,19 @@ use crate::shape::Grid;
 pub const KERNEL: i64 = 5;
 /// Stride of every convolution.
 pub const STRIDE: i64 = 2;
-/// Zeros on either side of a convolution's input.
+/// Rows and columns of zeros on each side of a convolution's input.
 pub const PADDING: i64 = 2;
 /// Extra rows and columns at the end of a transposed convolution's output.
 pub const OUTPUT_PADDING: i64 = 1;
 
-/// How a variable is laid out in TensorFlow, and so how it maps to the mirrored libtorch tensor.
+/// How a variable is laid out in TensorFlow, and therefore how it maps to the mirrored libtorch tensor.
 ///
-/// Letters: `h`, `w` kernel or grid position, `i` input and `o` output channels, `c` channels.
+/// Each variant shows TensorFlow's layout on the left and libtorch's on the right, in the order of their axes.
+/// Letters: `h`, `w` for the position in a kernel or grid, `i` for input channels, `o` for output channels,
+/// `c` for channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// One value a channel: `[c]` in both.
+    /// One value for each channel: `[c]` in both.
     Channels,
     /// `kernel_hwio` ↔ `weight_oihw`, rotated.
     ConvKernel,
@@ -41,11 +46,11 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// TensorFlow's upright tensor as the mirrored libtorch one, contiguous.
+    /// Converts TensorFlow's upright tensor to libtorch's mirrored one. The result is contiguous.
     ///
     /// # Errors
-    /// If the tensor's rank is not the layout's, or the length of a grid axis is no multiple of the grid's
-    /// positions.
+    /// If the tensor does not have the layout's rank, or the length of an axis that runs over a grid is not a
+    /// multiple of the grid's number of positions.
     pub fn mirrored_from_tf(self, tf: &Tensor) -> Result<Tensor> {
         self.check_rank(tf)?;
         Ok(match self {
@@ -61,11 +66,11 @@ impl Layout {
         .f_contiguous()?)
     }
 
-    /// The mirrored libtorch tensor as TensorFlow's upright one, contiguous: the inverse of
-    /// [`Self::mirrored_from_tf`].
+    /// Converts libtorch's mirrored tensor to TensorFlow's upright one: the inverse of
+    /// [`Self::mirrored_from_tf`]. The result is contiguous.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Self::mirrored_from_tf`].
     pub fn tf_from_mirrored(self, mirrored: &Tensor) -> Result<Tensor> {
         self.check_rank(mirrored)?;
         Ok(match self {
@@ -92,14 +97,14 @@ impl Layout {
     }
 }
 
-/// Rotates the axis `axis`, which runs over (h, w, c) of the grid, by 180°.
+/// Rotates by 180° the grid over whose (h, w, c) the axis `axis` runs.
 fn rotate_grid(x: &Tensor, axis: usize, grid: Grid) -> Result<Tensor> {
     let shape = x.size();
     let length = shape[axis];
     let Grid { height, width } = grid;
     ensure!(
         length % grid.cells() == 0,
-        "axis {axis} of shape {shape:?} is no {height}×{width} grid of channels"
+        "axis {axis} of shape {shape:?}: expected a multiple of the {height}×{width} positions of the grid"
     );
     let mut split = shape.clone();
     split.splice(axis..=axis, [height, width, length / grid.cells()]);
@@ -107,7 +112,7 @@ fn rotate_grid(x: &Tensor, axis: usize, grid: Grid) -> Result<Tensor> {
     Ok(x.f_reshape(&split)?.f_flip([axis, axis + 1])?.f_reshape(&shape)?)
 }
 
-/// Images `[N, C, H, W]`, rotated by 180°: from either frame into the other.
+/// Rotates images `[N, C, H, W]` by 180°, which maps either frame to the other.
 ///
 /// # Errors
 /// If `images` is not rank 4.
@@ -116,7 +121,7 @@ pub fn rotate_images(images: &Tensor) -> Result<Tensor> {
     Ok(images.f_flip([2, 3])?)
 }
 
-/// Rotates one image's bytes `[H, W, C]` by 180° in place: from either frame into the other.
+/// Rotates the bytes `[H, W, C]` of one image by 180° in place, which maps either frame to the other.
 pub fn rotate_pixels(image: &mut [u8], channels: usize) {
     image.reverse();
     for pixel in image.chunks_exact_mut(channels) {

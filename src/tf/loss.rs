@@ -1,9 +1,9 @@
-//! Losses and the activation that `tch` has only without its slope.
+//! The cross-entropy loss, and a leaky ReLU of any slope, which `tch` lacks.
 
 use anyhow::Result;
 use tch::{Reduction, Tensor};
 
-/// Mean over the batch of `tf.nn.sigmoid_cross_entropy_with_logits(logits, label)`.
+/// `tf.nn.sigmoid_cross_entropy_with_logits(logits, label)`, averaged over the batch.
 ///
 /// # Shapes
 /// `logits` `[N, 1]` → scalar, same kind and device. `label` is the same for every row.
@@ -20,13 +20,14 @@ pub fn sigmoid_cross_entropy(logits: &Tensor, label: f64) -> Result<Tensor> {
     )?)
 }
 
-/// `max(alpha · x, x)` in one kernel each way, for 0 < `alpha` < 1. Any shape.
+/// `max(alpha · x, x)` for 0 < `alpha` < 1 and any shape. Forward and backward are one kernel each.
 ///
 /// # Errors
 /// If `x` is not of a floating kind.
 pub fn leaky_relu(x: &Tensor, alpha: f64) -> Result<Tensor> {
-    // `tch`'s leaky_relu has no slope. leaky_relu_backward(gradient = x, at x) has the same value,
-    // x · (x > 0 ? 1 : alpha), and its derivative by the gradient argument is the one wanted.
+    // `tch`'s leaky_relu takes no slope, but its leaky_relu_backward does. With x as the gradient argument, at
+    // the point x, its value is x · (x > 0 ? 1 : alpha): the leaky ReLU. The point is detached, so what flows
+    // back is the derivative by the gradient argument, and that is the leaky ReLU's derivative.
     Ok(x.f_detach()?.f_leaky_relu_backward(x, alpha, false)?)
 }
 

@@ -1,6 +1,6 @@
 //! TensorFlow 1's layers, losses and optimizer on `tch::nn`, in the mirrored frame ([`frame`]).
 //!
-//! Nothing here knows the DCGAN: [`crate::model`] puts these pieces together.
+//! Nothing in this module knows about the DCGAN: [`crate::model`] builds the networks from these pieces.
 
 mod adam;
 mod batch_norm;

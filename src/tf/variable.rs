@@ -1,28 +1,28 @@
-//! A network's variables by TensorFlow's names.
+//! The variables of a network, under TensorFlow's names.
 
 use tch::Tensor;
 
 use super::frame::Layout;
 
-/// What a variable is for; it decides the initial value and whether it is trained.
+/// What a variable is for. This decides its initial value and whether it is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Weights of a dense layer or a convolution.
     Kernel,
-    /// Added to each output channel.
+    /// What a dense layer or a convolution adds to each output channel.
     Bias,
     /// Batch norm's scale.
     Gamma,
     /// Batch norm's shift.
     Beta,
-    /// Batch norm's running mean, not trained.
+    /// Batch norm's running mean, which is not trained.
     MovingMean,
-    /// Batch norm's running variance, not trained.
+    /// Batch norm's running variance, which is not trained.
     MovingVariance,
 }
 
 impl Role {
-    /// Whether the optimizer steps it.
+    /// Whether the optimizer trains variables of this role.
     pub fn is_trainable(self) -> bool {
         !matches!(self, Self::MovingMean | Self::MovingVariance)
     }
@@ -40,7 +40,7 @@ pub(super) fn kernel_and_bias(
     ]
 }
 
-/// One variable: its names on both sides, its layout and the live tensor (mirrored frame).
+/// One variable: its names in TensorFlow and `tch`, its layout, and the live tensor in the mirrored frame.
 #[derive(Debug)]
 pub struct Variable {
     /// TensorFlow's name within its network, such as `conv2d_transpose_1/kernel`.
@@ -49,9 +49,9 @@ pub struct Variable {
     pub torch_name: String,
     /// What it is for.
     pub role: Role,
-    /// How it maps between the frames.
+    /// How it maps between TensorFlow's upright frame and the mirrored frame.
     pub layout: Layout,
-    /// The tensor itself; a shallow clone, so writing to it writes the network's.
+    /// The tensor. It shares its memory with the network's, so writing to it changes the network.
     pub tensor: Tensor,
 }
 

@@ -1,15 +1,17 @@
 //! Transposed convolutions of kernel 5 and stride 2 with a third of the multiplications.
 //!
-//! Of the coarse grid, a stride-2 kernel of 5 is four kernels of 3×3, 3×2, 2×3 and 2×2: one for each
-//! parity of the fine grid's rows and columns (a *phase*). Each runs with stride 1 and is computed by
-//! Winograd's minimal filtering in each direction: inputs and kernels are evaluated at m + 2 *points*
-//! for m outputs (one less for a kernel of 2, whose value at the point 0 is 0), multiplied there, and
-//! interpolated. In float32 m is 4: for 4×4 outputs of each phase 36 + 30 + 30 + 25 = 121 products
-//! instead of 16 · 25 = 400. In bfloat16 it is 2, whose points are kinder: 49 instead of 100.
+//! The input is a *coarse grid*, the output a *fine grid* with twice as many rows and columns. Each output
+//! belongs to one of four *phases*: its row is even or odd, and so is its column. Within a phase, the
+//! 5×5 kernel with stride 2 acts on the coarse grid as a smaller kernel with stride 1: 3×3, 3×2, 2×3 or 2×2.
+//! Each of these four is computed by Winograd's minimal filtering in each direction: to get m outputs, inputs
+//! and kernels are evaluated at m + 2 *points*, multiplied there, and the products interpolated. (A kernel of
+//! 2 needs one point less, because its value at the point 0 is 0.) In float32 m is 4: 4×4 outputs of all
+//! phases take 36 + 30 + 30 + 25 = 121 products instead of 16 · 25 = 400. In bfloat16 m is 2, because its few
+//! points round less: 49 products instead of 100.
 //!
-//! It is the same function: only the rounding differs. In float32 the outputs are off by 2e-6 of their
-//! norm instead of 4e-7, the gradients by 2e-6 instead of 1e-6; in bfloat16 by 5e-3 instead of 2e-3
-//! (`tests/winograd.rs` holds them to that).
+//! This computes the same function as a plain transposed convolution; only the rounding differs. In float32
+//! the outputs are off by 2e-6 of their norm instead of 4e-7, and the gradients by 2e-6 instead of 1e-6; in
+//! bfloat16 the errors are 5e-3 instead of 2e-3. `tests/winograd.rs` checks bounds on these errors.
 //!
 //! # Source
 //! S. Winograd, *Arithmetic Complexity of Computations* (1980); A. Lavin and S. Gray, *Fast Algorithms
@@ -22,61 +24,67 @@ use tch::{Kind, Tensor};
 use super::frame::KERNEL;
 use crate::shape::Grid;
 
-/// Taps of a phase's kernel in one direction.
+/// Taps of a phase's kernel in one direction. A kernel of 2 is one of 3 whose first tap is 0.
 const TAPS: usize = 3;
 
-/// The points but for ∞, which is the last one: as many as a tile has outputs in one direction, and
-/// one. 0 comes first.
+/// All points except ∞, which is always the last point. There is one more of these than a tile has outputs
+/// in one direction. 0 comes first.
 fn finite_points(kind: Kind) -> &'static [f64] {
     match kind {
-        // Larger tiles need points that bfloat16's 8 bits cannot tell apart: 15e-3 instead of 5e-3.
+        // Larger tiles need more points, and bfloat16's 8 bits cannot tell those apart: the error would be
+        // 15e-3 instead of 5e-3.
         Kind::BFloat16 => &[0.0, 1.0, -1.0],
         _ => &[0.0, 1.0, -1.0, 0.5, -2.0],
     }
 }
 
-/// Positions of a whole batch below which the transforms cost more than they save. Measured on Zen 4
+/// With fewer positions than this in a whole batch, the transforms cost more than they save. Measured on Zen 4
 /// (`benches/NOTES.md`): a batch of 32 on a grid of 4×4.
 const LEAST_POSITIONS: i64 = 32 * 4 * 4;
-/// The largest grid on which float32 is faster this way; above, libtorch's convolution is (measured likewise).
+/// Side of the largest coarse grid on which float32 is faster this way. On larger ones libtorch's convolution
+/// is faster (`benches/NOTES.md`).
 const LARGEST_SIDE: i64 = 8;
-/// The grid on which bfloat16 is faster this way (measured likewise).
+/// Side of the only coarse grid on which bfloat16 is faster this way (`benches/NOTES.md`).
 const BF16_SIDE: i64 = 4;
 
-/// Outputs of a tile in one direction.
+/// Number of outputs of a tile in one direction.
 fn tile(kind: Kind) -> i64 {
     finite_points(kind).len() as i64 - 1
 }
 
-/// The matrices of one grid size, in one kind.
+/// The matrices that transform inputs, kernels and products, for one grid size and one kind.
 ///
-/// Letters: N batch, I channels of the coarse grid, O channels of the fine grid, H height and width of
-/// the coarse grid, T tiles in the grid, P points in both directions.
+/// Letters: N is the batch, I the channels of the coarse grid, O the channels of the fine grid, H the height
+/// and the width of the coarse grid, T the number of tiles in the grid, and P the number of pairs of points,
+/// one for the rows and one for the columns.
 #[derive(Debug)]
 pub(super) struct Winograd {
     height: i64,
     kind: Kind,
     points: i64,
-    /// `[P·T, H·H]`: the coarse grid at all points of all tiles.
+    /// `[P·T, H·H]`: evaluates the coarse grid at all points of all tiles.
     evaluate: Tensor,
+    /// In this order: even rows and even columns, even rows and odd columns, odd and even, odd and odd.
     phases: [Phase; 4],
 }
 
+/// The matrices of one phase: the outputs in even or odd rows and in even or odd columns.
 #[derive(Debug)]
 struct Phase {
-    /// The points whose product is not 0: a range of the P.
+    /// Index of the first of the P points at which this phase's kernel is not always 0.
     first: i64,
+    /// Number of those points; they follow one another.
     count: i64,
-    /// `[count, 25]`: the kernel at those points.
+    /// `[count, 25]`: evaluates a 5×5 kernel at those points.
     kernel: Tensor,
-    /// `[H·H, count·T]`: from the products to the fine grid's pixels of this phase.
+    /// `[H·H, count·T]`: interpolates the products, which gives the fine grid's pixels of this phase.
     interpolate: Tensor,
 }
 
 impl Winograd {
-    /// Whether it is faster on the CPU than libtorch's convolution, for a batch of `kind` on a coarse
-    /// grid of this size. `benches/NOTES.md` has the measurements.
-    pub(super) fn pays(kind: Kind, batch: i64, grid: Grid) -> bool {
+    /// Whether this algorithm is faster on the CPU than libtorch's convolution, for a batch of `kind` on a
+    /// coarse grid of this size. `benches/NOTES.md` has the measurements.
+    pub(super) fn is_faster(kind: Kind, batch: i64, grid: Grid) -> bool {
         let Grid { height, width } = grid;
         let is_whole = height == width && height > 0 && height % tile(kind) == 0;
         let is_large_enough = batch * grid.cells() >= LEAST_POSITIONS;
@@ -96,14 +104,15 @@ impl Winograd {
         let Filter { outputs, kernels, inputs } = minimal_filtering(finite_points(kind));
         let count = kernels.len();
         let (h, tiles) = (height as usize, (height / tile) as usize);
-        // In one direction: `[point][tile][row]`, from rows to points and from points to rows.
+        // Both are for one direction and indexed `[point][tile][row]`: `evaluate` goes from rows to points,
+        // `interpolate` from points to rows.
         let zeros = || vec![vec![vec![0.0; h]; tiles]; count];
         let (mut evaluate, mut interpolate) = (zeros(), zeros());
         for point in 0..count {
             for i in 0..tiles {
                 let start = i * tile as usize;
                 for (offset, &value) in inputs[point].iter().enumerate() {
-                    // One row before the tile, one after it; beyond the grid is zero.
+                    // A tile reads one row before it and one after it. Rows outside the grid are zero.
                     if let Some(row) = (start + offset).checked_sub(1).filter(|&row| row < h) {
                         evaluate[point][i][row] = value;
                     }
@@ -113,8 +122,9 @@ impl Winograd {
                 }
             }
         }
-        // Every phase takes a range of this order: all; without the point 0 in the columns; in the
-        // rows; in both.
+        // The pairs of points are ordered so that each phase uses one contiguous range of them. The first
+        // phase uses all pairs; the others leave out those with the point 0 (index 0) in the columns, in the
+        // rows, or in either.
         let rest = || 1..count;
         let order: Vec<(usize, usize)> = rest()
             .map(|row| (row, 0))
@@ -128,11 +138,11 @@ impl Winograd {
         let tensor = |values: Vec<f64>, rows: usize| -> Result<Tensor> {
             Ok(Tensor::f_from_slice(&values)?.f_view([rows as i64, -1])?.f_to_kind(kind)?)
         };
-        let each = || (0..tiles).flat_map(|i| (0..tiles).map(move |j| (i, j)));
+        let all_tiles = || (0..tiles).flat_map(|i| (0..tiles).map(move |j| (i, j)));
         let pixels = || (0..h).flat_map(|row| (0..h).map(move |column| (row, column)));
         let mut values = Vec::new();
         for &(p, q) in &order {
-            for (i, j) in each() {
+            for (i, j) in all_tiles() {
                 let at =
                     |(row, column): (usize, usize)| evaluate[p][i][row] * evaluate[q][j][column];
                 values.extend(pixels().map(at));
@@ -151,7 +161,8 @@ impl Winograd {
             for (row, column) in pixels() {
                 for &(p, q) in points {
                     values.extend(
-                        each().map(|(i, j)| interpolate[p][i][row] * interpolate[q][j][column]),
+                        all_tiles()
+                            .map(|(i, j)| interpolate[p][i][row] * interpolate[q][j][column]),
                     );
                 }
             }
@@ -166,13 +177,13 @@ impl Winograd {
         Ok(Self { height, kind, points: order.len() as i64, evaluate, phases })
     }
 
-    /// Whether these are the matrices for such a coarse grid.
-    pub(super) fn serves(&self, x: &Tensor) -> bool {
+    /// Whether these matrices are for inputs of the size and kind of `x`.
+    pub(super) fn fits(&self, x: &Tensor) -> bool {
         x.size().get(2) == Some(&self.height) && x.kind() == self.kind
     }
 
-    /// A kernel `[I, O, 5, 5]` at the points of each phase: `[count, I, O]`. Without a copy if the
-    /// kernel's memory runs over height, width, I, O.
+    /// Evaluates a kernel `[I, O, 5, 5]` at the points of each phase: `[count, I, O]`. Copies nothing if the
+    /// kernel's memory order is height, width, I, O.
     pub(super) fn kernels(&self, weight: &Tensor) -> Result<[Tensor; 4]> {
         let (inputs, outputs, _, _) = weight.size4()?;
         let taps = weight.f_permute([2, 3, 0, 1])?.f_reshape([KERNEL * KERNEL, -1])?; // [25, I·O]
@@ -183,15 +194,15 @@ impl Winograd {
         Ok([at(a)?, at(b)?, at(c)?, at(d)?])
     }
 
-    /// The transposed convolution of `x` `[N, I, H, H]` with [`Self::kernels`]: `[N, O, 2H, 2H]` in
-    /// channels-last memory order, without a bias.
+    /// The transposed convolution of `x` `[N, I, H, H]` with kernels from [`Self::kernels`]. Returns
+    /// `[N, O, 2H, 2H]` in channels-last memory order, without a bias.
     pub(super) fn conv_transpose(&self, x: &Tensor, kernels: &[Tensor; 4]) -> Result<Tensor> {
         let (n, inputs, h, _) = x.size4()?;
         let outputs = kernels[0].size()[2];
         let x = x.f_permute([2, 3, 0, 1])?.f_reshape([h * h, n * inputs])?; // [H·H, N·I]
         let x = self.evaluate.f_mm(&x)?.f_view([self.points, -1, inputs])?; // [P, T·N, I]
         let phase = |(phase, kernel): (&Phase, &Tensor)| -> Result<Tensor> {
-            // A view of everything would cost the way back a copy.
+            // Narrowing to the whole range would cost a copy in the backward pass.
             let x = match phase.count == self.points {
                 true => x.shallow_clone(),
                 false => x.f_narrow(0, phase.first, phase.count)?,
@@ -202,21 +213,21 @@ impl Winograd {
         let fine: Vec<Tensor> =
             self.phases.iter().zip(kernels).map(phase).collect::<Result<_>>()?; // 4 × [H·H, N·O]
         let y = Tensor::f_stack(&fine, 0)?.f_view([2, 2, h, h, n, outputs])?;
-        // The phases are the parities of rows and columns.
+        // Interleaves the phases: the first two axes are the parities of the fine grid's rows and columns.
         let y = y.f_permute([4, 2, 0, 3, 1, 5])?.f_reshape([n, 2 * h, 2 * h, outputs])?;
         Ok(y.f_permute([0, 3, 1, 2])?)
     }
 }
 
-/// What the five taps of a kernel come to at a point, by parity of the fine grid's row (or column):
-/// row 2p takes the taps 4, 2, 0 of the coarse rows p − 1, p, p + 1; row 2p + 1 the taps 3, 1 of p,
-/// p + 1.
+/// The factor of each of the kernel's five taps when the kernel is evaluated at a point, for even or odd rows
+/// (or columns) of the fine grid. The fine row 2p reads the coarse rows p − 1, p and p + 1 with the taps 4, 2
+/// and 0; the fine row 2p + 1 reads the coarse rows p and p + 1 with the taps 3 and 1.
 fn taps(odd: bool, point: &[f64; TAPS]) -> [f64; KERNEL as usize] {
     let [before, at, after] = *point;
     if odd { [0.0, after, 0.0, at, 0.0] } else { [after, 0.0, at, 0.0, before] }
 }
 
-/// Minimal filtering in one direction: for each point the factors of the m outputs, the three taps and
+/// Minimal filtering in one direction: for each point, the factors of the m outputs, of the three taps and of
 /// the m + 2 inputs. `output[k] = Σ_points outputs[k] · (Σ kernels · kernel) · (Σ inputs · input)`.
 struct Filter {
     outputs: Vec<Vec<f64>>,
@@ -224,8 +235,9 @@ struct Filter {
     inputs: Vec<Vec<f64>>,
 }
 
-/// Toom's and Cook's multiplication of polynomials, transposed: inputs meet the coefficients of
-/// Lagrange's polynomials of the points; for ∞, the last one, those of Π (x − point).
+/// The factors of minimal filtering. They come from the Toom-Cook multiplication of polynomials, transposed:
+/// the factors of the inputs are the coefficients of the points' Lagrange polynomials, and for the last
+/// point, ∞, those of Π (x − point).
 fn minimal_filtering(finite: &[f64]) -> Filter {
     let points = finite.len() + 1;
     let m = points + 1 - TAPS;
@@ -252,7 +264,8 @@ fn minimal_filtering(finite: &[f64]) -> Filter {
     filter.outputs.push((0..m).map(|power| f64::from(power + 1 == m)).collect());
     filter.kernels.push([0.0, 0.0, 1.0]);
     filter.inputs.push(product(&mut finite.iter().copied()));
-    // What the inputs' factors have too much, the kernel's get: smaller values round less.
+    // Scales the inputs' factors so that the largest is 1, and the kernel's factors the other way: smaller
+    // values round less.
     for (inputs, kernels) in filter.inputs.iter_mut().zip(&mut filter.kernels) {
         let largest = inputs.iter().fold(0.0_f64, |largest, x| largest.max(x.abs()));
         inputs.iter_mut().for_each(|x| *x /= largest);
@@ -277,7 +290,8 @@ mod tests {
                 let fast: f64 = (0..kernels.len()).map(|p| outputs[p][k] * at(p)).sum();
                 assert!((plain - fast).abs() <= 1e-13, "{k}: {plain} {fast}");
             }
-            // Kernels of two taps, whose first is 0, can leave the first point out.
+            // The value at the first point comes from the first tap alone. Kernels of two taps, whose first
+            // tap is 0, can therefore leave that point out.
             assert_eq!(kernels[0][1..], [0.0, 0.0]);
         }
     }

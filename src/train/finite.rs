@@ -1,4 +1,4 @@
-//! Non-finite values never enter a weight.
+//! Keeps losses and gradients that are NaN or infinite from reaching a weight.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use crate::tf::all_finite;
 pub struct NonFinite {
     /// The iteration, counted from 1.
     pub iteration: u64,
-    /// The optimizer step within it: 0 the discriminator's, 1, 2, … the generator's.
+    /// The optimizer step within the iteration: 0 is the discriminator's; 1, 2, … are the generator's.
     pub step: u64,
-    /// Whether the loss itself was found to be non-finite, rather than one of its gradients;
-    /// unknown on an accelerator, where nobody looks until the next logging step.
+    /// `true` if the loss itself is not finite, `false` if only one of its gradients is not. `None` on an
+    /// accelerator: there the host learns only which step failed.
     pub in_loss: Option<bool>,
 }
 
@@ -37,21 +37,22 @@ impl fmt::Display for NonFinite {
 
 impl std::error::Error for NonFinite {}
 
-/// Where the losses are looked at.
+/// How losses and gradients are checked.
 #[derive(Debug)]
 enum Mode {
-    /// On the CPU at once: reading a loss there is free.
+    /// The host checks them before each optimizer step. This is for the CPU, where reading a loss is free.
     Immediate,
-    /// On the device: the host reads `failed_at` only when it must wait anyway.
+    /// The device checks them, and the host reads `failed_at` only when it has to wait for the device anyway.
     Deferred {
-        /// Scalar of the weights' kind: 1 until the first failure, then 0 for good.
+        /// Scalar of the weights' kind: 1 until the first failure, 0 from then on.
         gate: Tensor,
-        /// Int64 scalar: 0, or 1 + the number of the optimizer step that failed first.
+        /// Int64 scalar: 0 if nothing has failed, otherwise the number of the optimizer step that failed
+        /// first, counted from 1 over all iterations.
         failed_at: Tensor,
     },
 }
 
-/// Looks at every loss and its gradients before they are used.
+/// Checks every loss and its gradients before the optimizer uses them.
 #[derive(Debug)]
 pub(super) struct FiniteCheck {
     mode: Mode,
@@ -59,7 +60,7 @@ pub(super) struct FiniteCheck {
 }
 
 impl FiniteCheck {
-    /// The check that suits `device`.
+    /// Immediate checks on the CPU, deferred ones on every other device.
     pub(super) fn new(device: Device, kind: Kind, steps_per_iteration: u64) -> Result<Self> {
         match device {
             Device::Cpu => Ok(Self { mode: Mode::Immediate, steps_per_iteration }),
@@ -67,19 +68,21 @@ impl FiniteCheck {
         }
     }
 
-    /// The check for accelerators, which works on any device.
+    /// Deferred checks. They are meant for accelerators but work on any device, so tests can use them on the
+    /// CPU.
     pub(super) fn deferred(device: Device, kind: Kind, steps_per_iteration: u64) -> Result<Self> {
         let gate = Tensor::f_ones([0; 0], (kind, device))?;
         let failed_at = Tensor::f_zeros([0; 0], (Kind::Int64, device))?;
         Ok(Self { mode: Mode::Deferred { gate, failed_at }, steps_per_iteration })
     }
 
-    /// The gate of an optimizer step: `None` where the host knows that all is well.
+    /// Checks a loss and its gradients, and returns the gate for the optimizer step, as
+    /// [`crate::tf::Adam::step`] takes it. The gate is `None` if the host knows that everything is finite.
     ///
-    /// `iteration` counts from 1, `step` from 0 within it.
+    /// `iteration` counts from 1, `step` from 0 within the iteration.
     ///
     /// # Errors
-    /// [`NonFinite`], on the CPU, at once.
+    /// [`NonFinite`], if checks are immediate. Deferred checks report failures in [`Self::synchronize`].
     pub(super) fn gate(
         &mut self,
         loss: &Tensor,
@@ -97,8 +100,8 @@ impl FiniteCheck {
             }
             Mode::Deferred { gate, failed_at } => {
                 let _no_grad = tch::no_grad_guard();
-                // 0 · x is 0 only where x is finite: one number tells of all. Of a gradient the square,
-                // because Adam's second moment takes it.
+                // 0 · x is 0 only if x is finite, so one sum shows whether all values are finite. Gradients
+                // are squared first, because Adam's second moment is a mean of squares.
                 let mut zero = loss.f_mul_scalar(0.)?;
                 for g in gradients {
                     zero = zero.f_add(&g.f_square()?.f_mul_scalar(0.)?.f_sum(g.kind())?)?;
@@ -114,7 +117,7 @@ impl FiniteCheck {
         }
     }
 
-    /// The gate as it is now, where the host does not know.
+    /// The present gate if checks are deferred, otherwise `None`.
     pub(super) fn current(&self) -> Option<&Tensor> {
         match &self.mode {
             Mode::Immediate => None,
@@ -122,7 +125,7 @@ impl FiniteCheck {
         }
     }
 
-    /// Forgets what has failed: the state is another one now.
+    /// Forgets earlier failures, because the weights have been replaced.
     pub(super) fn reset(&mut self) -> Result<()> {
         if let Mode::Deferred { gate, failed_at } = &mut self.mode {
             let _ = gate.f_fill_(1.)?;
@@ -134,7 +137,7 @@ impl FiniteCheck {
     /// Waits for the device and reports the first failure, if there was one.
     ///
     /// # Errors
-    /// [`NonFinite`].
+    /// [`NonFinite`], if a deferred check has failed.
     pub(super) fn synchronize(&self) -> Result<()> {
         let Mode::Deferred { failed_at, .. } = &self.mode else { return Ok(()) };
         match failed_at.f_int64_value(&[])? as u64 {

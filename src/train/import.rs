@@ -1,4 +1,4 @@
-//! A state to go on from, out of weights from elsewhere.
+//! Makes a checkpoint, from which training can resume, out of exported weights.
 
 use std::path::{Path, PathBuf};
 
@@ -7,31 +7,32 @@ use tch::Device;
 
 use super::state::{Entry, Part, save, state};
 use super::step::Gan;
+use crate::architecture::{ModelConfig, Network};
 use crate::data::SetIdentity;
 use crate::error::{Fixable, Usage};
 use crate::files::TensorFile;
 use crate::finite::ensure_finite;
-use crate::model::{Model, Network};
+use crate::model::Model;
 use crate::run::checkpoint::{Checkpoint, Header, Origin};
 use crate::run::watch::Watch;
-use crate::shape::ImageShape;
 use crate::weights::Weights;
 
-/// Both networks with their optimizers, and what became of them.
+/// Both networks and their optimizers as imported, with notes on what was imported.
 #[derive(Debug)]
 pub struct Imported {
     gan: Gan,
     header: Header,
-    /// What was taken and what begins anew, for people.
+    /// Sentences for people: what was taken from which file, and what starts with initial values.
     pub notes: Vec<String>,
 }
 
 impl Imported {
-    /// Reads exported weights of one network or both.
+    /// Reads exported weights of one network or both. A network that is in no file gets initial values.
     ///
     /// # Errors
-    /// [`Usage`], if a network is in two files; [`Fixable::IsCheckpoint`], if a file is a checkpoint already. If a file cannot be
-    /// read, holds neither network, or two networks do not fit together.
+    /// [`Usage`], if a network is in two files or a path is a folder; [`Fixable::IsCheckpoint`], if a file is a
+    /// checkpoint already. Any other error if a file cannot be read, a file holds neither network, or the two
+    /// networks do not fit together.
     pub fn read(paths: &[PathBuf]) -> Result<Self> {
         let mut files = Vec::new();
         for path in paths {
@@ -63,23 +64,23 @@ impl Imported {
                 all.push((weights, file));
             }
         }
-        // Settings are the generator's where both are there.
+        // If both networks are there, the settings are the generator's.
         all.sort_by_key(|(weights, _)| weights.network as usize);
         let (first, _) = all.first().context("no file to import")?;
         let (config, kind) = (first.config.clone(), first.kind());
         let mut others = all.iter().map(|(other, _)| other);
         if let Some(other) = others.find(|other| other.model_config() != first.model_config()) {
             let (ours, theirs) = (first.model_config(), other.model_config());
+            let told = |config: ModelConfig| {
+                let ModelConfig { image, base_width, z_dim, .. } = config;
+                format!("images {image}, base_width {base_width}, z_dim {z_dim}")
+            };
             bail!(
-                "{} and {} do not fit together: channels {} and {}, base_width {} and {}, z_dim {} and {}",
+                "{} and {} do not fit together: {} and {}",
                 first.name,
                 other.name,
-                ours.image.channels,
-                theirs.image.channels,
-                ours.base_width,
-                theirs.base_width,
-                ours.z_dim,
-                theirs.z_dim
+                told(ours),
+                told(theirs)
             );
         }
         let model = Model::new(&first.model_config(), config.seed, Device::Cpu, kind)?;
@@ -105,8 +106,8 @@ impl Imported {
             notes.push(format!("{what}: {name}; {state}"));
         }
         let iteration = all.iter().map(|(weights, _)| weights.iteration).max().unwrap_or(0);
-        // The images are not in the file.
-        let set = SetIdentity::new(1, ImageShape::reference(first.channels), String::new());
+        // Weights do not tell which images they were trained on, so the number and the hash are placeholders.
+        let set = SetIdentity::new(1, first.model_config().image, String::new());
         let header = Header {
             iteration,
             config,
@@ -120,22 +121,22 @@ impl Imported {
         Ok(Self { gan, header, notes })
     }
 
-    /// Iterations done, as the files say.
+    /// How many iterations the weights were trained for, according to the files.
     pub fn iteration(&self) -> u64 {
         self.header.iteration
     }
 
-    /// Writes a checkpoint, whole or not at all.
+    /// Writes the checkpoint to `path`. If that fails, there is no partial file.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the file cannot be written or a value is not finite.
     pub fn save(&self, path: &Path) -> Result<()> {
         let Self { gan, header, .. } = self;
         save(path, header, gan)
     }
 }
 
-/// The networks that a file says or shows that it holds.
+/// The networks that a file holds, according to its metadata or to the names of its tensors.
 fn networks_in(file: &TensorFile) -> Vec<Network> {
     let stated = file.metadata.get("network");
     let holds = |network: &Network| {
@@ -146,10 +147,12 @@ fn networks_in(file: &TensorFile) -> Vec<Network> {
     Network::ALL.into_iter().filter(holds).collect()
 }
 
-/// Gives the optimizer of `network` the moments and powers that `file` has by TensorFlow's names, if it has them.
+/// Gives the optimizer of `network` the moments and powers that `file` holds under TensorFlow's names. Returns
+/// whether the file holds any.
 ///
 /// # Errors
-/// If it has some of them only, or one is of another shape, not finite or not possible; then nothing has changed.
+/// If the file holds only some of them, or if one has another shape, is not finite or has an impossible value.
+/// Then nothing has changed.
 fn restore_optimizer(file: &TensorFile, network: Network, gan: &Gan) -> Result<bool> {
     let mut entries = state(gan);
     entries.retain(|entry| entry.network == network && !matches!(entry.part, Part::Variable(_)));

@@ -22,23 +22,23 @@ pub struct Signal {
 }
 
 impl Signal {
-    /// The exit status that the shell knows it by: 128 + its number.
+    /// The exit status that shells report for a process ended by this signal: 128 + its number.
     pub fn exit_code(self) -> u8 {
         u8::try_from(128 + self.number).unwrap_or(u8::MAX)
     }
 }
 
-/// Whether a signal has asked the run to end.
+/// Remembers whether a signal has asked the run to end.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt(Arc<AtomicUsize>);
 
 impl Interrupt {
-    /// From now on SIGINT, SIGTERM and SIGHUP are noted here instead of ending the process; a SIGINT or
-    /// SIGTERM after that ends it at once. A signal that the process was started to ignore, as by `nohup`, stays
-    /// ignored.
+    /// From now on the first SIGINT, SIGTERM or SIGHUP is remembered here instead of ending the process, so that
+    /// the run can save its state. A SIGINT or SIGTERM after that first signal ends the process at once. Signals
+    /// that were ignored when the process started, as `nohup` arranges, stay ignored.
     ///
     /// # Errors
-    /// If the system refuses.
+    /// If the operating system does not allow a signal to be handled.
     pub fn on_signals() -> Result<Self> {
         let interrupt = Self::default();
         let first = Arc::new(AtomicBool::new(false));
@@ -48,9 +48,11 @@ impl Interrupt {
             }
             let code = Signal { number, name }.exit_code().into();
             let register = || {
-                // Shell and system may each tell of a closed terminal: that is no impatience.
+                // A closed terminal may send SIGHUP twice, once from the shell and once from the system. That
+                // is not a user who asks twice, so a second SIGHUP does not end the process.
                 if name != "SIGHUP" {
-                    // Before the next one: the first signal finds `first` false and sets it.
+                    // This must be registered before the flag below: handlers run in order, so the first signal
+                    // still finds `first` false here, and the next handler sets it.
                     flag::register_conditional_shutdown(number, code, Arc::clone(&first))?;
                 }
                 flag::register(number, Arc::clone(&first))?;
@@ -61,7 +63,7 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// The signal that has come, if one has.
+    /// The signal that has asked the run to end, if one has come.
     pub fn requested(&self) -> Option<Signal> {
         let received = self.0.load(Ordering::Relaxed);
         let signal = SIGNALS.into_iter().find(|&(number, _)| number as usize == received);
@@ -71,8 +73,8 @@ impl Interrupt {
 
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
-    // SAFETY: `sigaction` without a new action only writes the present one, for which all zeros is a
-    // valid value to begin with.
+    // SAFETY: without a new action, `sigaction` only writes the present action to `present`, and all zeros are
+    // a valid value for `present` to start with.
     unsafe {
         let mut present: libc::sigaction = std::mem::zeroed();
         libc::sigaction(signal, std::ptr::null(), &mut present) == 0

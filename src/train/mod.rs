@@ -1,4 +1,4 @@
-//! Training: one iteration ([`step`]) and the loop around it.
+//! Training: one iteration ([`step`]), the loop around it ([`train`]), and what a checkpoint holds ([`state`]).
 
 mod finite;
 pub mod import;
@@ -9,4 +9,4 @@ pub mod step;
 mod trainer;
 
 pub use finite::NonFinite;
-pub use trainer::{End, Job, MAX_ROLLBACKS, Outcome, train};
+pub use trainer::{End, Job, MAX_ROLLBACKS, Outcome, is_divergence, train};

@@ -1,6 +1,6 @@
-//! What the two networks are trained to do: their losses, from logits.
+//! What the two networks are trained to do: their losses, computed from logits.
 //!
-//! Another loss is another variant of [`Objective`]; the compiler names the two places that it needs.
+//! To add a loss, add a variant to [`Objective`]. The compiler then names the two functions that need it.
 
 use anyhow::Result;
 use tch::Tensor;
@@ -10,9 +10,9 @@ use crate::tf::sigmoid_cross_entropy;
 /// The losses of both networks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Objective {
-    /// The reference's: each logit's cross-entropy with its label, a mean over the batch.
+    /// The reference's losses: the cross-entropy of each logit with its label, averaged over the batch.
     CrossEntropy {
-        /// One-sided: real images are labelled 1 − this.
+        /// Label smoothing for real images only: their label is 1 − this.
         label_smoothing: f64,
     },
 }
@@ -24,7 +24,7 @@ impl Default for Objective {
 }
 
 impl Objective {
-    /// The discriminator's loss: it is to tell real images from generated ones.
+    /// The discriminator's loss. It is low if the discriminator tells real images from generated ones.
     ///
     /// # Shapes
     /// `real_logits` `[n, 1]`, `fake_logits` `[N, 1]` → scalar.
@@ -40,7 +40,7 @@ impl Objective {
         }
     }
 
-    /// The generator's loss: its images are to be taken for real ones.
+    /// The generator's loss. It is low if the discriminator takes the generator's images for real ones.
     ///
     /// # Shapes
     /// `fake_logits` `[N, 1]` → scalar.

@@ -1,7 +1,7 @@
 //! Everything that a checkpoint holds of the networks and their optimizers, listed once.
 //!
-//! Saving, restoring, importing and comparing go over [`state`]. Another replica of the weights, such as a moving
-//! average, is another line there.
+//! Saving, restoring, importing and comparing with TensorFlow all iterate over the list that [`state`] returns.
+//! To put more into checkpoints, such as a moving average of the weights, add it to that list.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,23 +16,23 @@ use crate::run::checkpoint::{Checkpoint, Header};
 use crate::tf::Role;
 use crate::tf::frame::Layout;
 
-/// What one of the tensors is.
+/// What one of a checkpoint's tensors is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// A variable of the network, trained or not.
     Variable(Role),
-    /// A trained variable's first moment.
+    /// Adam's first moment of a trained variable.
     FirstMoment,
-    /// A trained variable's second moment.
+    /// Adam's second moment of a trained variable.
     SecondMoment,
-    /// A power of one of Adam's decays: always one float32.
+    /// One of Adam's powers β1^t and β2^t: one number, float32 in every precision.
     Power,
 }
 
-/// One tensor of the state.
+/// One of a checkpoint's tensors.
 #[derive(Debug)]
 pub struct Entry {
-    /// Whose it is.
+    /// The network that it belongs to.
     pub network: Network,
     /// What it is.
     pub part: Part,
@@ -40,13 +40,13 @@ pub struct Entry {
     pub name: String,
     /// TensorFlow's name, such as `generator/dense/kernel/adam_m`.
     pub tf_name: String,
-    /// How it maps between the frames; a power is a number and has no layout.
+    /// How it maps between TensorFlow's upright frame and the mirrored frame. A power is a number and has none.
     pub layout: Option<Layout>,
-    /// The live tensor: whoever writes to it changes the run.
+    /// The live tensor: writing to it changes the networks or the optimizers.
     pub tensor: Tensor,
 }
 
-/// Everything that has to be saved so that training goes on bit for bit.
+/// Every tensor that has to be saved so that a resumed run equals an uninterrupted one bit for bit.
 pub fn state(gan: &Gan) -> Vec<Entry> {
     let mut all = Vec::new();
     for network in Network::ALL {
@@ -79,10 +79,11 @@ pub fn state(gan: &Gan) -> Vec<Entry> {
     all
 }
 
-/// Writes the state to `path`, whole or not at all.
+/// Writes a checkpoint of `gan` to `path`.
 ///
 /// # Errors
-/// [`crate::finite::NotFinite`], or if the file cannot be written; then there is none.
+/// [`crate::finite::NotFinite`], if a value is not finite; any other error if the file cannot be written. There
+/// is no partial file then.
 pub fn save(path: &Path, header: &Header, gan: &Gan) -> Result<()> {
     let mut tensors = BTreeMap::new();
     for Entry { name, tensor, .. } in state(gan) {
@@ -96,7 +97,8 @@ pub fn save(path: &Path, header: &Header, gan: &Gan) -> Result<()> {
 /// Puts `gan` into the state that `checkpoint` holds.
 ///
 /// # Errors
-/// If a tensor is missing, not known, or of another shape; the message names it, and nothing has changed.
+/// If a tensor is missing or has another shape, the message names it. It is an error, too, if the checkpoint
+/// holds more tensors than expected. In either case nothing has changed.
 pub fn restore(gan: &mut Gan, checkpoint: &Checkpoint) -> Result<()> {
     let restore = || -> Result<()> {
         let mut pairs = Vec::new();
@@ -107,7 +109,11 @@ pub fn restore(gan: &mut Gan, checkpoint: &Checkpoint) -> Result<()> {
                 found == expected,
                 "tensor {name}: expected shape {expected:?}, found {found:?}"
             );
-            ensure!(part != Part::Power || saved.kind() == Kind::Float, "{name} is no float32");
+            let kind = saved.kind();
+            ensure!(
+                part != Part::Power || kind == Kind::Float,
+                "tensor {name}: expected kind Float, found {kind:?}"
+            );
             pairs.push((saved, tensor));
         }
         let (expected, found) = (pairs.len(), checkpoint.tensor_count());

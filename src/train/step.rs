@@ -1,7 +1,7 @@
 //! One iteration: a discriminator step and `g_steps` generator steps on the same z.
 //!
-//! No files, no clock, no printing. The generator's forward pass of the discriminator step serves the
-//! first generator step as well, because neither its weights nor z change in between.
+//! This module uses no files and no clock and prints nothing. The generator runs once for the discriminator
+//! step and the first generator step together, because neither its weights nor z change in between.
 
 use anyhow::{Result, ensure};
 use tch::Tensor;
@@ -12,14 +12,14 @@ use crate::model::{Discriminator, Model, Network};
 use crate::settings::TrainConfig;
 use crate::tf::{Adam, AdamConfig, Statistics};
 
-/// What one iteration does.
+/// The settings of an iteration.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepConfig {
     /// What both networks are trained to do.
     pub objective: Objective,
-    /// Generator steps an iteration; at least 1.
+    /// Number of generator steps in each iteration; at least 1.
     pub g_steps: u64,
-    /// Of both optimizers.
+    /// Hyperparameters of both optimizers.
     pub adam: AdamConfig,
 }
 
@@ -50,18 +50,19 @@ impl From<&TrainConfig> for StepConfig {
     }
 }
 
-/// A part of an iteration, for those who measure.
+/// A part of an iteration. [`Gan::observed_iteration`] reports each, so that benchmarks can time them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// z → images, in all steps.
+    /// A forward pass of the generator, from z to images.
     GeneratorForward,
-    /// Images → logits → losses, in all steps.
+    /// Forward passes of the discriminator, from images to logits and the loss.
     DiscriminatorForward,
-    /// Back through the discriminator to its weights.
+    /// The backward pass of the discriminator's step, from its loss to its weights.
     DiscriminatorBackward,
-    /// Back through the discriminator to the images, and through the generator to its weights.
+    /// The backward pass of a generator's step: through the discriminator to the images, and through the
+    /// generator to its weights.
     GeneratorBackward,
-    /// Whether gradients are finite, and Adam.
+    /// The check that loss and gradients are finite, and Adam's step.
     Optimizers,
 }
 
@@ -76,42 +77,42 @@ pub struct Gan {
     pub d_adam: Adam,
     config: StepConfig,
     finite: FiniteCheck,
-    /// Live moving statistics, and what they were before the iteration.
+    /// The live moving statistics of both networks, each with a copy of its value before the iteration.
     moving: Vec<(Tensor, Tensor)>,
     iterations_done: u64,
 }
 
-/// What an iteration reports, still on the device.
+/// What an iteration reports, as tensors that are still on the device.
 #[derive(Debug)]
 pub struct StepStats {
     d_loss: Tensor,
     g_loss: Tensor,
     real_logits: Tensor,
     fake_logits: Tensor,
-    /// The discriminator step's, mirrored.
+    /// The generated images of the discriminator step, mirrored.
     fake: Tensor,
 }
 
 /// What an iteration reports, as numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepValues {
-    /// Of the discriminator step, before its update.
+    /// The discriminator's loss in its step, before the update of its weights.
     pub d_loss: f64,
-    /// Of the last generator step, before its update.
+    /// The generator's loss in its last step, before the update of its weights.
     pub g_loss: f64,
-    /// Mean sigmoid of the discriminator step's logits on real images.
+    /// Mean probability that the discriminator gives the real images in its step: the sigmoid of its logits.
     pub mean_discriminator_output_prob_real: f64,
-    /// The same on generated ones.
+    /// Mean probability that the discriminator gives the generated images in its step.
     pub mean_discriminator_output_prob_fake: f64,
 }
 
 impl StepStats {
-    /// The images that the discriminator step was shown as generated: `[N, C, H, W]`, mirrored.
+    /// The generated images that the discriminator saw in its step: `[N, C, H, W]`, mirrored.
     pub fn fake(&self) -> &Tensor {
         &self.fake
     }
 
-    /// Reads the numbers; waits for the device.
+    /// Waits for the device and reads the numbers.
     ///
     /// # Errors
     /// If the device fails.
@@ -127,8 +128,8 @@ impl StepStats {
     }
 }
 
-/// How much the images of a batch `[N, C, H, W]` differ: the standard deviation over the batch, as a
-/// mean over the pixels. `None` of a single image.
+/// How much the images of a batch `[N, C, H, W]` differ from each other: the standard deviation over the batch,
+/// averaged over channels and pixels. `None` if the batch is a single image.
 ///
 /// # Errors
 /// If the device fails.
@@ -140,16 +141,17 @@ pub fn spread(images: &Tensor) -> Result<Option<f64>> {
     Ok(Some(deviation.f_mean(images.kind())?.f_double_value(&[])?))
 }
 
-/// What the discriminator says of images, real or generated: the one place where images meet it in training.
+/// The discriminator's logits for `images`. Every image that training shows to the discriminator passes through
+/// here, whether real or generated.
 fn judge(discriminator: &Discriminator, images: &Tensor, statistics: Statistics) -> Result<Tensor> {
     discriminator.forward(images, statistics)
 }
 
 impl Gan {
-    /// Fresh optimizers around `model`.
+    /// A GAN of the networks of `model` and new optimizers for them.
     ///
     /// # Errors
-    /// If `g_steps` is 0, or the moments cannot be allocated.
+    /// If `g_steps` is 0, or the optimizers' moments cannot be allocated.
     pub fn new(model: Model, config: StepConfig) -> Result<Self> {
         let finite = FiniteCheck::new(model.device, model.kind, 1 + config.g_steps)?;
         Self::with_check(model, config, finite)
@@ -172,24 +174,24 @@ impl Gan {
         Ok(Self { model, g_adam, d_adam, config, finite, moving, iterations_done: 0 })
     }
 
-    /// One iteration.
+    /// Runs one iteration.
     ///
     /// # Shapes
-    /// `real` `[n, C, H, W]` in [−1, 1], mirrored; `z` `[N, z_dim]`; `n` and `N` may differ.
-    /// Both of the model's kind, on its device.
+    /// `real` is `[n, C, H, W]` in [−1, 1], mirrored; `z` is `[N, z_dim]`; `n` and `N` may differ. Both are of
+    /// the model's kind and on its device.
     ///
     /// # Errors
-    /// [`super::NonFinite`] on the CPU, before anything non-finite has entered a weight; on an
-    /// accelerator [`Self::synchronize`] reports it.
+    /// [`super::NonFinite`] on the CPU, before a value that is not finite has entered a weight. On an
+    /// accelerator, [`Self::synchronize`] reports it instead.
     pub fn iteration(&mut self, real: &Tensor, z: &Tensor) -> Result<StepStats> {
         self.observed_iteration(real, z, &mut |_| Ok(()))
     }
 
-    /// [`Self::iteration`], which calls `done` whenever a part of it has been done (or, on an
-    /// accelerator, asked for).
+    /// Runs one iteration like [`Self::iteration`], and calls `done` after each part of it. On an accelerator
+    /// the part may only have been queued by then.
     ///
     /// # Errors
-    /// As [`Self::iteration`]; those of `done`.
+    /// As [`Self::iteration`], and the errors of `done`.
     pub fn observed_iteration(
         &mut self,
         real: &Tensor,
@@ -202,7 +204,7 @@ impl Gan {
         })?;
         let stats = self.steps(real, z, done);
         match (&stats, self.finite.current()) {
-            // What a non-finite pass left in the moving statistics goes.
+            // A pass that failed may have updated the moving statistics with values that are not finite.
             (Err(_), _) => self.restore_moving(None)?,
             (Ok(_), Some(gate)) => {
                 let gate = gate.shallow_clone();
@@ -213,8 +215,8 @@ impl Gan {
         stats
     }
 
-    /// The state is that after `iteration` iterations now: weights, moments and powers have been put
-    /// there from outside.
+    /// Counts on from `iteration`. To be called after weights, moments and powers have been replaced by those of
+    /// that iteration.
     ///
     /// # Errors
     /// If the device fails.
@@ -226,8 +228,8 @@ impl Gan {
     /// Waits for the device.
     ///
     /// # Errors
-    /// [`super::NonFinite`], if any iteration so far has met one; the weights are those before that
-    /// optimizer step.
+    /// [`super::NonFinite`], if a loss or gradient of any iteration so far was not finite. The weights are those
+    /// before the optimizer step that failed.
     pub fn synchronize(&self) -> Result<()> {
         self.finite.synchronize()
     }
@@ -241,16 +243,16 @@ impl Gan {
         let StepConfig { objective, g_steps, .. } = self.config;
         let momentum = self.model.config().bn_momentum;
         let updating = Statistics::BatchUpdating { momentum };
-        // Both the discriminator's run and the first generator run update the generator's moving
-        // statistics, from this one pass: two decays at once.
+        // In TensorFlow, the discriminator's run and the first generator run each update the generator's moving
+        // statistics. Here both share one pass, which therefore applies two updates at once.
         let twice = Statistics::BatchUpdating { momentum: 1.0 - (1.0 - momentum).powi(2) };
 
-        // The weights change with each optimizer step only, so they are cast once for each.
+        // Weights change only in optimizer steps, so they are cast once after each.
         let compute = self.model.compute;
         let mut fake = self.model.generator.cast(compute)?.forward(z, twice)?; // [N, C, H, W]
         done(Phase::GeneratorForward)?;
 
-        // TF: real and fake are two batches, each with its own statistics.
+        // TF: real and generated images are two batches, each normalized with its own statistics.
         let discriminator = self.model.discriminator.cast(compute)?;
         let real_logits = judge(&discriminator, real, updating)?; // [n, 1]
         let d_fake = fake.f_detach()?;
@@ -282,7 +284,7 @@ impl Gan {
         })
     }
 
-    /// One optimizer step of `network`, the `step`-th of the iteration, down the gradients of `loss`.
+    /// One optimizer step of `network` that lowers `loss`. `step` is its number within the iteration, from 0.
     fn update(
         &mut self,
         network: Network,
@@ -290,7 +292,7 @@ impl Gan {
         step: u64,
         done: &mut dyn FnMut(Phase) -> Result<()>,
     ) -> Result<()> {
-        // Only the stepped network's weights get gradients.
+        // Gradients are computed only for the weights that this step changes.
         let variables = self.adam(network).variables();
         let gradients = Tensor::f_run_backward(&[loss], &variables, false, false)?;
         done(match network {
@@ -314,7 +316,8 @@ impl Gan {
         }
     }
 
-    /// Takes the moving statistics back to before the iteration: always, or where `gate` is 0.
+    /// Sets the moving statistics back to their values before the iteration. With a `gate`, this happens only
+    /// if the gate is 0.
     fn restore_moving(&mut self, gate: Option<&Tensor>) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         for (live, before) in &mut self.moving {
@@ -342,7 +345,7 @@ mod tests {
 
     const Z_DIM: usize = 5;
 
-    /// A small one on the CPU that looks at its losses as one on an accelerator does, or at once.
+    /// A small GAN on the CPU. If `deferred`, it checks its losses as on an accelerator, otherwise at once.
     fn gan(deferred: bool, kind: Kind, learning_rate: f64) -> Result<Gan> {
         let model = ModelConfig { base_width: 2, z_dim: Z_DIM as i64, ..Default::default() };
         let model = Model::new(&model, 1, Device::Cpu, kind)?;
@@ -355,7 +358,7 @@ mod tests {
         Gan::with_check(model, config, finite)
     }
 
-    /// Runs an iteration on batches of its own; one pixel is NaN if `poisoned`.
+    /// Runs an iteration on random inputs that follow from its number. If `poisoned`, one pixel is NaN.
     fn run(gan: &mut Gan, iteration: u64, poisoned: bool) -> Result<StepStats> {
         let mut noise = rng(0, Stream::Z, iteration);
         let mut pixels = Latent::Uniform.sample(&mut noise, 4, 32 * 32);
@@ -367,7 +370,7 @@ mod tests {
         gan.iteration(&real, &z)
     }
 
-    /// The generator's moments and variables, then the discriminator's: copies.
+    /// Copies of the moments and variables, first the generator's, then the discriminator's.
     fn state(gan: &Gan) -> [Vec<Tensor>; 2] {
         [(Network::Generator, &gan.g_adam), (Network::Discriminator, &gan.d_adam)].map(
             |(network, adam)| {
@@ -447,14 +450,14 @@ mod tests {
             assert!((deferred.d_loss - immediate.d_loss).abs() <= 1e-12);
             assert!((deferred.g_loss - immediate.g_loss).abs() <= 1e-12);
         }
-        // Their Adams round differently: one works by whole tensors, one by elements.
+        // The two optimizers round differently: one computes with whole tensors, the other element by element.
         let [deferred, immediate] = &both;
         let of_no_effect = deferred.model.architecture.biases_of_no_effect();
         for network in Network::ALL {
             let variables = deferred.model.variables(network);
             for (ours, theirs) in variables.iter().zip(immediate.model.variables(network)) {
-                // Where the true gradient is 0, rounding is all there is, and a moving mean holds
-                // such a bias.
+                // If the true gradient of a bias is 0, the bias consists of rounding errors, and the moving
+                // mean behind it contains the bias.
                 let name = network.full_name(ours);
                 let rounding = ours.role == Role::MovingMean || of_no_effect.contains(&name);
                 let bound = if rounding { 1e-8 } else { 1e-12 };

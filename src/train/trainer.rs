@@ -1,4 +1,5 @@
-//! The loop: batch, step, log, look, sample, save, and at the end the weights.
+//! The training loop. Each iteration takes a batch, trains both networks, and, when due, logs, checks for
+//! collapse, samples, evaluates and saves. At the end it writes the weights.
 
 use std::time::Instant;
 
@@ -25,69 +26,70 @@ use crate::run::watch::{Alarm, Collapse, READ_EVERY, Reading, Watch};
 use crate::sample::{Sampler, sample};
 use crate::settings::{OnCollapse, TrainConfig};
 
-/// How often a run is rolled back before it is given up.
+/// How often a run is rolled back before it stops with an error.
 pub const MAX_ROLLBACKS: usize = 3;
-/// Iterations of an epoch whose end is worth a checkpoint.
+/// An epoch of this many iterations or more ends with a checkpoint.
 const LONG_EPOCH: u64 = 50;
 
-/// What to train, where it goes and who watches.
+/// What to train on what, where the files go, and who is told about progress.
 #[derive(Debug)]
 pub struct Job<'a> {
     /// The settings.
     pub config: &'a TrainConfig,
-    /// Where to compute.
+    /// The device that computes.
     pub device: Device,
-    /// The images.
+    /// The images to train on.
     pub set: ImageSet,
     /// The run's folder.
     pub run: &'a RunDir,
-    /// The state to go on from; the beginning where there is none.
+    /// The checkpoint to resume from. Without one, training starts from initial values.
     pub from: Option<Checkpoint>,
-    /// The command that repeats the run, for people who read its `config.toml`; none where there is no command.
+    /// The command that repeats the run, which is written to `config.toml` for its readers. `None` if the run was
+    /// not started by a command.
     pub how_to_repeat: Option<&'a str>,
-    /// Who is told how it goes.
+    /// Is told about progress, warnings and collapses.
     pub progress: &'a dyn Observer,
-    /// Who may ask the run to end.
+    /// Tells whether a signal has asked the run to end.
     pub interrupt: &'a Interrupt,
-    /// Measures samples, where the settings ask for that.
+    /// Measures the quality of samples, if the settings ask for that.
     pub evaluator: Option<Evaluator>,
 }
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// All is trained and written.
+    /// All iterations have been trained and all files written.
     Finished,
-    /// A signal came; the state is in a checkpoint.
+    /// A signal asked the run to end. A checkpoint holds its state.
     Interrupted(Signal),
 }
 
-/// What a run came to.
+/// How a run ended, and how far it got.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// How it ended.
     pub end: End,
-    /// Iterations trained, those before a resumption included.
+    /// Number of iterations trained, including those before the run was resumed.
     pub iterations: u64,
-    /// The last line of metrics, if there is one yet.
+    /// The last line of metrics, if the run has logged one yet.
     pub last: Option<Metrics>,
     /// Seconds that writing checkpoints took.
     pub checkpoints_s: f64,
 }
 
-/// Trains as `job` says and writes everything to its folder, continuing what is there.
+/// Trains as `job` says, writes everything to the run's folder, and continues the files that are there already.
 ///
-/// [`crate::device::configure`] has set the threads before.
+/// [`crate::device::configure`] must have set the number of threads before.
 ///
 /// # Errors
-/// [`NonFinite`], [`NotFinite`] or [`Collapse`], where the settings make that the end of the run; if a file of the
-/// run cannot be written. TensorBoard's events are not such a file: that is a warning. Whatever the
-/// error, the checkpoints that there are stay whole.
+/// [`NonFinite`], [`NotFinite`] or [`Collapse`], if the settings say that these end the run; any other error if a
+/// file of the run cannot be written. Only a failure to write TensorBoard's events is just a warning. Whatever
+/// the error, existing checkpoints stay whole.
 pub fn train(job: Job) -> Result<Outcome> {
     let mut trainer = Trainer::begin(job)?;
     while trainer.state.iteration < trainer.total {
         if let Some(signal) = trainer.interrupt.requested() {
-            // A value may turn out not to be finite only now.
+            // Saving waits for the device, and only then may a value turn out not to be finite.
             if let Err(error) = trainer.save(Occasion::Unscheduled) {
                 trainer.recover(error)?;
             }
@@ -104,14 +106,15 @@ pub fn train(job: Job) -> Result<Outcome> {
 /// Why a checkpoint is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Occasion {
-    /// Every run has one there.
-    Due,
-    /// A signal came, or the end. No rollback goes there: a run that was never stopped, or that had
-    /// been asked for more at once, could not.
+    /// The settings ask for a checkpoint at this iteration.
+    Scheduled,
+    /// A signal came, or this is the last iteration. Rollbacks never return to such a checkpoint: a run that
+    /// was not interrupted, or that had more iterations from the start, would not have it, and every run with
+    /// the same settings has to roll back to the same iteration.
     Unscheduled,
 }
 
-/// A run in memory.
+/// Everything that a run needs while it trains.
 struct Trainer<'a> {
     run: &'a RunDir,
     progress: &'a dyn Observer,
@@ -119,20 +122,23 @@ struct Trainer<'a> {
     gan: Gan,
     batches: Prefetch,
     journal: Journal<'a>,
-    /// Measures samples, where that is asked for.
+    /// Measures the quality of samples, if the settings ask for that.
     evaluator: Option<Evaluator>,
-    /// Of all sample grids.
+    /// The noise from which all sample grids are made.
     fixed_z: Vec<f32>,
-    /// All but the tensors of what a checkpoint would hold now.
+    /// What a checkpoint would hold now, except its tensors.
     state: Header,
     /// The iteration whose checkpoint was written or read last.
     saved: Option<u64>,
+    /// Number of the last iteration.
     total: u64,
     start: Instant,
+    /// Seconds that the run trained before it was resumed.
     elapsed_before_s: f64,
     checkpoints_s: f64,
-    /// Since the last line of metrics.
+    /// Number of real images trained on since the last line of metrics.
     images: i64,
+    /// Seconds that training took since the last line of metrics.
     training_s: f64,
 }
 
@@ -140,7 +146,8 @@ impl<'a> Trainer<'a> {
     fn begin(job: Job<'a>) -> Result<Self> {
         let Job { config, device, set, run, from, how_to_repeat, progress, interrupt, evaluator } =
             job;
-        // The networks come first: where they do not fit, nothing has been written.
+        // The networks come first: if they cannot be made, for example for lack of memory, nothing has been
+        // written yet.
         let kind = config.precision.kind();
         let model = Model::new(&config.model(set.channels()), config.seed, device, kind)?
             .computing_in(config.precision.compute());
@@ -155,7 +162,8 @@ impl<'a> Trainer<'a> {
             rollbacks: Vec::new(),
             origin: Origin::here(),
         };
-        // A run that was here before has left its metrics.
+        // If the checkpoint belongs to this run, the folder has its metrics already. Then this becomes the
+        // largest number of iterations expected between two of their lines.
         let mut lines_every = None;
         if let Some(checkpoint) = from {
             if checkpoint.path.starts_with(run.path()) {
@@ -165,8 +173,8 @@ impl<'a> Trainer<'a> {
             let Header { iteration, watch, healthy, salt, rollbacks, .. } = checkpoint.header;
             state = Header { iteration, watch, healthy, salt, rollbacks, ..state };
         }
-        // Before any other file, so that a fork without its state is none. What is newer than the
-        // state that was chosen cannot be read.
+        // The first checkpoint is written before any other file, so that a fork is never without its state.
+        // Checkpoints newer than the one that was chosen are damaged, or they would have been chosen.
         let checkpoints = run.checkpoints();
         for damaged in checkpoints.set_aside_after(state.iteration)? {
             progress.warn(&format!("set aside as {}", damaged.display()));
@@ -211,7 +219,7 @@ impl<'a> Trainer<'a> {
         let is_last = iteration == self.total;
         let is_due = |every: u64| every > 0 && iteration.is_multiple_of(every);
         let is_logged = is_due(config.log_every) || is_last;
-        let is_read = is_due(READ_EVERY);
+        let is_checked = is_due(READ_EVERY);
 
         // Train: one batch of real images, one z.
         let step_start = Instant::now();
@@ -223,8 +231,8 @@ impl<'a> Trainer<'a> {
         );
         let stats = self.gan.iteration(&real, &self.gan.model.z(&z)?)?;
         self.images += real.size()[0];
-        // Reading the losses waits for the device, so it belongs to the time of training.
-        let values = if is_logged || is_read {
+        // Reading the losses waits for the device, so the time that it takes counts as training.
+        let values = if is_logged || is_checked {
             self.gan.synchronize()?;
             Some(stats.read()?)
         } else {
@@ -239,12 +247,12 @@ impl<'a> Trainer<'a> {
         }
         self.progress.advance(iteration);
 
-        // Look whether it goes well.
-        if let Some(values) = values.filter(|_| is_read) {
-            self.look(values, &stats, &real)?;
+        // Check for collapse.
+        if let Some(values) = values.filter(|_| is_checked) {
+            self.check_for_collapse(values, &stats, &real)?;
         }
 
-        // Sample: the same 36 z every time, with moving statistics.
+        // Sample: from the same z every time, with moving statistics.
         if is_due(self.state.config.sample_every) || is_last {
             self.gan.synchronize()?;
             self.journal.samples(iteration, &sample(&self.gan.model, &self.fixed_z)?)?;
@@ -259,13 +267,14 @@ impl<'a> Trainer<'a> {
         let per_epoch = self.batches.per_epoch();
         let every = self.state.config.checkpoint_every;
         if is_due(every) || every > 0 && per_epoch >= LONG_EPOCH && is_due(per_epoch) {
-            self.save(Occasion::Due)?;
+            self.save(Occasion::Scheduled)?;
         } else if is_last {
             self.save(Occasion::Unscheduled)?;
         }
         Ok(())
     }
 
+    /// Writes a line of metrics.
     fn log(&mut self, values: StepValues) -> Result<()> {
         let iteration = self.state.iteration;
         self.journal.metrics(Metrics {
@@ -282,7 +291,8 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Measures samples of the same z every time, and keeps the state if it is the best so far.
+    /// Measures the quality of samples, always from the same z, and saves the state as the best checkpoint if it
+    /// is the best so far.
     fn evaluate(&mut self) -> Result<()> {
         let Some(evaluator) = &self.evaluator else { return Ok(()) };
         let config = &self.state.config;
@@ -293,7 +303,7 @@ impl<'a> Trainer<'a> {
         let images = ImageSet::new("generated", self.state.set.shape(), images)?;
         let measured = match evaluator.measure(&images, false, &mut |_| {}) {
             Ok(measured) => measured,
-            // A run is worth more than its metrics.
+            // A failed measurement must not end the run.
             Err(error) => {
                 let iteration = self.state.iteration;
                 self.progress.warn(&format!("iteration {iteration}: not evaluated: {error:#}"));
@@ -311,7 +321,7 @@ impl<'a> Trainer<'a> {
             eval_s: start.elapsed().as_secs_f64(),
         };
         let metric = config.best_metric()?;
-        // Of other features or counts, numbers cannot be compared.
+        // Only evaluations with the same features and the same number of images can be compared.
         let comparable = self.journal.evaluations.iter().filter(|other| {
             (&other.features, other.count) == (&evaluation.features, evaluation.count)
         });
@@ -331,7 +341,13 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn look(&mut self, values: StepValues, stats: &StepStats, real: &tch::Tensor) -> Result<()> {
+    /// Lets the watch read this iteration. A collapse is a warning or, if the settings say so, an error.
+    fn check_for_collapse(
+        &mut self,
+        values: StepValues,
+        stats: &StepStats,
+        real: &tch::Tensor,
+    ) -> Result<()> {
         let reading = Reading {
             d_loss: values.d_loss,
             g_loss: values.g_loss,
@@ -354,6 +370,7 @@ impl<'a> Trainer<'a> {
         }
     }
 
+    /// Writes a checkpoint, unless this iteration has one, and removes those that are no longer needed.
     fn save(&mut self, occasion: Occasion) -> Result<()> {
         let iteration = self.state.iteration;
         if self.saved == Some(iteration) {
@@ -362,7 +379,7 @@ impl<'a> Trainer<'a> {
         let start = Instant::now();
         self.gan.synchronize()?;
         self.journal.sync()?;
-        if occasion == Occasion::Due && self.state.watch.is_calm() {
+        if occasion == Occasion::Scheduled && self.state.watch.is_calm() {
             self.state.healthy = iteration;
         }
         write(self.run, &self.state, &self.gan)?;
@@ -373,9 +390,10 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Goes back to the last healthy state where the settings say so and `error` is a reason to.
+    /// Rolls back to the last healthy checkpoint, if `error` is a collapse or a value that is not finite and the
+    /// settings ask for a rollback. Otherwise, returns the error.
     fn recover(&mut self, error: anyhow::Error) -> Result<()> {
-        if !(error.is::<NonFinite>() || error.is::<NotFinite>() || error.is::<Collapse>()) {
+        if !is_divergence(&error) {
             return Err(error);
         }
         let from = self.state.iteration;
@@ -399,8 +417,8 @@ impl<'a> Trainer<'a> {
             "iteration {from}: {because}; back to iteration {to}, on with other noise"
         ));
 
-        // In this order: stopped in between, the run goes on from the same state and comes here again,
-        // or has left here.
+        // The order matters: if the process is killed between two of these steps, the resumed run either starts
+        // from the same checkpoint and comes here again, or it starts after the rollback.
         checkpoints.remove_after(to)?;
         let best = checkpoints.best();
         let is_later = |header: &Header| header.iteration > to;
@@ -413,14 +431,14 @@ impl<'a> Trainer<'a> {
         let Header { iteration, watch, healthy, .. } = checkpoint.header;
         (self.state.iteration, self.state.watch, self.state.healthy) = (iteration, watch, healthy);
         self.saved = None;
-        self.save(Occasion::Due)?;
+        self.save(Occasion::Scheduled)?;
         self.journal.rewind(to, &self.state.rollbacks)?;
         (self.images, self.training_s) = (0, 0.0);
         self.progress.begin(to);
         Ok(())
     }
 
-    /// What was trained, and what it looks like beside what it was trained on.
+    /// Writes the weights of both networks, and generated images beside real ones.
     fn finish(&mut self) -> Result<()> {
         let images = sample(&self.gan.model, &self.fixed_z)?;
         let Header { config, iteration, .. } = &self.state;
@@ -437,9 +455,15 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// Writes the state's checkpoint.
+/// Writes the checkpoint of the iteration that `header` names.
 fn write(run: &RunDir, header: &Header, gan: &Gan) -> Result<()> {
     let checkpoints = run.checkpoints();
     checkpoints.make()?;
     state::save(&checkpoints.file(header.iteration), header, gan)
+}
+
+/// Whether training itself has gone wrong, so that other noise or other settings may help: a collapse, or a value that
+/// is not finite.
+pub fn is_divergence(error: &anyhow::Error) -> bool {
+    error.is::<NonFinite>() || error.is::<NotFinite>() || error.is::<Collapse>()
 }

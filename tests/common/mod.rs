@@ -1,4 +1,4 @@
-//! What several test modules share.
+//! Functions that several test modules use.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use dcgan::train::state::Entry;
 use dcgan::train::step::Gan;
 use tch::{Device, Kind, Tensor};
 
-/// What a process left.
+/// The exit code and the output of a process that has ended.
 pub struct Ran {
     pub code: Option<i32>,
     pub stdout: String,
@@ -24,7 +24,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// What `command` leaves. Whatever happens, it never panics; messages call it `what`.
+    /// Runs `command` to its end and asserts that it did not panic. Failure messages call it `what`.
     pub fn of(mut command: Command, what: &str) -> Self {
         let Output { status, stdout, stderr } = command.output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -33,7 +33,7 @@ impl Ran {
         ran
     }
 
-    /// Asserts that it ended with `code` and said all of `parts`.
+    /// Asserts that the process ended with `code` and that its stderr contains all of `parts`.
     pub fn assert_refused(&self, what: &str, code: i32, parts: &[&str]) {
         assert_eq!(self.code, Some(code), "dcgan {what}\n{}", self.stderr);
         for part in parts {
@@ -42,39 +42,39 @@ impl Ran {
     }
 }
 
-/// The executable, to be run in `folder` with `args`, which are split at blanks.
+/// A command that runs the executable in `folder` with `args`, which are split at white space.
 pub fn command(folder: &Path, args: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dcgan"));
     command.current_dir(folder).args(args.split_whitespace()).stdin(Stdio::null());
-    // As `one_thread` says; here threads that wait sleep.
+    // Threads that wait for one another sleep instead of running busy loops: see `one_thread`.
     command.env("OMP_WAIT_POLICY", "passive");
     command
 }
 
-/// Runs the executable in `folder`. Whatever happens, it never panics.
+/// Runs the executable in `folder` and asserts that it did not panic.
 pub fn dcgan(folder: &Path, args: &str) -> Ran {
     Ran::of(command(folder, args), args)
 }
 
-/// A training run of 4 iterations that takes less than a second. At the usual learning rate its
-/// samples would still be all gray.
+/// Options of a training run of 4 iterations that takes less than a second. The learning rate is high because at
+/// the usual one, samples would still be all gray after 4 iterations.
 pub const SMALL: &str = "--device cpu --threads 1 --base-width 1 --z-dim 3 --batch-size 4 \
                          --iterations 4 --learning-rate 0.1";
 
-/// Makes libtorch compute on one thread. Tests run beside each other, and its threads wait for one
-/// another in busy loops: with more of them than cores, milliseconds become seconds.
+/// Makes libtorch compute on one thread. Tests run at the same time, and libtorch's threads wait for one another
+/// in busy loops: if there are more threads than cores, milliseconds become seconds.
 pub fn one_thread() {
     tch::set_num_threads(1);
 }
 
-/// Trains in `folder`, to the end.
+/// Runs the executable in `folder` and asserts that it succeeds.
 pub fn train(folder: &Path, args: &str) -> Ran {
     let ran = dcgan(folder, args);
     assert_eq!(ran.code, Some(0), "dcgan {args}\n{}", ran.stderr);
     ran
 }
 
-/// Every file under `folder`, by its path within it.
+/// The contents of every file under `folder`, by its path within the folder.
 pub fn files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut all = BTreeMap::new();
     for entry in std::fs::read_dir(folder)? {
@@ -90,15 +90,16 @@ pub fn files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(all)
 }
 
-/// What a run comes to, but for times.
+/// The results in a run's folder, without times.
 #[derive(Debug, PartialEq)]
 pub struct Trace {
     pub pictures: BTreeMap<String, Vec<u8>>,
-    /// Of the checkpoint at the end, and of both networks.
+    /// The tensors of the last checkpoint (`state`) and of both networks' files.
     pub tensors: BTreeMap<String, BTreeMap<String, Tensor>>,
     pub lines: Vec<Line>,
 }
 
+/// Reads the results of a run that has finished.
 pub fn trace(run: &Path) -> Result<Trace> {
     let mut trace =
         Trace { pictures: BTreeMap::new(), tensors: BTreeMap::new(), lines: Vec::new() };
@@ -119,6 +120,7 @@ pub fn trace(run: &Path) -> Result<Trace> {
     Ok(trace)
 }
 
+/// A line of metrics with all times and speeds set to 0.
 pub fn without_times(line: Line) -> Line {
     match line {
         Line::Metrics(line) => Line::Metrics(Metrics { images_per_s: 0.0, elapsed_s: 0.0, ..line }),
@@ -132,8 +134,8 @@ pub fn newest(run: &Path) -> Result<u64> {
     Folder::of_run(run).iterations()?.pop().context("no checkpoint")
 }
 
-/// Takes the run in `from` back to what it was when its checkpoint of `iteration` had just been
-/// written, as a crash then would have left it.
+/// Copies the run `from` to `to` as a crash would have left it just after the checkpoint of `iteration` was
+/// written.
 pub fn crash(from: &Path, to: &Path, iteration: u64) -> Result<()> {
     for (name, bytes) in files(from)? {
         let path = to.join(&name);
@@ -146,20 +148,21 @@ pub fn crash(from: &Path, to: &Path, iteration: u64) -> Result<()> {
         std::fs::remove_file(best)?;
     }
     for last in ["generator.safetensors", "discriminator.safetensors", "real_vs_generated.png"] {
-        // Some runs never had them.
+        // Runs that did not finish do not have these files.
         let _ = std::fs::remove_file(to.join(last));
     }
     Ok(())
 }
 
-/// Standard normal values, the same for the same `seed`.
+/// Standard normal values. The same `seed` gives the same values.
 pub fn normal(seed: u64, shape: &[i64]) -> Tensor {
     let count = shape.iter().product::<i64>() as usize;
     let values = Latent::Normal.sample(&mut rng(seed, Stream::SampleZ, 0), count, 1);
     Tensor::from_slice(&values).to_kind(Kind::Double).reshape(shape)
 }
 
-/// Gives every variable values away from its initial ones, so that each of them matters.
+/// Gives all variables random values that differ from their initial ones, so that a test notices if a variable is
+/// not used.
 pub fn randomize(variables: &mut [Variable], seed: u64) {
     let _no_grad = tch::no_grad_guard();
     for (i, variable) in variables.iter_mut().enumerate() {
@@ -189,18 +192,18 @@ pub fn random_model(channels: usize, base_width: i64) -> Result<Model> {
     Ok(model)
 }
 
-/// Everything that a checkpoint holds, by TensorFlow's names: copies.
+/// Copies of all tensors that a checkpoint holds, with TensorFlow's names.
 pub fn state(gan: &Gan) -> Vec<(String, Tensor)> {
     let copy = |entry: Entry| (entry.tf_name, entry.tensor.detach().copy());
     dcgan::train::state::state(gan).into_iter().map(copy).collect()
 }
 
-/// Every variable of a network, by its full name: copies.
+/// Copies of all variables of a network, with their full names.
 pub fn named(network: Network, variables: &[Variable]) -> Vec<(String, Tensor)> {
     variables.iter().map(|v| (network.full_name(v), v.tensor.detach().copy())).collect()
 }
 
-/// Asserts that ‖ours − theirs‖ is within `bound` of ‖theirs‖.
+/// Asserts that ‖ours − theirs‖ is at most `bound` · ‖theirs‖.
 pub fn assert_close(name: &str, ours: &Tensor, theirs: &Tensor, bound: f64) {
     assert_eq!(ours.size(), theirs.size(), "{name}");
     let _no_grad = tch::no_grad_guard();

@@ -9,6 +9,7 @@ use crate::statistics::{median, sample_deviation};
 const RESAMPLES: usize = 200;
 
 /// The median distance; its uncertainty is that of resampled distances.
+#[allow(clippy::unnecessary_wraps)] // The table of metrics takes functions of one type.
 pub(super) fn median_distance(compared: &NearestComparison) -> Option<Estimate> {
     let distances = &compared.distances;
     let mut draw = Draw::NearestResamples.rng(compared.seed);
