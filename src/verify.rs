@@ -12,7 +12,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
-use crate::architecture::{Architecture, ModelConfig, Network};
+use crate::architecture::{Architecture, ModelConfig, Network, halvings};
 use crate::files::TensorFile;
 use crate::model::Model;
 use crate::shape::{ImageShape, ImageSize};
@@ -239,6 +239,7 @@ impl Settings {
         let image_size: ImageSize = get(metadata, "image_size")?
             .parse()
             .map_err(|problem| anyhow!("metadata `image_size`: {problem}"))?;
+        halvings(image_size).context("metadata `image_size`")?;
         let channels = usize::try_from(size("channels", 1..=1 << 16)?)?;
         Ok(Self {
             framework: get(metadata, "framework")?.to_owned(),

@@ -71,16 +71,15 @@ impl Imported {
         let mut others = all.iter().map(|(other, _)| other);
         if let Some(other) = others.find(|other| other.model_config() != first.model_config()) {
             let (ours, theirs) = (first.model_config(), other.model_config());
-            let told = |config: ModelConfig| {
-                let ModelConfig { image, base_width, z_dim, .. } = config;
-                format!("images {image}, base_width {base_width}, z_dim {z_dim}")
-            };
+            let ModelConfig { image, base_width, z_dim, .. } = ours;
             bail!(
-                "{} and {} do not fit together: {} and {}",
+                "{} and {} do not fit together: images of {image} and {}, base_width {base_width} and {}, z_dim \
+                 {z_dim} and {}",
                 first.name,
                 other.name,
-                told(ours),
-                told(theirs)
+                theirs.image,
+                theirs.base_width,
+                theirs.z_dim
             );
         }
         let model = Model::new(&first.model_config(), config.seed, Device::Cpu, kind)?;
