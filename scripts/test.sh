@@ -67,6 +67,8 @@ else
 fi
 # Clippy checks every target. It checks in release, so that libtorch's bindings are compiled only once.
 step cargo clippy --release --all-targets --locked -- -D warnings
+# The library alone, without what only the program needs.
+step cargo check --release --no-default-features --lib --examples --locked
 RUSTDOCFLAGS="-D warnings" step cargo doc --release --no-deps --locked
 step cargo build --release --all-targets --locked
 # nextest does not run documentation tests. They come first, so that the last line counts all other tests.

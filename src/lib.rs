@@ -8,19 +8,19 @@
 //!         images       f32 in [−1, 1] no files, no clock                   sample, checkpoint
 //! ```
 //!
+//! - [`shape`]: height, width and channels of images; [`architecture`]: from them to every layer of both networks;
 //! - [`tf`]: TensorFlow's layers, losses and Adam on `tch::nn`, in the mirrored frame
 //!   ([`tf::frame`]) that makes exactness fast;
-//! - [`model`]: the generator and the discriminator;
-//! - [`data`]: images and batches; [`rng`]: noise and shuffles from (seed, stream, step);
+//! - [`model`]: the generator and the discriminator, made by folding over the architecture's layers;
+//! - [`data`]: images and batches; [`pixels`]: bytes to floats and back; [`rng`]: noise and shuffles from (seed, stream, step);
 //! - [`train`]: one iteration ([`train::step`]), the loop and signals;
 //! - [`run`]: a run's folder: its lock, its checkpoints, its journal, how it is resumed and listed;
 //! - [`record`]: what a run leaves behind, films, plots and a page of it;
 //! - [`sample`]: images from a generator, and walks through latent space; [`eval`]: how good they are;
 //! - [`weights`], [`mod@export`]: networks to other ecosystems and back;
 //! - [`verify`]: this build against what the real TensorFlow computed; [`mod@bench`]: its speed;
-//! - [`shape`]: height, width and channels of images; [`pixels`]: bytes to floats and back;
-//! - [`statistics`]: means, deviations and medians;
-//! - [`settings`], [`device`], [`files`], [`error`]: settings, machine, files, errors;
+//! - [`settings`], [`device`], [`files`], [`error`], [`finite`]: settings, machine, files, errors, values that are not
+//!   finite; [`statistics`]: means, deviations and medians.
 //!
 //! The program `dcgan` is built on this library: `main.rs` with its modules `cli` (the command line's types) and
 //! `commands` (what each command does). Nothing in here knows them, or any flag.

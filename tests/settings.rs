@@ -18,7 +18,7 @@ fn settings_page_is_up_to_date() -> Result<()> {
     let found = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     assert!(
         found == page,
-        "docs/settings.md is not what src/settings.rs says; this command rewrites it:\n  {UPDATE}"
+        "docs/settings.md is not what src/settings/mod.rs says; this command rewrites it:\n  {UPDATE}"
     );
     Ok(())
 }
@@ -28,7 +28,7 @@ const UPDATE: &str = "UPDATE_DOCS=1 cargo test --release settings_page";
 /// `docs/settings.md`.
 fn page() -> Result<String> {
     let mut page = format!(
-        "<!-- Made from the table in src/settings.rs. Change it there, then run
+        "<!-- Made from the table in src/settings/mod.rs. Change it there, then run
      {UPDATE} -->
 
 # Settings

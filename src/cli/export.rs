@@ -10,7 +10,7 @@ use clap::Args;
 Formats:
   safetensors  weights by PyTorch's names and layouts, in the mirrored frame (see docs/exactness.md)
   tf           weights by TensorFlow's names and layouts, upright, as a safetensors file
-  torchscript  a program for torch.jit.load (Python, C++): z [N, z_dim] to images [N, C, 32, 32]
+  torchscript  a program for torch.jit.load (Python, C++): z [N, z_dim] to images [N, C, H, W]
   onnx         the same for onnxruntime and others, standard operators of opset 17")]
 pub struct ExportArgs {
     /// A run (its folder, or its name or number under runs/; its newest checkpoint is taken), a

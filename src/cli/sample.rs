@@ -30,10 +30,10 @@ pub struct SampleArgs {
     /// One PNG an image in this new folder
     #[arg(long, value_name = "DIR", conflicts_with_all = ["npz", "npy"])]
     pub out_dir: Option<PathBuf>,
-    /// One array of bytes [N, 32, 32, C], as metric tools read it
+    /// One array of bytes [N, H, W, C], as metric tools read it
     #[arg(long, value_name = "FILE.npz", conflicts_with = "npy")]
     pub npz: Option<PathBuf>,
-    /// One array of float32 [N, C, 32, 32] in [-1, 1], as the network gives them
+    /// One array of float32 [N, C, H, W] in [-1, 1], as the network gives them
     #[arg(long, value_name = "FILE.npy")]
     pub npy: Option<PathBuf>,
     /// Replace what is there

@@ -259,7 +259,7 @@ fn digest(layers: &[Tensor]) -> Result<String> {
     Ok(hex::encode(digest.finalize()))
 }
 
-/// The images `rows` of `set` `[n, C, 32, 32]` in [−1, 1], and their classes `[n]`.
+/// The images `rows` of `set` `[n, C, H, W]` in [−1, 1], and their classes `[n]`.
 fn batch(
     set: &ImageSet,
     labels: &Labels,

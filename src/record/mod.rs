@@ -1,5 +1,4 @@
-//! Forms in which results are shown and kept: lines of metrics, TensorBoard events, pictures, plots, films and progress
-//! bars. Nothing here knows how a run is trained or where it lies.
+//! Forms in which results are shown and kept: lines of metrics, TensorBoard events, pictures, plots, films. Nothing here knows how a run is trained or where it lies.
 
 pub mod grid;
 pub mod jsonl;

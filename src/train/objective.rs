@@ -5,6 +5,7 @@
 use anyhow::Result;
 use tch::Tensor;
 
+use crate::settings::TrainConfig;
 use crate::tf::sigmoid_cross_entropy;
 
 /// The losses of both networks.
@@ -20,6 +21,12 @@ pub enum Objective {
 impl Default for Objective {
     fn default() -> Self {
         Self::CrossEntropy { label_smoothing: 0.1 }
+    }
+}
+
+impl From<&TrainConfig> for Objective {
+    fn from(config: &TrainConfig) -> Self {
+        Self::CrossEntropy { label_smoothing: config.label_smoothing }
     }
 }
 
@@ -51,5 +58,35 @@ impl Objective {
         match self {
             Self::CrossEntropy { .. } => sigmoid_cross_entropy(fake_logits, 1.0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// −log of the probability that the logit gives a label between 0 and 1.
+    fn cross_entropy(logit: f64, label: f64) -> f64 {
+        let probability = 1.0 / (1.0 + (-logit).exp());
+        -(label * probability.ln() + (1.0 - label) * (1.0 - probability).ln())
+    }
+
+    #[test]
+    fn the_references_losses_are_means_of_cross_entropies_with_smoothed_real_labels() -> Result<()>
+    {
+        let (real, fake) = ([1.5, -0.25], [0.5, -2.0, 3.0]);
+        let column = |logits: &[f64]| Tensor::from_slice(logits).view([-1, 1]);
+        let mean = |logits: &[f64], label: f64| {
+            logits.iter().map(|&x| cross_entropy(x, label)).sum::<f64>() / logits.len() as f64
+        };
+        for label_smoothing in [0.0, 0.1, 0.3] {
+            let objective = Objective::CrossEntropy { label_smoothing };
+            let d_loss = objective.discriminator(&column(&real), &column(&fake))?;
+            let expected = mean(&real, 1.0 - label_smoothing) + mean(&fake, 0.0);
+            assert!((d_loss.double_value(&[]) - expected).abs() <= 1e-14, "{label_smoothing}");
+            let g_loss = objective.generator(&column(&fake))?.double_value(&[]);
+            assert!((g_loss - mean(&fake, 1.0)).abs() <= 1e-14, "{label_smoothing}");
+        }
+        Ok(())
     }
 }

@@ -39,7 +39,7 @@ impl StepConfig {
 impl From<&TrainConfig> for StepConfig {
     fn from(config: &TrainConfig) -> Self {
         Self {
-            objective: Objective::CrossEntropy { label_smoothing: config.label_smoothing },
+            objective: config.into(),
             g_steps: config.g_steps,
             adam: AdamConfig {
                 learning_rate: config.learning_rate,
