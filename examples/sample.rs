@@ -5,12 +5,13 @@
 
 use anyhow::Result;
 use dcgan::record::grid::Picture;
+use dcgan::run::model::sampler;
 use dcgan::sample::Sampler;
 use tch::{Device, Kind};
 
 fn main() -> Result<()> {
     let sampler = match std::env::args_os().nth(1) {
-        Some(model) => Sampler::load(model.as_ref(), Device::Cpu, Kind::Float)?,
+        Some(model) => sampler(model.as_ref(), Device::Cpu, Kind::Float)?,
         None => Sampler::built_in(Device::Cpu, Kind::Float)?,
     };
     let shape = sampler.shape();

@@ -96,16 +96,11 @@ pub enum Features {
 
 impl Features {
     /// Number of values.
-    pub fn len(self) -> i64 {
+    pub fn values(self) -> i64 {
         match self {
             Self::Vector(length) => length,
             Self::Map { channels, grid } => channels * grid.cells(),
         }
-    }
-
-    /// Whether there are no values. No layer of a network is empty.
-    pub fn is_empty(self) -> bool {
-        self.len() == 0
     }
 
     /// Number of values at each position of a map, or the length of a vector.
@@ -182,7 +177,7 @@ impl Layer {
     pub fn tf_kernel_shape(&self) -> Vec<i64> {
         let (inputs, outputs) = (self.input.channels(), self.output.channels());
         match self.operation {
-            Operation::Dense => vec![self.input.len(), self.output.len()],
+            Operation::Dense => vec![self.input.values(), self.output.values()],
             Operation::Conv => vec![KERNEL, KERNEL, inputs, outputs],
             Operation::ConvTranspose => vec![KERNEL, KERNEL, outputs, inputs],
         }
@@ -191,7 +186,7 @@ impl Layer {
     /// Number of trained values in the kernel and the bias.
     pub fn parameters(&self) -> i64 {
         let biases = match self.operation {
-            Operation::Dense => self.output.len(),
+            Operation::Dense => self.output.values(),
             Operation::Conv | Operation::ConvTranspose => self.output.channels(),
         };
         self.tf_kernel_shape().iter().product::<i64>() + biases
@@ -236,48 +231,54 @@ const MAX_GRID_SIDE: usize = 8;
 /// If images of this size are not supported. The message names the nearest sizes that are.
 pub fn halvings(size: ImageSize) -> Result<(u32, Grid)> {
     let ImageSize { width, height } = size;
-    let (smaller, larger) = (width.min(height), width.max(height));
-    let is_in_range = SIDES.contains(&smaller) && SIDES.contains(&larger);
-    if is_in_range && larger <= MAX_ASPECT * smaller {
-        let levels = (smaller / MAX_GRID_SIDE).ilog2() + 1;
-        let unit = 1 << levels;
-        if width.is_multiple_of(unit) && height.is_multiple_of(unit) {
-            let (height, width) = ((height / unit) as i64, (width / unit) as i64);
-            return Ok((levels, Grid { height, width }));
-        }
-    }
-    let why = if is_in_range && larger <= MAX_ASPECT * smaller {
-        "both sides must be divisible by 2 several times"
-    } else {
-        "sides are 16 to 256 pixels, the larger one at most 4 times the smaller"
-    };
-    bail!(
-        "images of {width}×{height} pixels are not possible ({why}); the nearest that are: {}",
-        nearest(size)
-    )
+    try_halvings(size).with_context(|| {
+        let why = if is_in_range(size) {
+            "both sides must be divisible by 2 several times"
+        } else {
+            "sides are 16 to 256 pixels, the larger one at most 4 times the smaller"
+        };
+        let nearest: Vec<_> = nearest(size).iter().map(ImageSize::to_string).collect();
+        let nearest = nearest.join(" and ");
+        format!(
+            "images of {width}×{height} pixels are not possible ({why}); the nearest that are: {nearest}"
+        )
+    })
 }
 
-/// The supported sizes nearest to `size`: a smaller one and a larger one, if both exist.
-fn nearest(size: ImageSize) -> String {
-    // A size near `size`: both sides are brought into the supported range and aspect, and then rounded, up or
-    // down, to a multiple of the number that they must be divisible by.
-    let rounded = |up: bool| {
-        let limit = |side: usize| side.clamp(*SIDES.start(), *SIDES.end());
-        let (width, height) = (limit(size.width), limit(size.height));
-        let least = width.max(height).div_ceil(MAX_ASPECT);
-        let (width, height) = (width.max(least), height.max(least));
-        let levels = (width.min(height) / MAX_GRID_SIDE).ilog2() + 1;
-        let unit = 1_usize << levels;
-        let round =
-            |side: usize| limit(if up { side.next_multiple_of(unit) } else { side / unit * unit });
-        ImageSize { width: round(width), height: round(height) }
-    };
-    let mut found: Vec<_> = [rounded(false), rounded(true)]
-        .into_iter()
-        .filter(|&size| halvings(size).is_ok())
+fn is_in_range(ImageSize { width, height }: ImageSize) -> bool {
+    let (smaller, larger) = (width.min(height), width.max(height));
+    SIDES.contains(&smaller) && SIDES.contains(&larger) && larger <= MAX_ASPECT * smaller
+}
+
+/// As [`halvings`], or `None` if images of this size are not supported.
+fn try_halvings(size: ImageSize) -> Option<(u32, Grid)> {
+    let ImageSize { width, height } = size;
+    let levels = is_in_range(size).then(|| (width.min(height) / MAX_GRID_SIDE).ilog2() + 1)?;
+    let unit = 1 << levels;
+    let grid = Grid { height: (height / unit) as i64, width: (width / unit) as i64 };
+    (width.is_multiple_of(unit) && height.is_multiple_of(unit)).then_some((levels, grid))
+}
+
+/// The supported sizes nearest to `size`: one that is not larger in either direction, and one that is not smaller.
+/// There may be only one of them. If there is neither, it is the nearest of all.
+fn nearest(size: ImageSize) -> Vec<ImageSize> {
+    let sides = || SIDES.filter(|side| side.is_multiple_of(2));
+    let all: Vec<_> = sides()
+        .flat_map(|height| sides().map(move |width| ImageSize { width, height }))
+        .filter(|&size| try_halvings(size).is_some())
         .collect();
-    found.dedup();
-    found.iter().map(ImageSize::to_string).collect::<Vec<_>>().join(" and ")
+    let nearest = |is_candidate: &dyn Fn(&ImageSize) -> bool| {
+        let distance = |other: &ImageSize| {
+            size.width.abs_diff(other.width).saturating_add(size.height.abs_diff(other.height))
+        };
+        all.iter().copied().filter(is_candidate).min_by_key(distance)
+    };
+    let smaller = nearest(&|other| other.width <= size.width && other.height <= size.height);
+    let larger = nearest(&|other| other.width >= size.width && other.height >= size.height);
+    match (smaller, larger) {
+        (None, None) => nearest(&|_| true).into_iter().collect(),
+        (smaller, larger) => smaller.into_iter().chain(larger).collect(),
+    }
 }
 
 impl Architecture {
@@ -484,18 +485,30 @@ pub fn infer(shape: impl Fn(&str) -> Option<Vec<i64>>) -> Result<ModelConfig> {
         config.z_dim = *z_dim;
     }
     // The dense layer next to the grid has a value for each channel at each position of it. This gives the number
-    // of positions.
-    let axis = |kernel: Option<&Vec<i64>>, axis: usize| {
-        kernel.and_then(|shape| shape.get(axis)).copied().unwrap_or(0)
+    // of positions, which is the square of the grid's side.
+    let (network, axis, channels) = match (generator.first(), discriminator.last()) {
+        (Some(first), _) => (Network::Generator, 1, first.get(3)),
+        (None, last) => (Network::Discriminator, 0, last.and_then(|shape| shape.get(3))),
     };
-    let (length, per_position) = match shape("generator/dense/kernel").as_deref() {
-        Some([_, length]) => (*length, axis(generator.first(), 3)),
-        _ => (axis(shape("discriminator/dense/kernel").as_ref(), 0), axis(discriminator.last(), 3)),
-    };
+    let name = format!("{}/dense/kernel", network.name());
+    let dense = shape(&name).with_context(|| format!("lacks tensor {name}"))?;
+    let length = dense.get(axis).copied().unwrap_or(0);
+    let per_position = channels.copied().unwrap_or(0);
     let cells = usize::try_from(length.checked_div(per_position).unwrap_or(0))?;
-    let side = cells.isqrt().saturating_mul(1 << levels.min(16));
+    let grid = cells.isqrt();
+    ensure!(
+        grid * grid == cells && grid as i64 * grid as i64 * per_position == length,
+        "tensor {name}: its shape {dense:?} is not that of a square grid of {per_position} channels; files of \
+         other images state their `config`"
+    );
+    let side = grid.saturating_mul(1 << levels.min(16));
     config.image.size = ImageSize::square(side);
-    halvings(config.image.size).context("inferred from the shapes of variables")?;
+    let (expected, _) =
+        halvings(config.image.size).context("inferred from the shapes of variables")?;
+    ensure!(
+        levels == expected as usize,
+        "expected {expected} convolutions for images of {side}×{side} pixels, found {levels}"
+    );
     Ok(config)
 }
 
@@ -594,7 +607,9 @@ mod tests {
             ("8", "16"),
             ("300", "256"),
             ("33x32", "32 and 40x32"),
-            ("128x16", "128x32"),
+            ("128x16", "64x16 and 128x32"),
+            ("116x30", "112x28 and 120x32"),
+            ("1000x20", "80x20"),
             ("100", "96 and 112"),
         ] {
             let error = of_size(size, 1).unwrap_err().to_string();
@@ -602,6 +617,18 @@ mod tests {
                 error.contains("not possible") && error.ends_with(&format!(": {nearest}")),
                 "{size}: {error}"
             );
+        }
+    }
+
+    #[test]
+    fn every_impossible_size_has_a_nearest_possible_one() {
+        for height in (1..300).step_by(13) {
+            for width in (1..300).step_by(3) {
+                let size = ImageSize { width, height };
+                let found = nearest(size);
+                assert!(!found.is_empty(), "{size}");
+                assert!(found.iter().all(|&size| halvings(size).is_ok()), "{size}: {found:?}");
+            }
         }
     }
 
@@ -620,6 +647,18 @@ mod tests {
                 })
                 .collect();
             assert_eq!(infer(|name| shapes.get(name).cloned())?, architecture.config, "{size}");
+
+            let dense = format!("{}/dense/kernel", network.name());
+            let message = |dense_shape: Option<Vec<i64>>| {
+                let shape = |name: &str| {
+                    if name == dense { dense_shape.clone() } else { shapes.get(name).cloned() }
+                };
+                format!("{:#}", infer(shape).unwrap_err())
+            };
+            assert!(message(None).contains(&format!("lacks tensor {dense}")), "{}", message(None));
+            let doubled = shapes[&dense].iter().map(|length| 2 * length).collect();
+            let doubled = message(Some(doubled));
+            assert!(doubled.contains("not that of a square grid"), "{doubled}");
         }
         assert!(infer(|_| None).unwrap_err().to_string().contains("lacks `config`"));
         Ok(())

@@ -43,24 +43,16 @@ pub struct Weights {
 
 impl Weights {
     /// The live weights of a model: the tensors are the model's own, not copies.
-    ///
-    /// # Errors
-    /// No input causes an error.
-    pub fn of_model(
-        model: &Model,
-        network: Network,
-        config: &TrainConfig,
-        iteration: u64,
-    ) -> Result<Self> {
+    pub fn of_model(model: &Model, network: Network, config: &TrainConfig, iteration: u64) -> Self {
         let tensors = model.variables(network).into_iter();
-        Ok(Self {
+        Self {
             name: "the model".to_owned(),
             network,
             config: config.clone(),
             channels: model.config().image.channels,
             iteration,
             tensors: tensors.map(|variable| (variable.torch_name, variable.tensor)).collect(),
-        })
+        }
     }
 
     /// The generator of handwritten digits that is built into the program.

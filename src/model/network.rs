@@ -159,7 +159,7 @@ impl Stack {
     }
 
     /// The network for sampling: each batch norm, with its moving statistics, is folded into the weights of the
-    /// layer before it.
+    /// layer before it. A layer without batch norm keeps its own weights, not copies of them.
     pub(super) fn folded(&self) -> Result<Self> {
         let _no_grad = tch::no_grad_guard();
         self.map(|block| {

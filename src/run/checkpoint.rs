@@ -119,7 +119,8 @@ impl Header {
         let config: TrainConfig = toml::from_str(get("config")?).context("`config`")?;
         config.validate().context("`config`")?;
         let set: SetIdentity = serde_json::from_str(get("set")?).context("`set`")?;
-        ensure!(set.images > 0 && (1..=1024).contains(&set.channels), "`set` is {set:?}");
+        let is_possible = set.images > 0 && (1..=1024).contains(&set.channels);
+        ensure!(is_possible && set.shape().size == config.image_size, "`set` is {set:?}");
         let rollbacks: Vec<Rollback> =
             serde_json::from_str(get("rollbacks")?).context("`rollbacks`")?;
         let salt = u8::try_from(number("salt")?).context("`salt`")?;

@@ -191,7 +191,7 @@ impl<'a> Journal<'a> {
     ) -> Result<()> {
         for network in Network::ALL {
             let path = self.run.file(&format!("{}.safetensors", network.name()));
-            Weights::of_model(model, network, config, iteration)?.file()?.write(&path)?;
+            Weights::of_model(model, network, config, iteration).file()?.write(&path)?;
         }
         let both = Picture::side_by_side(&self.real, &self.picture(images)?)?;
         write_bytes(&self.run.file(FINISHED), &both.png()?)

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use tch::{Device, Kind};
 
 use super::checkpoint::{Checkpoint, Folder};
 use crate::architecture::Network;
 use crate::error::Usage;
 use crate::files::TensorFile;
+use crate::sample::Sampler;
 use crate::weights::Weights;
 
 /// Reads the weights of `network` from `path`: a run's folder (of which the newest readable checkpoint is taken), a
@@ -32,6 +34,15 @@ pub fn read(path: &Path, network: Network, report: impl FnMut(&anyhow::Error)) -
     }
     let name = path.display().to_string();
     Weights::parse(&name, &TensorFile::read(path)?, network).context(name)
+}
+
+/// The generator in `path`, for making images: a run's folder (of which the newest readable checkpoint is taken), a
+/// checkpoint, or exported weights.
+///
+/// # Errors
+/// As [`read`] and [`Sampler::of`].
+pub fn sampler(path: &Path, device: Device, kind: Kind) -> Result<Sampler> {
+    Sampler::of(&read(path, Network::Generator, |_| {})?, device, kind)
 }
 
 /// Refuses exported programs, which `torch.jit.load` and onnxruntime can run but this program cannot read back.

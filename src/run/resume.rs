@@ -112,7 +112,6 @@ pub fn network_changes(
 fn set_changes(was: &SetIdentity, is: &SetIdentity) -> Vec<Change> {
     let all = [
         change("number of images", was.images, is.images),
-        change("size of the images", was.shape().size, is.shape().size),
         change("channels of the data set", was.channels, is.channels),
         change("SHA-256 of the images", &was.sha256, &is.sha256),
     ];

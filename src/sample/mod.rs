@@ -2,13 +2,11 @@
 
 pub mod walk;
 
-use std::path::Path;
-
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use crate::finite::ensure_finite;
-use crate::model::{FoldedGenerator, Model, Network};
+use crate::model::{FoldedGenerator, Model};
 use crate::pixels::to_bytes;
 use crate::rng::{Latent, Stream, rng};
 use crate::shape::ImageShape;
@@ -42,7 +40,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A copy of the generator of `model` as it is now; `latent` is the distribution of its noise.
+    /// The generator of `model` as it is now; `latent` is the distribution of its noise. The weights of its last
+    /// layer are the model's own, not copies: make a new sampler after the model has trained on.
     ///
     /// # Errors
     /// If the device cannot hold the copy.
@@ -56,15 +55,6 @@ impl Sampler {
             device: model.device,
             kind: model.kind,
         })
-    }
-
-    /// The generator in `path`: a run's folder (of which the newest readable checkpoint is taken), a checkpoint, or
-    /// exported weights.
-    ///
-    /// # Errors
-    /// As [`crate::run::model::read`] and [`Self::of`].
-    pub fn load(path: &Path, device: Device, kind: Kind) -> Result<Self> {
-        Self::of(&crate::run::model::read(path, Network::Generator, |_| {})?, device, kind)
     }
 
     /// The generator of handwritten digits that is built into the program.

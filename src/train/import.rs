@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use tch::Device;
 
-use super::state::{Entry, Part, save, state};
+use super::state::{Entry, save, state};
 use super::step::Gan;
 use crate::architecture::{ModelConfig, Network};
 use crate::data::SetIdentity;
@@ -154,7 +154,7 @@ fn networks_in(file: &TensorFile) -> Vec<Network> {
 /// Then nothing has changed.
 fn restore_optimizer(file: &TensorFile, network: Network, gan: &Gan) -> Result<bool> {
     let mut entries = state(gan);
-    entries.retain(|entry| entry.network == network && !matches!(entry.part, Part::Variable(_)));
+    entries.retain(|entry| entry.network == network && entry.part.is_of_adam());
     if !entries.iter().any(|entry| file.tensors.contains_key(&entry.tf_name)) {
         return Ok(false);
     }
@@ -171,20 +171,7 @@ fn restore_optimizer(file: &TensorFile, network: Network, gan: &Gan) -> Result<b
         };
         let (expected, size) = (live.size(), found.size());
         ensure!(expected == size, "tensor {name}: expected shape {expected:?}, found {size:?}");
-        match part {
-            Part::SecondMoment => ensure!(
-                found.f_min()?.f_double_value(&[])? >= 0.0,
-                "tensor {name}: a mean of squares is negative"
-            ),
-            Part::Power => {
-                let power = found.f_double_value(&[])?;
-                ensure!(
-                    (0.0..1.0).contains(&power),
-                    "tensor {name}: expected 0 or more, below 1, found {power}"
-                );
-            }
-            Part::FirstMoment | Part::Variable(_) => {}
-        }
+        part.ensure_possible(&found).with_context(|| format!("tensor {name}"))?;
         pairs.push((live, found));
     }
     let _no_grad = tch::no_grad_guard();

@@ -1,7 +1,8 @@
 //! Everything that a checkpoint holds of the networks and their optimizers, listed once.
 //!
 //! Saving, restoring, importing and comparing with TensorFlow all iterate over the list that [`state`] returns.
-//! To put more into checkpoints, such as a moving average of the weights, add it to that list.
+//! To put more into checkpoints, such as a moving average of the weights, add it to that list. [`restore`] needs
+//! every entry, so let an entry depend on a setting, or checkpoints written before it cannot be resumed any more.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,6 +28,32 @@ pub enum Part {
     SecondMoment,
     /// One of Adam's powers β1^t and β2^t: one number, float32 in every precision.
     Power,
+}
+
+impl Part {
+    /// Whether it belongs to the optimizer, not to the network.
+    pub fn is_of_adam(self) -> bool {
+        matches!(self, Self::FirstMoment | Self::SecondMoment | Self::Power)
+    }
+
+    /// Checks that `values`, which are finite, are possible for this part.
+    ///
+    /// # Errors
+    /// If a second moment is negative, or if a power is not in [0, 1) as float32.
+    pub fn ensure_possible(self, values: &Tensor) -> Result<()> {
+        match self {
+            Self::SecondMoment => {
+                let least = values.f_min()?.f_double_value(&[])?;
+                ensure!(least >= 0.0, "expected means of squares, found {least}");
+            }
+            Self::Power => {
+                let power = values.f_to_kind(Kind::Float)?.f_double_value(&[])?;
+                ensure!((0.0..1.0).contains(&power), "expected 0 or more, below 1, found {power}");
+            }
+            Self::FirstMoment | Self::Variable(_) => {}
+        }
+        Ok(())
+    }
 }
 
 /// One of a checkpoint's tensors.
@@ -97,7 +124,7 @@ pub fn save(path: &Path, header: &Header, gan: &Gan) -> Result<()> {
 /// Puts `gan` into the state that `checkpoint` holds.
 ///
 /// # Errors
-/// If a tensor is missing or has another shape, the message names it. It is an error, too, if the checkpoint
+/// If a tensor is missing, has another shape or impossible values, the message names it. It is an error, too, if the checkpoint
 /// holds more tensors than expected. In either case nothing has changed.
 pub fn restore(gan: &mut Gan, checkpoint: &Checkpoint) -> Result<()> {
     let restore = || -> Result<()> {
@@ -114,6 +141,7 @@ pub fn restore(gan: &mut Gan, checkpoint: &Checkpoint) -> Result<()> {
                 part != Part::Power || kind == Kind::Float,
                 "tensor {name}: expected kind Float, found {kind:?}"
             );
+            part.ensure_possible(saved).with_context(|| format!("tensor {name}"))?;
             pairs.push((saved, tensor));
         }
         let (expected, found) = (pairs.len(), checkpoint.tensor_count());
@@ -126,4 +154,22 @@ pub fn restore(gan: &mut Gan, checkpoint: &Checkpoint) -> Result<()> {
     };
     restore().with_context(|| checkpoint.path.display().to_string())?;
     gan.continue_from(checkpoint.header.iteration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_power_that_rounds_to_1_and_a_negative_mean_of_squares_are_impossible() {
+        let is_possible = |part: Part, value: f64| {
+            let values = Tensor::from_slice(&[value]).reshape([0; 0]);
+            part.ensure_possible(&values).is_ok()
+        };
+        assert!(is_possible(Part::Power, 0.999) && is_possible(Part::Power, 0.0));
+        // As float32, in which Adam computes, this is 1, and Adam would divide by 1 - 1.
+        assert!(!is_possible(Part::Power, 1.0 - 1e-12) && !is_possible(Part::Power, -0.1));
+        assert!(is_possible(Part::SecondMoment, 0.0) && !is_possible(Part::SecondMoment, -1e-30));
+        assert!(is_possible(Part::FirstMoment, -1.0));
+    }
 }
