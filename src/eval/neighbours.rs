@@ -45,7 +45,7 @@ pub fn nearest(
     let mut found: Vec<Vec<Neighbour>> = vec![Vec::new(); count];
     for start in (0..set.count()).step_by(BLOCK) {
         let end = set.count().min(start + BLOCK);
-        let block = rows(&set.images(start..end)?, length, Kind::Double)?;
+        let block = rows(&set.rows(start..end)?, length, Kind::Double)?;
         let block_squares =
             block.f_square()?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
         // Pixels are whole numbers, so that these sums are exact in float64.
