@@ -69,9 +69,9 @@ pub enum Event<'a> {
     Warning(&'a str),
     /// A file is fetched: its name, bytes there, bytes in all.
     Fetched(&'a str, u64, Option<u64>),
-    /// There are so many files to decode.
+    /// The number of image files that will be decoded.
     Files(usize),
-    /// So many more are done.
+    /// How many more of the image files have been decoded.
     Decoded(usize),
 }
 

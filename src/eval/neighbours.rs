@@ -37,7 +37,11 @@ pub fn nearest(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Vec<Neighbour>>> {
     let length = set.image_len();
-    ensure!(images.len().is_multiple_of(length), "expected whole images of {length} bytes, found {} bytes", images.len());
+    ensure!(
+        images.len().is_multiple_of(length),
+        "expected whole images of {length} bytes, found {} bytes",
+        images.len()
+    );
     let others = set.count() - usize::from(own.is_some());
     ensure!(k >= 1, "expected at least one neighbour to look for, found k = 0");
     let count = images.len() / length;

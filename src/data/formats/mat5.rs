@@ -223,8 +223,8 @@ impl<'a> Elements<'a> {
     }
 }
 
-/// The one element in a compressed one: its data. What it promises is read as it comes, so that a lie
-/// costs no memory.
+/// The one element in a compressed one: its data. Memory is taken only for bytes that have come,
+/// whatever length the tag promises.
 fn inflate(compressed: &[u8], order: Order) -> Result<Vec<u8>> {
     let mut decoder = ZlibDecoder::new(compressed);
     let mut tag = [0; 8];
