@@ -13,12 +13,13 @@ exit status: 0 all is there, 1 something is not (each is named with its page and
 """
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("assets", "benches", "docs", "examples", "fuzz", "scripts", "src", "tests")
-# What git does not hold.
+# Folders whose pages are not the repository's, where git cannot tell.
 FOREIGN = {".libtorch", "node_modules", "runs", "target"}
 
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
@@ -27,6 +28,23 @@ PATH = re.compile(r"(?:%s)/[\w./*-]*" % "|".join(FOLDERS))
 SCRIPT = re.compile(r"\bscripts/[\w/]+\.(?:sh|py)\b")
 RUST = re.compile(r"(?:\w+/)*\w+\.rs")
 TEST = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+){5,}")
+
+
+def pages_of_git():
+    """The pages that git holds; none where there is no git or no repository."""
+    try:
+        command = ["git", "ls-files", "-z", "--", "*.md"]
+        names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    pages = [ROOT / name.decode("utf-8") for name in names.split(b"\0") if name]
+    # A page that was removed stays in git's list until that is committed.
+    return [page for page in pages if page.exists()]
+
+
+def pages_of_folder():
+    """The pages in the repository's folder."""
+    return [p for p in ROOT.rglob("*.md") if not FOREIGN & set(p.relative_to(ROOT).parts)]
 
 
 def lines_of(page):
@@ -84,7 +102,7 @@ def main():
     if len(sys.argv) > 1:
         print(__doc__)
         sys.exit(0 if sys.argv[1] in ("-h", "--help") else 2)
-    pages = sorted(p for p in ROOT.rglob("*.md") if not FOREIGN & set(p.relative_to(ROOT).parts))
+    pages = sorted(pages_of_git() or pages_of_folder())
     sources = [p for folder in ("src", "tests") for p in (ROOT / folder).rglob("*.rs")]
     functions = set(re.findall(r"\bfn (\w+)", "\n".join(p.read_text(encoding="utf-8") for p in sources)))
     rust_files = {p.name for folder in (*FOLDERS, ".") for p in (ROOT / folder).glob("*.rs")}

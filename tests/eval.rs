@@ -51,7 +51,7 @@ fn without(set: &ImageSet, class: Option<u32>) -> Result<Vec<u8>> {
     for i in permutation(&mut rng(5, Stream::Shuffle, 0), 10_000).into_iter().take(1500) {
         let i = i as usize;
         if Some(labels.of_images[i]) != class {
-            images.extend(set.images(i..i + 1)?);
+            images.extend(set.rows(i..i + 1)?);
         }
     }
     Ok(images)
@@ -201,7 +201,7 @@ fn copies_duplicates_and_one_colour_are_told() -> Result<()> {
     std::fs::create_dir(place.join("copies"))?;
     std::fs::create_dir(place.join("black"))?;
     for i in 0..40 {
-        let image = digits.images(i / 2..i / 2 + 1)?;
+        let image = digits.rows(i / 2..i / 2 + 1)?;
         let picture = image::GrayImage::from_raw(32, 32, image).context("an image")?;
         picture.save(place.join(format!("copies/{i}.png")))?;
         image::GrayImage::new(32, 32).save(place.join(format!("black/{i}.png")))?;

@@ -9,6 +9,8 @@ mod input;
 pub mod mat5;
 #[path = "../../src/data/formats/npy.rs"]
 pub mod npy;
+#[path = "../../src/data/formats/npz.rs"]
+pub mod npz;
 #[path = "../../src/data/formats/stack.rs"]
 mod stack;
 

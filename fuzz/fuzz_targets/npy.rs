@@ -3,12 +3,16 @@
 
 mod data;
 
-use data::npy::{Range, parse_images};
+use data::npy::{Range, parse_images, read_rows};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     for range in [None, Some(Range { low: -1.0, high: 1.0 })] {
         if let Ok(stack) = parse_images(bytes, range) {
             data::check(&stack);
         }
+    }
+    if let Ok(([n, d], values)) = read_rows(bytes) {
+        assert!(n > 0 && d > 0 && n * d == values.len());
+        assert!(values.iter().all(|value| value.is_finite()));
     }
 });

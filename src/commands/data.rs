@@ -52,7 +52,8 @@ fn list() -> Result<ExitCode> {
         let there = part.bytes.map_or("-".to_owned(), |bytes| DecimalBytes(bytes).to_string());
         writeln!(text, "  {:<22} {there:>10}", part.name)?;
     }
-    let decoded = data::decoded_bytes()?;
+    // Where no cache folder is known, nothing is kept there.
+    let decoded = data::decoded_bytes().unwrap_or(0);
     if decoded > 0 {
         writeln!(text, "  {:<22} {:>10}", "decoded images", DecimalBytes(decoded).to_string())?;
     }

@@ -85,12 +85,13 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
         seed: args.seed,
         device,
         cache: cache(),
-        start,
     };
     let mut bar = EvaluationBar::new(verbosity);
-    let report = evaluate(request, &mut |event| bar.show(event))?;
+    let mut report = evaluate(request, &mut |event| bar.show(event))?;
     // The bar must not come between the lines of the table.
     drop(bar);
+    // With the time that loading and generating the images took.
+    report.elapsed_s = start.elapsed().as_secs_f64();
     if args.json {
         return print(format!("{}\n", serde_json::to_string_pretty(&report)?).as_bytes());
     }
@@ -168,11 +169,11 @@ fn images_of(
     verbosity: Verbosity,
 ) -> Result<ImageSet> {
     let path = Path::new(images);
+    let is_format_of_files =
+        |kind| formats::named(kind).is_some_and(|format| format.place() == Some("FILE"));
     let spec = match path.extension().and_then(|ending| ending.to_str()) {
         _ if path.is_dir() => format!("folder:{images}"),
-        Some(kind) if path.is_file() && formats::named(kind).is_some() => {
-            format!("{kind}:{images}")
-        }
+        Some(kind) if path.is_file() && is_format_of_files(kind) => format!("{kind}:{images}"),
         _ => images.to_owned(),
     };
     let options = Options {

@@ -17,13 +17,13 @@ use sha2::{Digest, Sha256};
 
 use super::findings::Findings;
 use super::set::SetIdentity;
-use crate::files::{UNFINISHED, write_atomically};
+use crate::files::{UNFINISHED, write_streamed};
 use crate::shape::{ImageShape, ImageSize};
 
-/// The end of every file, and the version of its form.
+/// The last bytes of every file, which also tell the version of its format.
 const MARK: &[u8; 8] = b"dcgan-d2";
-/// The end of the files of version 0.2 and before, whose pixels are mirrored. None is ever opened: they
-/// are named otherwise.
+/// The last bytes of files of version 0.2 and before, whose pixels are mirrored. Their names differ, so that
+/// none is ever opened.
 const OLD_MARK: &[u8; 8] = b"dcgan-d1";
 /// How the name of every file ends.
 const ENDING: &str = ".images";
@@ -157,7 +157,8 @@ impl Builder {
         let shape = ImageShape { size: self.size, channels };
         ensure!(
             (channels == 1 || channels == 3) && pixels.len() == shape.len(),
-            "{} bytes are no image of {shape}",
+            "expected {} bytes, an image of {shape}, found {}",
+            shape.len(),
             pixels.len()
         );
         ensure!(u32::try_from(self.in_color.len() + 1).is_ok(), "more than {} images", u32::MAX);
@@ -203,19 +204,16 @@ impl Builder {
         path: &Path,
         findings: Findings,
     ) -> Result<(Pixels, Description)> {
-        write_atomically(path, |file| {
+        write_streamed(path, |file| {
             let mut out = BufWriter::with_capacity(1 << 20, file);
-            let write = || -> Result<()> {
-                let description = self.write(&mut out, findings)?;
-                let description = serde_json::to_vec(&description)?;
-                out.write_all(&description)?;
-                out.write_all(&(description.len() as u64).to_le_bytes())?;
-                out.write_all(MARK)?;
-                Ok(out.flush()?)
-            };
-            write().map_err(std::io::Error::other)
+            let description = self.write(&mut out, findings)?;
+            let description = serde_json::to_vec(&description)?;
+            out.write_all(&description)?;
+            out.write_all(&(description.len() as u64).to_le_bytes())?;
+            out.write_all(MARK)?;
+            Ok(out.flush()?)
         })?;
-        open(path)
+        open(path, self.size)
     }
 
     /// Writes the images, each with as many channels as any.
@@ -263,11 +261,11 @@ impl Builder {
 /// Up to this length a set is read whole and its digest compared when it is opened: a tenth of a second.
 const VERIFIED: u64 = 128 << 20;
 
-/// Opens what [`Builder::write_file`] wrote.
+/// Opens what [`Builder::write_file`] wrote of images of `size`.
 ///
 /// # Errors
-/// If it cannot be read or is not whole.
-pub(super) fn open(path: &Path) -> Result<(Pixels, Description)> {
+/// If it cannot be read, is not whole or has images of another size.
+pub(super) fn open(path: &Path, size: ImageSize) -> Result<(Pixels, Description)> {
     let cannot = || format!("{}: cannot be read", path.display());
     let mut file = File::open(path).with_context(cannot)?;
     let length = file.metadata().with_context(cannot)?.len();
@@ -276,19 +274,24 @@ pub(super) fn open(path: &Path) -> Result<(Pixels, Description)> {
     file.seek(SeekFrom::End(-16)).with_context(cannot)?;
     let mut end = [0; 16];
     file.read_exact(&mut end).with_context(cannot)?;
-    let (size, mark) = end.split_at(8);
-    let size = u64::from_le_bytes(size.try_into()?);
-    ensure!(mark == MARK && size <= MAX_DESCRIPTION && size <= length - 16, "{}", not_whole());
-    file.seek(SeekFrom::Start(length - 16 - size)).with_context(cannot)?;
-    let mut description = vec![0; size as usize];
+    let (described, mark) = end.split_at(8);
+    let described = u64::from_le_bytes(described.try_into()?);
+    let has_room = described <= MAX_DESCRIPTION && described <= length - 16;
+    ensure!(mark == MARK && has_room, "{}", not_whole());
+    file.seek(SeekFrom::Start(length - 16 - described)).with_context(cannot)?;
+    let mut description = vec![0; described as usize];
     file.read_exact(&mut description).with_context(cannot)?;
     let description: Description = serde_json::from_slice(&description).with_context(not_whole)?;
     let SetIdentity { images, channels, height, width, .. } = description.identity;
     let promised = [images, channels, height, width]
         .into_iter()
         .try_fold(1_u64, |product, n| product.checked_mul(n as u64));
+    // Images of the expected size take no more memory than was meant to be taken.
     ensure!(
-        (channels == 1 || channels == 3) && promised == Some(length - 16 - size),
+        (height, width) == (size.height, size.width)
+            && images > 0
+            && (channels == 1 || channels == 3)
+            && promised == Some(length - 16 - described),
         "{}",
         not_whole()
     );
@@ -321,8 +324,8 @@ pub(super) fn folder(home: &Path) -> Result<PathBuf> {
         let age = entry.metadata().and_then(|file| file.modified()).map(|time| time.elapsed());
         let is_old = age.is_ok_and(|age| age.is_ok_and(|age| age > Duration::from_secs(86_400)));
         let name = entry.file_name().to_string_lossy().into_owned();
-        // What a process that was killed has left, younger ones may be being written; and what only an
-        // older version reads, which would make it anew.
+        // Old unfinished files are left from processes that were killed; a young one may still be being written.
+        // Files of an older version are removed too: only that version reads them, and it can make them again.
         let is_left = name.starts_with(UNFINISHED) && is_old;
         if is_left || name.ends_with(ENDING) && has_old_mark(&entry.path()) {
             let _ = fs::remove_file(entry.path());
@@ -366,7 +369,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = file(folder.path(), "some");
         let (_, written) = builder(Some(folder.path()))?.write_file(&path, Findings::default())?;
-        let (pixels, read) = open(&path)?;
+        let (pixels, read) = open(&path, SIZE)?;
         let shape = ImageShape { size: SIZE, channels: 3 };
         assert_eq!((read.identity.shape(), read.identity.images), (shape, 2));
         assert_eq!(read.identity, written.identity);
@@ -389,11 +392,30 @@ mod tests {
         let new = fs::read(&path)?;
         let old = file(&folder(home.path())?, "old");
         fs::write(&old, [&new[..new.len() - 8], OLD_MARK].concat())?;
-        let error = format!("{:#}", open(&old).map(|_| ()).unwrap_err());
+        let error = format!("{:#}", open(&old, SIZE).map(|_| ()).unwrap_err());
         assert!(error.contains("not a whole file of images"), "{error}");
         folder(home.path())?;
         assert!(path.exists() && !old.exists());
         assert_eq!(bytes_in(home.path()), new.len() as u64);
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_of_no_images_is_an_error_whatever_their_size() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = file(folder.path(), "some");
+        let (_, mut description) =
+            builder(Some(folder.path()))?.write_file(&path, Findings::default())?;
+        for size in [SIZE, ImageSize::square(0), ImageSize::square(u32::MAX as usize)] {
+            let shape = ImageShape { size, channels: 3 };
+            description.identity = SetIdentity::new(0, shape, "0".repeat(64));
+            description.labels.clear();
+            let description = serde_json::to_vec(&description)?;
+            let length = (description.len() as u64).to_le_bytes();
+            fs::write(&path, [&description[..], &length, MARK].concat())?;
+            let error = format!("{:#}", open(&path, SIZE).map(|_| ()).unwrap_err());
+            assert!(error.contains("not a whole file of images"), "{size}: {error}");
+        }
         Ok(())
     }
 
@@ -410,8 +432,12 @@ mod tests {
             let at = windows.into_iter().position(|part| part == was.as_bytes()).context(was)?;
             changed[at..at + was.len()].copy_from_slice(is.as_bytes());
             fs::write(&path, changed)?;
-            assert!(open(&path).is_err(), "{is}");
+            assert!(open(&path, SIZE).is_err(), "{is}");
         }
+        // A whole file of another size.
+        fs::write(&path, &whole)?;
+        assert!(open(&path, SIZE).is_ok());
+        assert!(open(&path, ImageSize { width: 12, height: 20 }).is_err());
         Ok(())
     }
 }

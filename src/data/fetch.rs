@@ -43,7 +43,7 @@ struct Remote {
 /// A part of a collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// What the name alone means: training and test images.
+    /// Training and test images: what the collection's name without a part stands for.
     All,
     /// Training images.
     Train,
@@ -269,13 +269,13 @@ impl Collection {
         COLLECTIONS.iter().find(has_names).is_some_and(|first| first.name == self.name)
     }
 
-    /// Downloads the files of `part` that are not in `home` yet, verified; all of them, in order.
-    /// `mirror` stands for the known ones; a `file:` URL is one too. One process at a time does so.
-    /// `progress` is told of a file's name, the bytes there are, and how many there will be.
+    /// The files of `part`, in order. Those that are not in `home` yet are downloaded and verified, by one process at a
+    /// time: from `mirror` instead of the known mirrors, where it is given. It may be a `file:` URL. `progress` is told
+    /// of a file's name, how many of its bytes there are, and how many there will be.
     ///
     /// # Errors
-    /// If no mirror has a file as it was published; the message says what each had. What there is of
-    /// a file is kept, and the next call goes on from there.
+    /// If no mirror has a file as it was published; the message says what each had. A part of a file
+    /// that has been downloaded is kept, and the next call resumes from there.
     pub fn fetch(
         &self,
         part: Part,
@@ -329,7 +329,7 @@ fn fetch_one(
     let mut failures = Vec::new();
     for mirror in mirrors {
         let url = format!("{mirror}{}", file.name);
-        // What another mirror has left may be of another file: once more, from the beginning.
+        // The bytes that another mirror has left may be of another file: then it is downloaded again from its beginning.
         for from_start in [false, true] {
             if from_start {
                 remove_if_there(&partial)?;
@@ -350,7 +350,7 @@ fn fetch_one(
                     failures.push(format!("{url}: {error:#}"));
                     break;
                 }
-                // Nothing of it is worth keeping.
+                // Bytes of another file cannot be resumed from.
                 Err(Failure::Content(error)) => {
                     remove_if_there(&partial)?;
                     if !had_some {
@@ -361,7 +361,7 @@ fn fetch_one(
             }
         }
     }
-    // Nothing came: nothing to go on from.
+    // An empty file is nothing to resume from.
     if fs::metadata(&partial).is_ok_and(|file| file.len() == 0) {
         remove_if_there(&partial)?;
     }
@@ -593,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_fetched_and_what_breaks_off_is_gone_on_with() -> Result<()> {
+    fn a_file_is_fetched_and_interrupted_downloads_resume() -> Result<()> {
         assert_fetched(vec![good()])?;
         let server = assert_fetched(vec![broken_off(70_000), good()])?;
         assert!(server.requests()[1].contains("range: bytes=70000-"), "{:?}", server.requests());
@@ -607,7 +607,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_call_has_left_is_gone_on_with() -> Result<()> {
+    fn downloads_that_an_earlier_call_has_left_resume() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let partial = folder.path().join("some.bin.part");
         fs::write(&partial, &content()[..1234])?;

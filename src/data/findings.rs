@@ -1,12 +1,12 @@
-//! What was found in a data set's files besides good images.
+//! What a data set's files hold: sizes of images, files that are no images, and images that cannot be read.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Names that are kept of the files of which something is told.
+/// The most names of files that are kept as examples of one finding.
 const EXAMPLES: usize = 5;
-/// Reasons that are told apart.
+/// The most reasons that are told apart; images with any further reason are counted together.
 const MAX_REASONS: usize = 8;
 
 /// What was found besides good images.
@@ -21,10 +21,10 @@ pub struct Findings {
     pub others: Examples,
     /// Images that cannot be read, by the reason.
     pub bad: BTreeMap<String, Examples>,
-    /// Whether any could not be read because of its disk or its permissions: another time it may be read,
-    /// so that this must not be remembered.
+    /// Whether the disk or its permissions kept an image from being read. It may be readable later, so that a set
+    /// without it must not be kept in the cache.
     #[serde(skip)]
-    pub(super) is_passing: bool,
+    pub(super) may_be_readable_later: bool,
 }
 
 /// How many, and a few of them.

@@ -48,7 +48,8 @@ pub(super) fn fit(
     if from == (to_width, to_height) {
         return Ok(pixels);
     }
-    // `side` times a ratio, rounded to nearest. Below, this never exceeds a side that there is.
+    // `side` times a ratio, rounded to nearest. Every ratio below is at most that of the image's own sides, so that the
+    // result is never longer than the side of the image or of the target that it is a part of.
     let in_ratio = |side: u32, numerator: u32, denominator: u32| {
         let [side, numerator, denominator] = [side, numerator, denominator].map(u64::from);
         ((side * numerator + denominator / 2) / denominator).max(1) as u32

@@ -9,7 +9,7 @@ use ureq::Agent;
 
 use super::fetch::{Failure, RetryPolicy};
 
-/// What no file of any set has.
+/// The most bytes that are downloaded as one file: more than any file of any collection has.
 const MAX_DOWNLOAD: u64 = 4 << 30;
 
 /// Appends to `file`, which is at `partial`, what it lacks of `url`.
@@ -104,7 +104,7 @@ fn stretch(
         408 | 425 | 429 | 500..=599 => return Err(again(anyhow!("status {status}"))),
         _ => return Err(Stretch::Fatal(Failure::Mirror(anyhow!("status {status}")))),
     };
-    let total = range_total.or(length.map(|length| at + length));
+    let total = range_total.or(length.map(|length| at.saturating_add(length)));
     let here = |e: std::io::Error| Stretch::Fatal(Failure::Here(anyhow!(e)));
     // A server that knows no ranges begins anew.
     file.set_len(at).map_err(here)?;

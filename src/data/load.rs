@@ -69,9 +69,9 @@ pub enum Event<'a> {
     Warning(&'a str),
     /// A file is fetched: its name, bytes there, bytes in all.
     Fetched(&'a str, u64, Option<u64>),
-    /// There are so many files to decode.
+    /// The number of image files that will be decoded.
     Files(usize),
-    /// So many more are done.
+    /// How many more of the image files have been decoded.
     Decoded(usize),
 }
 
@@ -198,7 +198,7 @@ fn decoded(
     if let Some(path) = &path
         && path.exists()
     {
-        match cache::open(path) {
+        match cache::open(path, options.size) {
             Ok(found) => return Ok(found),
             Err(error) => tell(Event::Warning(&format!("{error:#}; making it anew"))),
         }
@@ -207,8 +207,8 @@ fn decoded(
     let mut sink = Sink::new(decoding, range, &mut builder, tell);
     format.read(files, &mut sink)?;
     let findings = sink.finish()?;
-    // Damage is remembered, too; what a disk or its permissions withheld may come back.
-    let is_lasting = builder.count() > 0 && builder.is_on_disk() && !findings.is_passing;
+    // Damaged files are kept in the cache as findings; files that could not be read may be readable later.
+    let is_lasting = builder.count() > 0 && builder.is_on_disk() && !findings.may_be_readable_later;
     if let Some(path) = path.filter(|_| is_lasting) {
         match builder.write_file(&path, findings.clone()) {
             Ok(written) => return Ok(written),
@@ -284,8 +284,8 @@ mod tests {
             |options: &Options| load_through(Some(folder.path()), &spec, options, &mut |_| {});
         let set = load(&options)?;
         assert_eq!((set.count(), set.shape()), (2, ImageShape { size, channels: 3 }));
-        assert!(set.images(1..2)? == *same.as_raw());
-        let cropped = set.images(0..1)?;
+        assert!(set.rows(1..2)? == *same.as_raw());
+        let cropped = set.rows(0..1)?;
         let green: Vec<_> = cropped.iter().skip(1).step_by(3).copied().collect();
         // The filter sees what is beyond the first and the last row; nothing of it is left inside.
         assert!(green[5 * 80..43 * 80].iter().all(|&value| value == 40));

@@ -7,7 +7,7 @@ use anyhow::anyhow;
 
 use super::fetch::{Failure, RetryPolicy};
 
-/// Says that it cannot.
+/// Fails: a build without the feature cannot download.
 pub(super) fn append(
     _url: &str,
     _file: &mut File,

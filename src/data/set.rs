@@ -1,6 +1,5 @@
 //! A set of images, upright, and what tells it from every other one.
 
-use std::ops::Range;
 use std::sync::OnceLock;
 
 use anyhow::{Result, ensure};
@@ -226,15 +225,7 @@ impl ImageSet {
     /// # Errors
     /// If they cannot be read.
     pub fn first(&self, count: usize) -> Result<Vec<u8>> {
-        self.images(0..count.min(self.count()))
-    }
-
-    /// The images of `range`: `[n, H, W, C]`.
-    ///
-    /// # Errors
-    /// If there are not so many, or they cannot be read.
-    pub fn images(&self, range: Range<usize>) -> Result<Vec<u8>> {
-        self.rows(range)
+        self.rows(0..count.min(self.count()))
     }
 
     /// The images `rows`, in that order: `[n, H, W, C]`.
@@ -382,7 +373,7 @@ mod tests {
         assert!(last[..WIDE.len()] == pixels[2 * WIDE.len()..]);
         assert!(last[WIDE.len()..] == pixels[..WIDE.len()]);
         assert_eq!(set.identity()?.sha256, hex::encode(Sha256::digest(&pixels)));
-        assert!(set.images(2..4).is_err() && ImageSet::new("part", WIDE, vec![0; 100]).is_err());
+        assert!(set.rows(2..4).is_err() && ImageSet::new("part", WIDE, vec![0; 100]).is_err());
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Takes what formats read, brings it to the size and channels of the set, and hands it to the cache.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
 use super::cache::Builder;
@@ -11,11 +11,12 @@ use super::formats::npy::Range;
 use super::formats::{SourceFile, Stack};
 use super::load::Event;
 
-/// Image files, and bytes of them in memory, that are decoded at a time.
+/// The most image files that are decoded at a time.
 const FILES: usize = 1024;
-const BYTES: usize = 64 << 20;
-/// Images of an array that are brought to the set's size at a time.
+/// The most images of an array that are brought to the set's size at a time.
 const IMAGES: usize = 4096;
+/// The most bytes that either may take, unless one image alone takes more.
+const BYTES: usize = 64 << 20;
 
 /// Takes images in the order of the set.
 pub struct Sink<'a> {
@@ -55,7 +56,7 @@ impl<'a> Sink<'a> {
     /// else, which is counted.
     ///
     /// # Errors
-    /// If the cache cannot be written. An image that cannot be read is none: it is counted.
+    /// If the cache cannot be written. An image that cannot be read is no error: it is counted.
     pub fn image_file(&mut self, file: SourceFile) -> Result<()> {
         self.bytes += file.bytes_in_memory();
         self.waiting.push(file);
@@ -86,21 +87,20 @@ impl<'a> Sink<'a> {
         };
         let classes: Vec<String> = labels.unwrap_or_default().iter().map(u16::to_string).collect();
         let image = height * width * channels;
-        for (part, images) in pixels.chunks(image * IMAGES).enumerate() {
+        let largest = image.max(decoding.size.width * decoding.size.height * 3);
+        let at_a_time = (BYTES / largest).clamp(1, IMAGES);
+        for (part, images) in pixels.chunks(image * at_a_time).enumerate() {
             let fitted: Vec<_> = images.par_chunks(image).map(one).collect::<Result<_>>()?;
             for (i, (channels, pixels)) in fitted.iter().enumerate() {
-                let class = classes.get(part * IMAGES + i).map(String::as_str);
+                let class = classes.get(part * at_a_time + i).map(String::as_str);
                 self.builder.push(*channels, pixels, class)?;
             }
-        }
-        if self.builder.count() == 0 {
-            bail!("no images");
         }
         self.findings.add_images(size, count, if channels == 1 { count } else { 0 });
         Ok(())
     }
 
-    /// Decodes what still waits. What was found in all files.
+    /// Decodes the files that still wait, and gives what was found in all files.
     ///
     /// # Errors
     /// If the cache cannot be written.
@@ -111,6 +111,10 @@ impl<'a> Sink<'a> {
 
     /// Decodes the waiting files on all threads and hands on each good image, in their order.
     fn decode_waiting(&mut self) -> Result<()> {
+        // Of a set of arrays no file ever waits, and nobody is told of files.
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
         let files = std::mem::take(&mut self.waiting);
         self.bytes = 0;
         let decoding = self.decoding;
@@ -125,7 +129,7 @@ impl<'a> Sink<'a> {
                 Outcome::Other => self.findings.others.add(&file.name),
                 Outcome::Bad(reason) => self.findings.add_bad(reason, &file.name),
                 Outcome::Unreadable(reason) => {
-                    self.findings.is_passing = true;
+                    self.findings.may_be_readable_later = true;
                     self.findings.add_bad(reason, &file.name);
                 }
             }

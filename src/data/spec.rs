@@ -15,7 +15,7 @@ pub enum Spec {
     Public(&'static Collection, Part),
 }
 
-/// What there is to write for a data set, and what it means: all that is listed and understood.
+/// Every form that a data set's name may have, such as `mnist` or `zip:FILE`, with what it means.
 pub fn names() -> Vec<(String, &'static str)> {
     let formats = || FORMATS.iter().map(|format| (pattern(*format), format.meaning()));
     let public = COLLECTIONS.iter().map(|one| (one.name.to_owned(), one.meaning));

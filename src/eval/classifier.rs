@@ -32,6 +32,8 @@ const STEPS: (usize, usize) = (600, 3000);
 const LEARNING_RATE: f64 = 2e-3;
 /// One image out of so many is held out of training, to measure how often the classifier is right.
 const HELD_OUT: usize = 7;
+/// The fewest images that it is trained on: two are held out.
+const LEAST_IMAGES: usize = 2 * HELD_OUT;
 /// The most pixels that images are moved by in training, in either direction.
 const SHIFT: u32 = 2;
 /// Version of the file and of the training. Files of another version are not read, so the classifier is trained anew.
@@ -101,7 +103,10 @@ impl Classifier {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self> {
         let count = set.count();
-        ensure!(count >= 2 * HELD_OUT, "a classifier takes at least 14 images, found {count}");
+        ensure!(
+            count >= LEAST_IMAGES,
+            "a classifier takes at least {LEAST_IMAGES} images, found {count}"
+        );
         let order = permutation(&mut rng(0, Stream::Subset, 3), u32::try_from(count)?);
         let (held_out, training) = order.split_at(count / HELD_OUT);
         let store = nn::VarStore::new(device);

@@ -158,7 +158,7 @@ impl Images<'_> {
         self.set.rows(self.rows[..count].iter().copied())
     }
 
-    /// The first `count` images as `[count, C, 32, 32]`, 0 to 255, in float64.
+    /// The first `count` images as `[count, C, H, W]`, 0 to 255, in float64.
     ///
     /// # Errors
     /// If an image cannot be read.

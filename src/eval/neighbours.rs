@@ -7,8 +7,11 @@ use super::tensors::rows;
 use crate::data::ImageSet;
 use crate::statistics::Sorted;
 
-/// Images of the set that are compared at a time.
+/// The most images of the set that are compared at a time.
 const BLOCK: usize = 4096;
+/// The most values that images of the set which are compared at a time may have, in float64: 4096 images of 32×32 in
+/// colour. Of larger images fewer are compared at a time.
+const BLOCK_VALUES: usize = BLOCK * 32 * 32 * 3;
 
 /// An image of a set, and how far away from another image it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,18 +37,25 @@ pub fn nearest(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Vec<Neighbour>>> {
     let length = set.image_len();
-    ensure!(images.len().is_multiple_of(length), "{} bytes are no whole images", images.len());
+    ensure!(
+        images.len().is_multiple_of(length),
+        "expected whole images of {length} bytes, found {} bytes",
+        images.len()
+    );
     let others = set.count() - usize::from(own.is_some());
-    ensure!(k >= 1, "at least one neighbour is looked for");
+    ensure!(k >= 1, "expected at least one neighbour to look for, found k = 0");
     let count = images.len() / length;
-    ensure!(own.is_none_or(|own| own.len() == count), "a number for each of {count} images");
-    ensure!(k <= others, "the data set has {others} images to compare with, fewer than {k}");
+    if let Some(own) = own {
+        ensure!(own.len() == count, "expected the numbers of {count} images, found {}", own.len());
+    }
+    ensure!(k <= others, "expected at least {k} images to compare with, found {others}");
     let queries = rows(images, length, Kind::Double)?;
     let squares = queries.f_square()?.f_sum_dim_intlist([1i64].as_slice(), true, Kind::Double)?; // [n, 1]
     let mut found: Vec<Vec<Neighbour>> = vec![Vec::new(); count];
-    for start in (0..set.count()).step_by(BLOCK) {
-        let end = set.count().min(start + BLOCK);
-        let block = rows(&set.images(start..end)?, length, Kind::Double)?;
+    let at_a_time = (BLOCK_VALUES / length).clamp(1, BLOCK);
+    for start in (0..set.count()).step_by(at_a_time) {
+        let end = set.count().min(start + at_a_time);
+        let block = rows(&set.rows(start..end)?, length, Kind::Double)?;
         let block_squares =
             block.f_square()?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
         // Pixels are whole numbers, so that these sums are exact in float64.
@@ -60,8 +70,8 @@ pub fn nearest(
                     .f_fill_(f64::INFINITY)?;
             }
         }
-        // Whole numbers times the block's size leave room for the place in the block, so that of equally near images
-        // the first one is nearest.
+        // Whole numbers times the largest block's size leave room for the place in the block, so that of equally near
+        // images the first one is nearest.
         let places = Tensor::f_arange((end - start) as i64, (Kind::Double, queries.device()))?;
         let distances = distances.f_mul_scalar(BLOCK as f64)?.f_add(&places)?;
         let k_here = k.min(end - start);
@@ -109,7 +119,7 @@ impl CopyThreshold {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shape::ImageShape;
+    use crate::shape::{ImageShape, ImageSize};
 
     /// Images that are one gray level each.
     fn flat(levels: impl IntoIterator<Item = u8>) -> Vec<u8> {
@@ -142,6 +152,20 @@ mod tests {
         assert_eq!(found[0], [Neighbour { index: 263, distance: 0.0 }]);
         assert!(nearest(&flat([7]), &set, levels.len(), Some(&[7]), &mut |_| {}).is_err());
         assert!(nearest(&[1], &set, 1, None, &mut |_| {}).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn large_images_are_compared_in_smaller_blocks() -> Result<()> {
+        let shape = ImageShape { size: ImageSize::square(512), channels: 3 };
+        let flat = |level: u8| vec![level; shape.len()];
+        let levels = (0..20).flat_map(|level| flat(level % 10));
+        let set = ImageSet::new("levels", shape, levels.collect())?;
+        let mut told = Vec::new();
+        let found = nearest(&flat(8), &set, 3, None, &mut |n| told.push(n))?;
+        assert_eq!(told, [16, 4]);
+        let expected = [(8, 0.0), (18, 0.0), (7, 1.0)];
+        assert_eq!(found[0], expected.map(|(index, distance)| Neighbour { index, distance }));
         Ok(())
     }
 

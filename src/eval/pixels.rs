@@ -52,10 +52,19 @@ impl Similarity {
     /// # Source
     /// Z. Wang et al., *Multi-scale Structural Similarity for Image Quality Assessment* (2003).
     pub fn of_pairs(&self, x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
-        ensure!(x.size() == y.size(), "images {:?} and {:?}", x.size(), y.size());
+        ensure!(
+            x.size() == y.size(),
+            "expected pairs of images of one shape, found {:?} and {:?}",
+            x.size(),
+            y.size()
+        );
         let (n, c, h, w) = x.size4()?;
         let smallest = h.min(w) >> (self.betas.len() - 1);
-        ensure!(smallest >= self.window, "{smallest} pixels are fewer than {} taps", self.window);
+        ensure!(
+            smallest >= self.window,
+            "structural similarity: expected at least {} pixels a side on the smallest scale, found {smallest}",
+            self.window
+        );
         let half = (self.window / 2) as f64;
         let taps: Vec<f64> = (0..self.window)
             .map(|i| (-0.5 * ((i as f64 - half) / self.sigma).powi(2)).exp())
@@ -155,7 +164,7 @@ pub fn patches(level: &Tensor, places: &[(i64, i64)]) -> Result<Tensor> {
         |&(y, x): &(i64, i64)| (half..h - half).contains(&y) && (half..w - half).contains(&x);
     ensure!(
         !places.is_empty() && places.len() as i64 % n == 0 && places.iter().all(inside),
-        "{} patches of {n} images of {h}×{w}",
+        "expected patches that lie within their images, as many of each of {n} images of {w}×{h}, found {} places",
         places.len()
     );
     let each = places.len() as i64 / n;
@@ -191,7 +200,7 @@ pub fn patches(level: &Tensor, places: &[(i64, i64)]) -> Result<Tensor> {
 pub fn sliced_wasserstein(real: &Tensor, generated: &Tensor, directions: &Tensor) -> Result<f64> {
     ensure!(
         real.size() == generated.size(),
-        "patches {:?} and {:?}",
+        "expected as many patches of either side, found {:?} and {:?}",
         real.size(),
         generated.size()
     );

@@ -46,8 +46,6 @@ pub struct Request<'a> {
     pub device: Device,
     /// The folder in which classifiers and the features of real images are kept; `None` keeps nothing.
     pub cache: Option<PathBuf>,
-    /// When the work began that the report tells the time of.
-    pub start: Instant,
 }
 
 /// What was measured.
@@ -76,7 +74,7 @@ pub struct Report {
     pub notes: Vec<String>,
     /// The metrics.
     pub metrics: Vec<Row>,
-    /// How long it took.
+    /// How long it took to measure. Who has done more for the report may count that in.
     pub elapsed_s: f64,
 }
 
@@ -99,7 +97,8 @@ pub struct Row {
 /// # Errors
 /// If the features cannot be computed, there are too few images for a metric, or an image cannot be read.
 pub fn evaluate(request: Request, progress: &mut dyn FnMut(Event)) -> Result<Report> {
-    let Request { generated, name, set, source, metrics, seed, device, cache, start } = request;
+    let Request { generated, name, set, source, metrics, seed, device, cache } = request;
+    let start = Instant::now();
     let settings = Settings { count: generated.count(), seed, device, cache };
     let evaluator = Evaluator::prepare(set, source, metrics, settings, progress)?;
     let mut measured = evaluator.measure(generated, true, progress)?;

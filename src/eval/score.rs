@@ -17,7 +17,10 @@ use crate::statistics::mean_and_deviation;
 /// If there are fewer rows than parts.
 pub fn classifier_score(logits: &Tensor, splits: i64) -> Result<(f64, f64)> {
     let (count, _) = logits.size2()?;
-    ensure!(splits >= 1 && count >= splits, "{splits} parts of {count} images");
+    ensure!(
+        splits >= 1 && count >= splits,
+        "expected at least one image for each of {splits} parts, found {count}"
+    );
     let log_p = logits.f_to_kind(Kind::Double)?.f_log_softmax(1, Kind::Double)?;
     let mut scores = Vec::new();
     for part in 0..splits {
@@ -40,7 +43,12 @@ pub fn classifier_score(logits: &Tensor, splits: i64) -> Result<(f64, f64)> {
 /// # Errors
 /// If a class has a generated image but no real one: the divergence is infinite then.
 pub fn class_balance(generated: &[f64], real: &[f64]) -> Result<f64> {
-    ensure!(generated.len() == real.len(), "{} classes and {}", generated.len(), real.len());
+    ensure!(
+        generated.len() == real.len(),
+        "expected the shares of {} classes, found {}",
+        real.len(),
+        generated.len()
+    );
     let mut divergence = 0.0;
     for (class, (&p, &q)) in generated.iter().zip(real).enumerate() {
         ensure!(p == 0.0 || q > 0.0, "no real image is of class {class}, and a generated one is");

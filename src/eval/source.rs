@@ -35,8 +35,7 @@ impl FeatureSource {
     /// if the images of `set` have classes, and pixels if not. `range` and `size` matter to a module alone.
     ///
     /// # Errors
-    /// [`Usage`], if the set has no classes to train a classifier on, or if there is no such file. The message does not
-    /// repeat the name.
+    /// [`Usage`], if the set has no classes to train a classifier on, or if there is no such file.
     pub fn choose(
         name: Option<&str>,
         range: InputRange,
@@ -56,10 +55,10 @@ impl FeatureSource {
             Some(file) if Path::new(file).is_file() => {
                 Ok(Self::Module { path: PathBuf::from(file), range, size })
             }
-            Some(_) => {
-                let message = "expected digits, pixels or a TorchScript file; there is none";
-                Err(Usage(message.to_owned()).into())
-            }
+            Some(other) => Err(Usage(format!(
+                "expected digits, pixels or the file of a TorchScript module, found {other}, and there is no such file"
+            ))
+            .into()),
         }
     }
 

@@ -13,7 +13,7 @@ pub fn data_home() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("DCGAN_DATA").filter(|folder| !folder.is_empty()) {
         return Ok(folder.into());
     }
-    cache_home()
+    cache_home().context("set DCGAN_DATA to a folder for data sets")
 }
 
 /// The folder for this program in the user's cache folder.
@@ -22,6 +22,6 @@ pub fn data_home() -> Result<PathBuf> {
 /// If the user's cache folder is not known.
 pub fn cache_home() -> Result<PathBuf> {
     let strategy = etcetera::choose_base_strategy()
-        .context("no home folder is known; set DCGAN_DATA to a folder for data sets")?;
+        .context("the user's cache folder is not known, because no home folder is")?;
     Ok(strategy.cache_dir().join("dcgan"))
 }

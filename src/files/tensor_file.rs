@@ -11,7 +11,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
-use super::write_atomically;
+use super::write_streamed;
 
 /// The content of a safetensors file, sorted by name.
 #[derive(Debug, Default)]
@@ -151,11 +151,11 @@ impl TensorFile {
         let mut header = self.header(metadata)?;
         // The format wants the data to begin at a multiple of 8 bytes.
         header.resize(header.len().next_multiple_of(8), b' ');
-        write_atomically(path, |file| {
+        write_streamed(path, |file| {
             file.write_all(&(header.len() as u64).to_le_bytes())?;
             file.write_all(&header)?;
             for tensor in self.tensors.values() {
-                file.write_all(&bytes_of(tensor).map_err(std::io::Error::other)?)?;
+                file.write_all(&bytes_of(tensor)?)?;
             }
             Ok(())
         })

@@ -50,7 +50,7 @@ impl Picture {
         let image = shape.len();
         ensure!(
             image > 0 && columns > 0 && !images.is_empty() && images.len().is_multiple_of(image),
-            "{} bytes are no images of {shape}",
+            "expected one or more whole images of {shape} in one or more columns, found {} bytes in {columns} columns",
             images.len()
         );
         let count = images.len() / image;

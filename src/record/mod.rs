@@ -1,4 +1,5 @@
-//! Forms in which results are shown and kept: lines of metrics, TensorBoard events, pictures, plots, films. Nothing here knows how a run is trained or where it lies.
+//! Forms in which results are shown and kept: lines of metrics, TensorBoard events, pictures, plots, films. Nothing here
+//! knows how a run is trained or where it lies.
 
 pub mod grid;
 pub mod jsonl;

@@ -65,7 +65,7 @@ impl<'a> Journal<'a> {
         // TensorBoard, so it counts as new.
         let is_new = last.is_none() && !run.has_samples()?;
         let board = match TensorBoard::create(run.path()) {
-            Ok(board) => Some(board),
+            Ok(board) => board,
             Err(error) => {
                 progress
                     .warn(&format!("{error:#}; training continues without TensorBoard's events"));

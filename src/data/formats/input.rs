@@ -111,7 +111,7 @@ fn length_of(path: &Path) -> Result<u64> {
 /// # Errors
 /// If it cannot be read, or is no regular file.
 pub(super) fn open_file(path: &Path) -> Result<(File, u64)> {
-    // Before it is opened, which waits at a pipe.
+    // Checked before the file is opened, because opening a pipe would wait for its writer.
     let length = length_of(path)?;
     let file = File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     Ok((file, length))

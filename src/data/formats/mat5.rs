@@ -48,9 +48,9 @@ mod mi {
 
 /// Length of the file's header.
 const HEADER: usize = 128;
-/// Of an array's class: bytes.
+/// The class of arrays of unsigned bytes.
 const CLASS_UINT8: u32 = 9;
-/// An array has more dimensions than any image set: not one of ours.
+/// The most dimensions of an array: more than any array of images has.
 const MAX_RANK: usize = 32;
 
 /// Images, and their labels where there are any.
@@ -100,7 +100,7 @@ pub fn parse_images(bytes: &[u8]) -> Result<MatImages> {
         let data = match element.kind {
             mi::MATRIX => Cow::Borrowed(element.data),
             mi::COMPRESSED => Cow::Owned(inflate(element.data, order).with_context(context)?),
-            // Whatever else there is, is none of ours.
+            // Elements of other types hold no arrays.
             _ => continue,
         };
         let array = Array::read(&data, order).with_context(context)?;
@@ -223,8 +223,8 @@ impl<'a> Elements<'a> {
     }
 }
 
-/// The one element in a compressed one: its data. What it promises is read as it comes, so that a lie
-/// costs no memory.
+/// The one element in a compressed one: its data. Memory is taken only for bytes that have come,
+/// whatever length the tag promises.
 fn inflate(compressed: &[u8], order: Order) -> Result<Vec<u8>> {
     let mut decoder = ZlibDecoder::new(compressed);
     let mut tag = [0; 8];
@@ -278,7 +278,7 @@ impl<'a> Array<'a> {
             .context("dimensions: one is negative")?;
         let name = parts.expect("name", &[mi::INT8])?;
         let name = String::from_utf8_lossy(name.data).into_owned();
-        // Numbers; cells, structures, text and sparse arrays are none of ours.
+        // Only numeric arrays can be images or labels: not cells, structures, text or sparse arrays.
         if !(6..=15).contains(&class) || is_complex {
             return Ok(None);
         }

@@ -33,12 +33,12 @@ impl Format for Npy {
     }
 }
 
-/// What of an array's values is black and what is white: `low` and `high`. Unsigned bytes need none.
+/// The values that are black and white in an array of floats. Arrays of unsigned bytes need no range.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Range {
-    /// Becomes 0.
+    /// Black: becomes the byte 0.
     pub low: f64,
-    /// Becomes 255.
+    /// White: becomes the byte 255.
     pub high: f64,
 }
 
@@ -80,7 +80,8 @@ pub fn read_rows(mut source: impl Read) -> Result<([usize; 2], Vec<f32>)> {
     ensure!(n > 0 && d > 0, "NPY shape {shape:?}: one is 0");
     let promised = (n as u64).checked_mul(d as u64).and_then(|values| values.checked_mul(size));
     let promised = promised.with_context(|| format!("NPY shape {shape:?} promises too much"))?;
-    // What is promised is read as it comes, so that a lie costs no memory; one byte more shows.
+    // A header may promise more than there is, so memory is taken only for bytes that have come. One byte more than
+    // promised is asked for, to notice a file that is too long.
     let mut bytes = Vec::new();
     let source = rest.chain(source);
     source.take(promised.saturating_add(1)).read_to_end(&mut bytes).context("NPY")?;
@@ -112,7 +113,7 @@ fn head(source: &mut impl Read) -> Result<(Header, Cursor<Vec<u8>>)> {
     Ok((header, rest))
 }
 
-/// What the beginning of a file must hold of its header.
+/// The bytes at the beginning of a file within which its header must end.
 const HEAD: usize = 64 << 10;
 /// Bytes that are read at a time.
 const PART: u64 = 16 << 20;
@@ -163,7 +164,7 @@ pub fn read_images(
     let (mut done, mut first) = (0, 0);
     while done < promised {
         let wanted = image.saturating_mul(at_a_time).min(promised - done);
-        // What is promised is read as it comes, so that a lie costs no memory.
+        // Memory is taken only for bytes that have come, whatever the header promises.
         let mut bytes = Vec::new();
         source.by_ref().take(wanted).read_to_end(&mut bytes).context("NPY")?;
         done += bytes.len() as u64;
@@ -198,7 +199,7 @@ pub fn read_images(
     Ok(())
 }
 
-/// What a file says of its array.
+/// The header of a file: the array's type, order and shape.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Header {
     /// NumPy's name of the type.
@@ -296,7 +297,7 @@ pub struct RangeIsMissing;
 
 impl fmt::Display for RangeIsMissing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("NPY: floats; state their range")
+        f.write_str("NPY: the array holds floats; the setting `range` must say which values are black and white")
     }
 }
 
@@ -388,7 +389,7 @@ pub(super) mod tests {
             (file("<i8", false, "(1, 1, 1)", &[0; 8]), "float32 or float64, found"),
             (file(">f4", false, "(1, 1, 1)", &[0; 4]), "little-endian"),
             (file("|u1", true, "(1, 1, 1)", &[0]), "found Fortran's"),
-            (file("<f4", false, "(1, 1, 1)", &[0; 4]), "state their range"),
+            (file("<f4", false, "(1, 1, 1)", &[0; 4]), "the setting `range` must say"),
         ] {
             assert!(error(&file, None).contains(told), "{told}: {}", error(&file, None));
         }

@@ -1,6 +1,6 @@
-//! What the parsers of array files give.
+//! The images that parsers of array files return.
 
-/// What a file may expand to in memory: more than a million images in colour.
+/// The most bytes that a file may expand to in memory: enough for more than a million images of 32×32 in colour.
 pub(in crate::data) const MAX_EXPANDED: u64 = 8 << 30;
 
 /// Images of one size, as an array file holds them.

@@ -24,6 +24,11 @@ const REPEATS: usize = 4;
 pub(super) fn distance(compared: &ImageComparison) -> Result<Option<Estimate>> {
     let count = MAX_IMAGES.min(compared.generated.count()).min(compared.real.count());
     ensure!(count >= 1, "a sliced Wasserstein distance takes at least one image");
+    let size = compared.real.set.shape().size;
+    ensure!(
+        size.width.min(size.height) >= PATCH as usize,
+        "a sliced Wasserstein distance takes images of at least {PATCH}×{PATCH}, found {size}"
+    );
     let (real, generated) = (compared.real.tensor(count)?, compared.generated.tensor(count)?);
     let patch_len = PATCH * PATCH * real.size4()?.1;
     let mut draw = Draw::Patches.rng(compared.seed);
