@@ -36,7 +36,7 @@ fn assert_falls_back(folder: &Path, damage: &[u8], told: &str) -> Result<()> {
         NEWEST,
         told,
         "warning: set aside as run/checkpoints/damaged-",
-        "going on after iteration 2 of 4",
+        "resuming after iteration 2 of 4",
     ] {
         assert!(ran.stderr.contains(part), "no `{part}` in\n{}", ran.stderr);
     }
