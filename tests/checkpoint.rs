@@ -220,6 +220,21 @@ fn wrong_and_hostile_metadata_are_errors_that_name_the_key() -> Result<()> {
         })?;
         assert!(error.contains(told), "{key} = {value:.60}: {error:.300}");
     }
+    // A wrong setting in a file is no wrong flag.
+    let mut file = TensorFile::read(&path)?;
+    file.metadata.insert("config".to_owned(), "image-size = 64".to_owned());
+    let wrong = folder.path().join("wrong.safetensors");
+    file.write(&wrong)?;
+    for command in
+        ["export wrong.safetensors --format tf", "train --resume wrong.safetensors --fork x"]
+    {
+        let ran = dcgan(folder.path(), command);
+        ran.assert_refused(
+            command,
+            1,
+            &["wrong.safetensors: ", "`config`: image-size: this version"],
+        );
+    }
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use crate::cli::Verbosity;
 use dcgan::data::builtin::DIGITS;
 use dcgan::data::npy::RangeIsMissing;
 use dcgan::data::{ImageSet, Options, formats};
-use dcgan::error::{Fixable, Usage};
+use dcgan::error::{Fixable, SettingError, Usage};
 use dcgan::eval::metric::{Better, Metric};
 use dcgan::eval::report::{Report, Request, Row, default_count, evaluate};
 use dcgan::eval::source::FeatureSource;
@@ -165,6 +165,9 @@ fn without_flags(error: anyhow::Error) -> anyhow::Error {
         error.downcast_ref(),
         Some(Fixable::UnreadableImages(_) | Fixable::TooManyUnreadableImages(_))
     );
+    if error.is::<SettingError>() {
+        return Usage(format!("{error:#}")).into();
+    }
     if is_of_images || error.is::<RangeIsMissing>() { anyhow!("{error:#}") } else { error }
 }
 

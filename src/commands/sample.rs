@@ -164,7 +164,8 @@ impl Job {
             Usage(format!("--grid has no room for {count} images"))
         );
         let places = count.next_multiple_of(columns);
-        ensure_picture(places, self.sampler.shape(), 1).context("use --out-dir or --npz")?;
+        ensure_picture(places, self.sampler.shape(), 1)
+            .map_err(|error| Usage(format!("{error}, or use --out-dir or --npz")))?;
         let mut images = Vec::new();
         self.each(&mut |block| {
             images.extend_from_slice(block);

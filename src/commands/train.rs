@@ -305,7 +305,9 @@ impl Prepared {
                         remedy(&error, &config, &path)
                     ));
                 } else {
-                    say("no state is kept; when that is mended, the same command begins anew");
+                    say(
+                        "no state is kept; once the cause is corrected, run the same command again",
+                    );
                 }
                 Ok(ExitCode::FAILURE)
             }
@@ -355,7 +357,7 @@ fn report(outcome: &Outcome, total: u64, path: &str, verbosity: Verbosity) -> Ex
 fn remedy(error: &anyhow::Error, config: &TrainConfig, path: &str) -> String {
     let resume = how_to_resume(path);
     if !is_divergence(error) {
-        return format!("when that is mended: {resume}");
+        return format!("once the cause is corrected: {resume}");
     }
     // The same settings would come to the same end.
     let fork = format!("with other settings: {resume} --fork NEWRUN --learning-rate X");

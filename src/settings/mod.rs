@@ -27,7 +27,7 @@ pub use types::{Background, Channels, OnCollapse, Precision, Switch};
 pub use value::Form;
 use value::{Field, Rule, Value, any, any_name, checked, meets, shown, whole};
 
-/// What is known of a setting, beside its value.
+/// The properties of a setting, except its value.
 #[derive(Debug)]
 pub struct Setting {
     /// Its key in TOML, and its flag.
@@ -38,7 +38,7 @@ pub struct Setting {
     pub value_name: &'static str,
     /// What it does, in a sentence or two.
     pub doc: &'static str,
-    /// What holds where it is not given, as a flag would say it, or in words; `None` where nothing does.
+    /// The default, as a flag would state it, or in words; `None` where there is none.
     pub default: Option<String>,
     /// The values that are allowed, in words.
     pub allowed: String,
@@ -94,7 +94,7 @@ impl Heading {
         Self::Evaluation,
     ];
 
-    /// Its words.
+    /// The title of this group of settings.
     pub fn name(self) -> &'static str {
         match self {
             Self::Data => "Data",
