@@ -9,18 +9,18 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Something was asked for that cannot be, and that the user can put right.
+/// A request that cannot be fulfilled as it is, and that the user can correct.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
 
-/// A setting has a value that it cannot have, or that does not fit the rest.
+/// A setting's value is not allowed, or does not fit the other settings or the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{setting}{}: {problem}", .value.as_ref().map(|value| format!(" {value}")).unwrap_or_default())]
 pub struct SettingError {
     /// The setting's name, as in files.
     pub setting: String,
-    /// The value, where the problem does not tell it.
+    /// The value, where the problem does not name it.
     pub value: Option<String>,
     /// What was expected and what was found.
     pub problem: String,
@@ -59,7 +59,7 @@ pub enum Fixable {
         /// What is wrong.
         problem: String,
     },
-    /// A file of a public data set cannot be had.
+    /// A file of a public data set could not be downloaded.
     #[error("{problem}")]
     NotFetched {
         /// The data set's name.

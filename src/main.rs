@@ -6,24 +6,25 @@ mod commands;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use dcgan::device;
 use dcgan::settings::Switch;
 
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let (cli, command) = Cli::of_process();
+    if cli.computes() {
+        // This may start the program anew, so it comes before anything is read that could change in between.
+        device::let_idle_threads_sleep();
+    }
     // SAFETY: this program has started no thread yet: so far it has only read arguments and settings, which are text.
     // Threads that libraries may have started when they were loaded read no environment.
     unsafe { if wants_tf32(&cli) { device::allow_tf32() } else { device::forbid_tf32() } };
-    if cli.computes() {
-        device::let_idle_threads_sleep();
-    }
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            commands::print_error(&error);
+            commands::print_error(&error, &command);
             commands::exit_code(&error)
         }
     }
@@ -35,7 +36,7 @@ fn wants_tf32(cli: &Cli) -> bool {
     let train = match &cli.command {
         None => &cli.train,
         Some(Command::Train(args)) => args,
-        Some(Command::Bench(args)) => return args.tf32 == "on",
+        Some(Command::Bench(args)) => return args.tf32 == Switch::On,
         Some(_) => return false,
     };
     commands::settings_as_text(train).is_ok_and(|settings| settings.tf32 == Switch::On)

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
 use crate::architecture;
@@ -86,7 +86,8 @@ impl Weights {
         let (mut config, mut channels) = (TrainConfig::default(), None);
         if let Some(text) = get("config") {
             config = toml::from_str(text).context("`config`")?;
-            config.validate().context("`config`")?;
+            // A wrong setting in a file is a damaged file, not wrong usage.
+            config.validate().map_err(|error| anyhow!("`config`: {error}"))?;
         } else if is_tf {
             channels = Some(infer_sizes(tensors, &mut config)?);
         } else {
@@ -272,6 +273,6 @@ fn infer_sizes(tensors: &BTreeMap<String, Tensor>, config: &mut TrainConfig) -> 
     let found = architecture::infer(|name| tensors.get(name).map(Tensor::size))?;
     (config.z_dim, config.base_width) = (found.z_dim, found.base_width);
     config.image_size = found.image.size;
-    config.validate()?;
+    config.validate().map_err(|error| anyhow!("the sizes of its tensors: {error}"))?;
     Ok(found.image.channels)
 }

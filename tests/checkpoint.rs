@@ -36,7 +36,7 @@ fn assert_falls_back(folder: &Path, damage: &[u8], told: &str) -> Result<()> {
         NEWEST,
         told,
         "warning: set aside as run/checkpoints/damaged-",
-        "going on after iteration 2 of 4",
+        "resuming after iteration 2 of 4",
     ] {
         assert!(ran.stderr.contains(part), "no `{part}` in\n{}", ran.stderr);
     }
@@ -219,6 +219,21 @@ fn wrong_and_hostile_metadata_are_errors_that_name_the_key() -> Result<()> {
             file.metadata.insert(key.to_owned(), value.to_owned());
         })?;
         assert!(error.contains(told), "{key} = {value:.60}: {error:.300}");
+    }
+    // A wrong setting in a file is no wrong flag.
+    let mut file = TensorFile::read(&path)?;
+    file.metadata.insert("config".to_owned(), "image-size = 64".to_owned());
+    let wrong = folder.path().join("wrong.safetensors");
+    file.write(&wrong)?;
+    for command in
+        ["export wrong.safetensors --format tf", "train --resume wrong.safetensors --fork x"]
+    {
+        let ran = dcgan(folder.path(), command);
+        ran.assert_refused(
+            command,
+            1,
+            &["wrong.safetensors: ", "`config`: image-size: this version"],
+        );
     }
     Ok(())
 }

@@ -75,7 +75,7 @@ fn a_run_that_has_collapsed_stops_or_rolls_back_when_that_is_asked_for_later() -
     assert!(ran.stderr.contains("training stopped after iteration 440: "), "{}", ran.stderr);
     let ran = dcgan(folder.path(), &format!("{again} rollback"));
     assert!(ran.stderr.contains("warning: iteration 440: "), "{}", ran.stderr);
-    assert!(ran.stderr.contains(", on with other noise"), "{}", ran.stderr);
+    assert!(ran.stderr.contains(", resuming with other noise"), "{}", ran.stderr);
     Ok(())
 }
 
@@ -99,7 +99,7 @@ fn a_run_that_always_collapses_is_given_up_after_three_rollbacks() -> Result<()>
     let folder = tempfile::tempdir()?;
     let ran = dcgan(folder.path(), &format!("{HOPELESS} --on-collapse rollback --run run"));
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
-    assert_eq!(ran.stderr.matches(", on with other noise").count(), 3, "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches(", resuming with other noise").count(), 3, "{}", ran.stderr);
     assert!(ran.stderr.contains(", rolled back 3 times: "), "{}", ran.stderr);
     assert!(ran.stderr.contains("--fork NEWRUN") && !ran.stderr.contains("--on-collapse"));
     let rollbacks = rollbacks(&folder.path().join("run"))?;

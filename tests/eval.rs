@@ -254,6 +254,8 @@ fn what_cannot_be_measured_is_refused() -> Result<()> {
     let place = folder.path();
     std::fs::write(place.join("text.pt"), "no module")?;
     std::fs::create_dir(place.join("empty"))?;
+    std::fs::create_dir(place.join("damaged"))?;
+    std::fs::write(place.join("damaged/0.png"), "no picture")?;
     let nan = format!("--features {REFERENCE}/features-nan.pt --limit 700 --count 20");
     for (arguments, code, parts) in [
         ("--metrics fid", 2, &["--metrics fid", "frechet_distance"][..]),
@@ -262,7 +264,9 @@ fn what_cannot_be_measured_is_refused() -> Result<()> {
         ("--features text.pt", 1, &["text.pt: expected a TorchScript module"]),
         (&nan, 1, &["digits: image", "not finite"]),
         ("--count 5", 2, &["--count", "6.."]),
-        ("--images nowhere", 2, &["--images nowhere", "no such data set"]),
+        ("--images nowhere", 2, &["--images nowhere: dataset nowhere: ", "no such data set"]),
+        ("--dataset folder:damaged", 1, &["1 of 1 images cannot be read", "--skip-bad leaves"]),
+        ("--images damaged", 1, &["--images damaged: ", "1 of 1 images cannot be read"]),
         ("--images empty", 1, &["--images empty", "no images"]),
         ("--dataset digits --channels 3", 2, &["3 channel(s)", "trained on"]),
         ("--limit 8 --features pixels", 1, &["at least 12 real images, found 8"]),
@@ -272,6 +276,9 @@ fn what_cannot_be_measured_is_refused() -> Result<()> {
         let ran = dcgan(place, &format!("eval --device cpu --threads 1 {arguments}"));
         assert_eq!(ran.stdout, "", "{arguments}");
         ran.assert_refused(arguments, code, parts);
+        // The flags of --dataset do not change how other images are read.
+        let can_skip = arguments.contains("--dataset folder:");
+        assert_eq!(ran.stderr.contains("--skip-bad"), can_skip, "{arguments}: {}", ran.stderr);
     }
     for (arguments, parts) in [
         ("--eval-metric fid", ["--eval-metric", "frechet_distance"]),

@@ -162,7 +162,7 @@ fn exports_of_either_format_are_imported_bit_for_bit_and_can_be_trained_further(
             folder.path(),
             &format!("train --resume {imported} --fork on-{format} --iterations 6"),
         );
-        assert!(ran.stderr.contains("going on after iteration 4 of 6"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("resuming after iteration 4 of 6"), "{}", ran.stderr);
     }
     // With the generator alone, the discriminator starts from initial values, and a message says so.
     let ran = run(folder.path(), "import g1.safetensors --out alone.safetensors");

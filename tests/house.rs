@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use dcgan::settings::SETTINGS;
 use walkdir::WalkDir;
 
 /// The Rust files of the library: all but those of the program.
@@ -46,6 +47,10 @@ fn no_text_of_the_library_names_a_flag_or_a_command() -> Result<()> {
             let is_comment = line.trim_start().starts_with("//");
             assert!(is_comment || !line.contains("`dcgan "), "{place}");
         }
+    }
+    // These are comments in the sources, and texts in the program.
+    for setting in SETTINGS.iter() {
+        assert!(!setting.doc.contains("`dcgan "), "{setting:?}");
     }
     Ok(())
 }

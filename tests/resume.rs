@@ -29,7 +29,7 @@ fn assert_resumes_everywhere(options: &str, positions: &[u64]) -> Result<()> {
         let run = folder.path().join(&name);
         crash(&whole, &run, iteration)?;
         let ran = train(folder.path(), &format!("train --resume {name}"));
-        let told = format!("going on after iteration {iteration} of ");
+        let told = format!("resuming after iteration {iteration} of ");
         assert!(ran.stderr.contains(&told), "{}", ran.stderr);
         assert!(trace(&run)? == expected, "from iteration {iteration}");
     }
@@ -349,7 +349,7 @@ fn a_fork_that_was_stopped_after_its_first_file_resumes_from_its_checkpoint() ->
         }
     }
     let ran = train(folder.path(), "train --resume stopped");
-    assert!(ran.stderr.contains("going on after iteration 2 of 4"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("resuming after iteration 2 of 4"), "{}", ran.stderr);
     assert!(trace(&stopped)? == trace(&folder.path().join("whole"))?);
     Ok(())
 }

@@ -96,7 +96,12 @@ fn every_setting_is_a_flag_with_its_words_and_its_default() -> Result<()> {
         for setting in SETTINGS.iter().filter(|setting| trains || setting.reads_data) {
             let default = setting.default.as_ref().map(|d| format!(" [default: {d}]"));
             let doc = setting.doc.trim_end_matches('.');
-            let words = format!("{doc}{}", default.unwrap_or_default());
+            let command = match &*setting.name {
+                "dataset" => "; `dcgan data` says more",
+                "eval-every" => "; `dcgan eval` measures in the same way",
+                _ => "",
+            };
+            let words = format!("{doc}{command}{}", default.unwrap_or_default());
             assert!(help.contains(&format!("--{}", setting.name)), "{of}: {}", setting.name);
             assert!(help.contains(&words), "{of}: {words}\n{help}");
         }

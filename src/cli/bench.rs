@@ -2,9 +2,9 @@
 
 use clap::Args;
 use dcgan::device::DeviceChoice;
-use dcgan::settings::Precision;
+use dcgan::settings::{Precision, Switch, TrainConfig};
 
-use super::precision;
+use super::{one_of, precision};
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
@@ -16,27 +16,27 @@ pub struct BenchArgs {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
     /// On CUDA, let float32 convolutions compute in TensorFloat-32
-    #[arg(long, value_parser = ["on", "off"], default_value = "off")]
-    pub tf32: String,
+    #[arg(long, value_parser = one_of(&[("on", Switch::On), ("off", Switch::Off)]), default_value = "off")]
+    pub tf32: Switch,
     /// CPU threads [default: the physical cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Images an iteration
-    #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    /// Images in an iteration
+    #[arg(long, value_name = "N", default_value_t = TrainConfig::default().batch_size as u32, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub batch_size: u32,
-    /// Scales every layer
-    #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// Width of the networks, which scales every layer
+    #[arg(long, value_name = "N", default_value_t = TrainConfig::default().base_width as u32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub base_width: u32,
-    /// Iterations that are not counted
+    /// Warm-up iterations, not timed
     #[arg(long, value_name = "N", default_value = "2")]
     pub warmup: u16,
-    /// Iterations that are
+    /// Timed iterations
     #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u16).range(1..))]
     pub iterations: u16,
     /// Measure the convolutions alone, too, each in libtorch's best memory layout
     #[arg(long)]
     pub floor: bool,
-    /// Sample so many images, too
+    /// Sample this many images, too
     #[arg(long, value_name = "N", default_value = "0", value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
     pub samples: u32,
     /// Print one line of JSON

@@ -32,7 +32,7 @@ pub enum DataCommand {
         /// Where the contact sheet of up to 144 images goes; with none, no sheet is drawn
         #[arg(long, value_name = "FILE.png")]
         sheet: Option<PathBuf>,
-        /// Replace a sheet that is there
+        /// Overwrite a sheet that is there already
         #[arg(long)]
         force: bool,
         /// Print JSON

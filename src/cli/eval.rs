@@ -1,8 +1,9 @@
 //! Arguments of `eval`.
 
 use clap::Args;
+use dcgan::eval::features::InputRange;
 
-use super::{DataArgs, GeneratorArgs, whole};
+use super::{DataArgs, GeneratorArgs, one_of, whole};
 
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
@@ -44,8 +45,8 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FEATURES")]
     pub features: Option<String>,
     /// How FILE.pt takes pixels: bytes (0 to 255), unit (0 to 1) or symmetric (-1 to 1)
-    #[arg(long, value_parser = ["bytes", "unit", "symmetric"], default_value = "bytes", value_name = "RANGE")]
-    pub feature_range: String,
+    #[arg(long, value_parser = one_of(RANGES), default_value = "bytes", value_name = "RANGE")]
+    pub feature_range: InputRange,
     /// Resize images for FILE.pt to this width and height [default: as they are]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(8..=1024))]
     pub feature_size: Option<u16>,
@@ -62,3 +63,9 @@ pub struct EvalArgs {
     #[arg(short, long)]
     pub quiet: bool,
 }
+
+const RANGES: &[(&str, InputRange)] = &[
+    ("bytes", InputRange::Bytes),
+    ("unit", InputRange::Unit),
+    ("symmetric", InputRange::Symmetric),
+];

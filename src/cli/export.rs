@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use dcgan::model::Network;
+
+use super::one_of;
 
 /// Arguments of `export`.
 #[derive(Debug, Args)]
@@ -25,12 +28,15 @@ pub struct ExportArgs {
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Which network; the discriminator as safetensors or tf only
-    #[arg(long, value_parser = ["generator", "discriminator"], default_value = "generator")]
-    pub network: String,
-    /// Replace what is there
+    #[arg(long, value_parser = one_of(NETWORKS), default_value = "generator")]
+    pub network: Network,
+    /// Overwrite what is there already
     #[arg(long)]
     pub force: bool,
 }
+
+const NETWORKS: &[(&str, Network)] =
+    &[("generator", Network::Generator), ("discriminator", Network::Discriminator)];
 
 /// What `export` writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

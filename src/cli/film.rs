@@ -18,10 +18,10 @@ pub struct FilmArgs {
     /// Frames a second
     #[arg(long, value_name = "N", default_value = "8", value_parser = frame_rate)]
     pub fps: f64,
-    /// Each pixel as a square of so many [default: as many as 410 pixels in width allow]
+    /// Draw each pixel as an N×N square [default: as many as 410 pixels in width allow]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
     pub scale: Option<u16>,
-    /// Replace what is there
+    /// Overwrite what is there already
     #[arg(long)]
     pub force: bool,
     /// Say nothing but errors and warnings

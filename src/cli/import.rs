@@ -15,7 +15,7 @@ pub struct ImportArgs {
     /// The checkpoint to write
     #[arg(long, value_name = "CHECKPOINT.safetensors")]
     pub out: PathBuf,
-    /// Replace what is there
+    /// Overwrite what is there already
     #[arg(long)]
     pub force: bool,
 }

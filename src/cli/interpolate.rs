@@ -40,10 +40,10 @@ pub struct InterpolateArgs {
     /// Frames a second
     #[arg(long, value_name = "N", default_value = "20", value_parser = frame_rate)]
     pub fps: f64,
-    /// Each pixel as a square of so many
+    /// Draw each pixel as an N×N square
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u16).range(1..=16))]
     pub scale: u16,
-    /// Replace what is there
+    /// Overwrite what is there already
     #[arg(long)]
     pub force: bool,
     /// Say nothing but errors and warnings

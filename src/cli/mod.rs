@@ -17,7 +17,8 @@ mod settings;
 mod train;
 mod verify;
 
-use clap::{Parser, Subcommand};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use dcgan::settings::Precision;
 
@@ -68,6 +69,20 @@ pub struct Cli {
 }
 
 impl Cli {
+    /// The arguments of this process, and the name of its command, such as `train` or `data show`.
+    pub fn of_process() -> (Self, String) {
+        let matches = Self::command().get_matches();
+        let cli = Self::from_arg_matches(&matches)
+            .unwrap_or_else(|error| error.format(&mut Self::command()).exit());
+        let (mut names, mut at) = (Vec::new(), &matches);
+        while let Some((name, within)) = at.subcommand() {
+            names.push(name);
+            at = within;
+        }
+        let name = if names.is_empty() { "train".to_owned() } else { names.join(" ") };
+        (cli, name)
+    }
+
     /// Whether the command computes with networks.
     pub fn computes(&self) -> bool {
         matches!(
@@ -135,6 +150,16 @@ pub enum Command {
     },
 }
 
+/// Whether the command of this name, such as `train` or `data show`, has this flag, given without its dashes.
+pub fn has_flag(command: &str, flag: &str) -> bool {
+    let mut found = Cli::command();
+    for name in command.split(' ') {
+        let Some(within) = found.find_subcommand(name).cloned() else { return false };
+        found = within;
+    }
+    found.get_arguments().any(|argument| argument.get_long() == Some(flag))
+}
+
 /// How much to say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
@@ -171,10 +196,18 @@ fn precision(text: &str) -> Result<Precision, String> {
     Precision::from_name(text).ok_or_else(|| format!("expected one of {names}"))
 }
 
+/// The value that each of these words stands for.
+fn one_of<T: Clone + Send + Sync>(
+    words: &'static [(&'static str, T)],
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(words.iter().map(|(word, _)| word)).try_map(|text| {
+        let found = words.iter().find(|(word, _)| *word == text);
+        found.map(|(_, value)| value.clone()).ok_or("expected one of the words")
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

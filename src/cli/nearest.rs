@@ -30,10 +30,10 @@ pub struct NearestArgs {
     /// The picture to write: a generated image a row, its nearest ones to the right
     #[arg(long, value_name = "FILE.png", default_value = "nearest.png")]
     pub out: PathBuf,
-    /// Each pixel as a square of so many
+    /// Draw each pixel as an N×N square
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u16).range(1..=16))]
     pub scale: u16,
-    /// Replace what is there
+    /// Overwrite what is there already
     #[arg(long)]
     pub force: bool,
     /// Say nothing but errors and warnings

@@ -13,7 +13,7 @@ pub struct PlotArgs {
     /// The file to write: .png or .svg
     #[arg(long, value_name = "FILE", default_value = "losses.png")]
     pub out: PathBuf,
-    /// Replace what is there
+    /// Overwrite what is there already
     #[arg(long)]
     pub force: bool,
 }

@@ -36,7 +36,7 @@ pub struct SampleArgs {
     /// One array of float32 [N, C, H, W] in [-1, 1], as the network gives them
     #[arg(long, value_name = "FILE.npy")]
     pub npy: Option<PathBuf>,
-    /// Replace what is there
+    /// Overwrite what is there already
     #[arg(long)]
     pub force: bool,
     /// Say nothing but errors and warnings

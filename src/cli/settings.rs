@@ -111,5 +111,15 @@ fn flag(setting: &'static Setting) -> Arg {
 fn help(setting: &Setting) -> String {
     let doc = setting.doc.trim_end_matches('.');
     let default = setting.default.as_ref().map(|default| format!(" [default: {default}]"));
-    format!("{doc}{}", default.unwrap_or_default())
+    let more = more(&setting.name);
+    format!("{doc}{more}{}", default.unwrap_or_default())
+}
+
+/// What this program has to add to a setting's own words: the commands that go with it.
+fn more(setting: &str) -> &'static str {
+    match setting {
+        "dataset" => "; `dcgan data` says more",
+        "eval-every" => "; `dcgan eval` measures in the same way",
+        _ => "",
+    }
 }

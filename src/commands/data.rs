@@ -90,7 +90,7 @@ fn fetch_with_progress(spec: &str, mirror: Option<&str>) -> Result<ExitCode> {
     print(text.as_bytes())
 }
 
-/// What is told of a data set.
+/// What is reported about a data set.
 #[derive(Serialize)]
 struct Shown<'a> {
     spec: &'a str,

@@ -5,18 +5,20 @@ use std::process::ExitCode;
 
 use dcgan::data::npy::RangeIsMissing;
 use dcgan::error::{Fixable, SettingError, is_usage};
-use dcgan::run::list::shell_quoted;
 
+use super::output::shell_quoted;
 use super::progress::say;
+use crate::cli::has_flag;
 
-/// Says on standard error what went wrong, and what helps.
-pub fn print_error(error: &anyhow::Error) {
-    say(&format!("error: {}", describe(error)));
+/// Says on standard error what went wrong in `command`, such as `train` or `data show`, and what helps.
+pub fn print_error(error: &anyhow::Error, command: &str) {
+    say(&format!("error: {}", describe(error, &|flag| has_flag(command, flag))));
 }
 
 /// Says on standard error what went wrong that does not stop the command.
 pub(super) fn print_warning(error: &anyhow::Error) {
-    say(&format!("warning: {}", describe(error)));
+    // The command continues, so that no flag has to be named.
+    say(&format!("warning: {}", describe(error, &|_| false)));
 }
 
 /// The exit code of a command that `error` has ended: 2 for wrong usage, else 1.
@@ -24,12 +26,13 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if is_usage(error) { 2 } else { 1 })
 }
 
-/// The chain of causes in one line, and what helps.
-fn describe(error: &anyhow::Error) -> String {
+/// The chain of causes in one line, and what helps. `has_flag` says which flags the command has.
+fn describe(error: &anyhow::Error, has_flag: &dyn Fn(&str) -> bool) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
         // On the command line a setting is a flag.
-        let dashes = if cause.is::<SettingError>() { "--" } else { "" };
+        let setting = cause.downcast_ref::<SettingError>();
+        let dashes = if setting.is_some_and(|e| has_flag(&e.setting)) { "--" } else { "" };
         let text = format!("{dashes}{cause}");
         // libtorch appends a stack of C++ frames to its messages.
         let cut =
@@ -41,17 +44,18 @@ fn describe(error: &anyhow::Error) -> String {
         }
     }
     let text = parts.join(": ");
-    match remedy(error) {
+    match remedy(error, has_flag) {
         Some(remedy) if text.contains('\n') => format!("{text}\n{remedy}"),
         Some(remedy) => format!("{text}; {remedy}"),
         None => text,
     }
 }
 
-/// What helps against `error`, where flags or commands do.
-fn remedy(error: &anyhow::Error) -> Option<String> {
+/// What helps against `error`, where commands or flags do that `has_flag` knows.
+fn remedy(error: &anyhow::Error, has_flag: &dyn Fn(&str) -> bool) -> Option<String> {
+    let by_flag = |flag: &str, text: &str| has_flag(flag).then(|| text.to_owned());
     if error.is::<RangeIsMissing>() {
-        return Some("for example --range 0,1 or --range=-1,1".to_owned());
+        return by_flag("range", "for example --range 0,1 or --range=-1,1");
     }
     Some(match error.downcast_ref::<Fixable>()? {
         Fixable::NoSuchRun(_) => "`dcgan runs` lists those there are".to_owned(),
@@ -66,9 +70,17 @@ fn remedy(error: &anyhow::Error) -> Option<String> {
         Fixable::NotFetched { collection, .. } => {
             format!("`dcgan data fetch {collection} --mirror URL` takes it from elsewhere")
         }
-        Fixable::UnreadableImages(_) => "--skip-bad leaves them out".to_owned(),
-        Fixable::TooManyUnreadableImages(_) => "--max-bad PERCENT allows more".to_owned(),
-        Fixable::NetworksTooLarge(_) => "give a smaller --base-width or --z-dim".to_owned(),
+        Fixable::UnreadableImages(_) => {
+            return by_flag("skip-bad", "--skip-bad leaves them out");
+        }
+        Fixable::TooManyUnreadableImages(_) => {
+            return by_flag("max-bad", "--max-bad PERCENT allows more");
+        }
+        Fixable::NetworksTooLarge(_) => {
+            let both = has_flag("z-dim");
+            let flags = if both { "--base-width or --z-dim" } else { "--base-width" };
+            return by_flag("base-width", &format!("give a smaller {flags}"));
+        }
     })
 }
 
@@ -79,25 +91,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setting_is_a_flag_whatever_context_it_has() {
+    fn a_setting_is_a_flag_of_a_command_that_has_it_whatever_context_it_has() {
         let error = anyhow!(SettingError::new("seed", "expected a number"));
-        assert_eq!(describe(&error), "--seed: expected a number");
-        assert_eq!(describe(&error.context("in it")), "in it: --seed: expected a number");
+        let told = |error: &_, command: &str| describe(error, &|flag| has_flag(command, flag));
+        assert_eq!(told(&error, "train"), "--seed: expected a number");
+        assert_eq!(told(&error, "export"), "seed: expected a number");
+        let error = error.context("in it");
+        assert_eq!(told(&error, "data show"), "in it: --seed: expected a number");
+        assert_eq!(told(&error, "data fetch"), "in it: seed: expected a number");
+    }
+
+    #[test]
+    fn only_flags_of_the_command_help() {
+        let told = |error: &_, command: &str| describe(error, &|flag| has_flag(command, flag));
+        let error = anyhow!(Fixable::NetworksTooLarge("too large".to_owned()));
+        for (command, expected) in [
+            ("train", "too large; give a smaller --base-width or --z-dim"),
+            ("bench", "too large; give a smaller --base-width"),
+            ("sample", "too large"),
+        ] {
+            assert_eq!(told(&error, command), expected);
+        }
+        let error = anyhow!(Fixable::TooManyUnreadableImages("6 of 9".to_owned()));
+        assert_eq!(told(&error, "nearest"), "6 of 9; --max-bad PERCENT allows more");
+        assert_eq!(told(&error, "sample"), "6 of 9");
     }
 
     #[test]
     fn what_helps_comes_last() {
         let error = anyhow!(Fixable::NoSuchRun("7".to_owned())).context("no model");
         let expected = "no model: 7: there is no such run; `dcgan runs` lists those there are";
-        assert_eq!(describe(&error), expected);
+        assert_eq!(describe(&error, &|_| true), expected);
         let error = anyhow!(Fixable::UnreadableImages("1 of 2 cannot be read\n  a.png".to_owned()));
         let expected = "1 of 2 cannot be read\n  a.png\n--skip-bad leaves them out";
-        assert_eq!(describe(&error), expected);
+        assert_eq!(describe(&error, &|_| true), expected);
     }
 
     #[test]
     fn frames_of_libtorchs_stack_and_repeated_causes_are_left_out() {
         let error = anyhow!("no memory\nException raised from x\nframe #0: y").context("no memory");
-        assert_eq!(describe(&error), "no memory");
+        assert_eq!(describe(&error, &|_| true), "no memory");
     }
 }

@@ -5,18 +5,18 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
-use super::dataset::load_with_progress;
+use super::dataset::{load_with_progress, options_for_model};
 use super::evaluator::{EvaluationBar, cache, features};
 use super::output::print;
 use super::progress::TaskProgress;
 use crate::cli::EvalArgs;
 use crate::cli::Verbosity;
 use dcgan::data::builtin::DIGITS;
+use dcgan::data::npy::RangeIsMissing;
 use dcgan::data::{ImageSet, Options, formats};
-use dcgan::error::Usage;
-use dcgan::eval::features::InputRange;
+use dcgan::error::{Fixable, SettingError, Usage};
 use dcgan::eval::metric::{Better, Metric};
 use dcgan::eval::report::{Report, Request, Row, default_count, evaluate};
 use dcgan::eval::source::FeatureSource;
@@ -45,10 +45,10 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
     };
     let trained_on = sampler.as_ref().and_then(Sampler::dataset);
     let dataset = args.dataset.as_deref().or(trained_on).unwrap_or(DIGITS).to_owned();
-    let mut options = args.data.resolve(&dataset, None)?.data();
-    if let Some(sampler) = &sampler {
-        options.size = sampler.shape().size;
-    }
+    let options = match &sampler {
+        Some(sampler) => options_for_model(&args.data, &dataset, sampler.shape().size)?,
+        None => args.data.resolve(&dataset, None)?.data(),
+    };
     let set = load_with_progress(&dataset, &options, verbosity)?;
 
     // Whatever does not fit together is refused before anything is computed.
@@ -68,7 +68,10 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
 
     let count = args.count.map_or(default_count(&set), |count| count as usize);
     let (name, generated) = match (&args.images, sampler) {
-        (Some(images), _) => (images.clone(), images_of(images, set.shape(), count, verbosity)?),
+        (Some(images), _) => {
+            let generated = images_of(images, set.shape(), count, verbosity);
+            (images.clone(), generated.map_err(without_flags)?)
+        }
         (None, Some(sampler)) => {
             let model = args.generator.model.as_deref();
             let name = model.map_or("the built-in generator".into(), Path::to_string_lossy);
@@ -124,16 +127,11 @@ fn metrics_of(names: &[String]) -> Result<Vec<Metric>> {
 /// # Errors
 /// [`Usage`], if there is no such thing, or if a metric that the user named needs a classifier and there is none.
 fn source(args: &EvalArgs, metrics: &[Metric], set: &ImageSet) -> Result<FeatureSource> {
-    let range = match args.feature_range.as_str() {
-        "unit" => InputRange::Unit,
-        "symmetric" => InputRange::Symmetric,
-        _ => InputRange::Bytes,
-    };
     let size = args.feature_size.map(usize::from);
     // No classifier is trained for metrics that need no features.
     let needs_features = metrics.iter().any(|metric| !metric.is_of_images());
     let name = if needs_features { args.features.as_deref() } else { Some("pixels") };
-    let source = features("--features", name, range, size, set)?;
+    let source = features("--features", name, args.feature_range, size, set)?;
     let needs_classes =
         |name: &&String| Metric::named(name.trim()).is_some_and(Metric::is_of_classes);
     if let Some(metric) = args.metrics.iter().find(needs_classes).filter(|_| !source.has_classes())
@@ -159,6 +157,19 @@ fn generate(sampler: &Sampler, seed: u64, count: usize, verbosity: Verbosity) ->
         })?;
     }
     ImageSet::new("generated", sampler.shape(), pixels)
+}
+
+/// An error of reading `--images`. The flags that decide how `--dataset` is read do not help here, so the error must not
+/// be one against which they are proposed.
+fn without_flags(error: anyhow::Error) -> anyhow::Error {
+    let is_of_images = matches!(
+        error.downcast_ref(),
+        Some(Fixable::UnreadableImages(_) | Fixable::TooManyUnreadableImages(_))
+    );
+    if error.is::<SettingError>() {
+        return Usage(format!("{error:#}")).into();
+    }
+    if is_of_images || error.is::<RangeIsMissing>() { anyhow!("{error:#}") } else { error }
 }
 
 /// The images of `--images`, at most `count`.

@@ -46,16 +46,17 @@ fn features_of_training(config: &TrainConfig, set: &ImageSet) -> Result<FeatureS
     features("--eval-features", name, InputRange::Bytes, None, set)
 }
 
-/// Checks, before anything is computed, that training with these settings can measure its samples on `set`.
+/// Checks, before anything is computed, that training with these settings can measure its samples on `set`, among
+/// others by `metric`, which decides.
 ///
 /// # Errors
 /// [`Usage`], if it cannot.
-pub(super) fn ensure_possible(config: &TrainConfig, set: &ImageSet) -> Result<()> {
+pub(super) fn ensure_possible(config: &TrainConfig, metric: Metric, set: &ImageSet) -> Result<()> {
     if config.eval_every == 0 {
         return Ok(());
     }
     let source = features_of_training(config, set)?;
-    if config.best_metric()?.is_of_classes() && !source.has_classes() {
+    if metric.is_of_classes() && !source.has_classes() {
         let message = format!("--eval-metric {}: takes --eval-features digits", config.eval_metric);
         return Err(Usage(message).into());
     }

@@ -24,8 +24,7 @@ use crate::cli::{ExportArgs, ExportFormat};
 /// [`Usage`], if the flags ask for what cannot be or a file is there already; if the network cannot be
 /// read or the file cannot be written.
 pub fn export(args: &ExportArgs) -> Result<ExitCode> {
-    let network =
-        if args.network == "generator" { Network::Generator } else { Network::Discriminator };
+    let network = args.network;
     let (format, out) = format_and_file(args, network)?;
     ensure_free(&out, false, args.force)?;
     device::configure(device::default_threads());

@@ -7,7 +7,7 @@ use dcgan::device;
 use dcgan::error::Usage;
 use dcgan::train::import::Imported;
 
-use super::output::{ensure_ending, ensure_free};
+use super::output::{ensure_ending, ensure_free, shell_quoted};
 use super::progress::say;
 use crate::cli::ImportArgs;
 
@@ -26,9 +26,10 @@ pub fn import(args: &ImportArgs) -> Result<ExitCode> {
     let imported = Imported::read(&args.files)?;
     imported.save(&args.out)?;
     imported.notes.iter().for_each(|note| say(note));
-    let (out, iteration) = (args.out.display(), imported.iteration());
+    let (out, iteration) = (args.out.display().to_string(), imported.iteration());
+    let quoted = shell_quoted(&out);
     say(&format!(
-        "{out}: iteration {iteration}; go on with: dcgan train --resume {out} --fork NEWRUN --iterations N (more than \
+        "{out}: iteration {iteration}; resume it with: dcgan train --resume {quoted} --fork NEWRUN --iterations N (more than \
          {iteration}, and --dataset SPEC where it is another)"
     ));
     Ok(ExitCode::SUCCESS)

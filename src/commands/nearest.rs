@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::dataset::load_with_progress;
+use super::dataset::{load_with_progress, options_for_model};
 use super::output::print;
 use super::progress::{TaskProgress, say};
 use crate::cli::NearestArgs;
 use crate::cli::Verbosity;
+use dcgan::data::ImageSet;
 use dcgan::data::builtin::DIGITS;
-use dcgan::data::{ImageSet, Options};
 use dcgan::error::Usage;
 use dcgan::eval::neighbours::{CopyThreshold, Neighbour, nearest as nearest_in};
 use dcgan::files::write_bytes;
@@ -31,8 +31,7 @@ pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
     super::output::ensure_picture(count * (k + 1), sampler.shape(), args.scale as usize)?;
     let verbosity = Verbosity::unless(args.quiet);
     let dataset = args.dataset.as_deref().or(sampler.dataset()).unwrap_or(DIGITS);
-    let options = args.data.resolve(dataset, None)?.data();
-    let options = Options { size: sampler.shape().size, ..options };
+    let options = options_for_model(&args.data, dataset, sampler.shape().size)?;
     let set = load_with_progress(dataset, &options, verbosity)?;
     if set.channels() != sampler.channels() {
         let message = format!(

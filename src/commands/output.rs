@@ -20,6 +20,15 @@ pub fn print(bytes: &[u8]) -> Result<ExitCode> {
     }
 }
 
+/// A path as it is written in a shell command: in quotes where it needs them.
+pub(super) fn shell_quoted(path: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if !path.is_empty() && path.chars().all(is_plain) {
+        return path.to_owned();
+    }
+    format!("'{}'", path.replace('\'', "'\\''"))
+}
+
 /// What a file's name ends in, in small letters.
 pub(super) fn ending(path: &Path) -> String {
     path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase()

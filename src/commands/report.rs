@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use super::output::shell_quoted;
 use super::progress::say;
 use crate::cli::ReportArgs;
 use dcgan::files::write_bytes;
-use dcgan::run::list::{find, shell_quoted};
+use dcgan::run::list::find;
 use dcgan::run::report::html;
 use dcgan::run::resume::ensure_run;
 

@@ -62,7 +62,7 @@ fn list_runs(dir: &Path, json: bool) -> Result<ExitCode> {
         match Summary::read(&path) {
             Ok(summary) => summaries.push(summary),
             Err(error) => {
-                print_error(&error.context(path.display().to_string()));
+                print_error(&error.context(path.display().to_string()), "runs");
                 code = ExitCode::FAILURE;
             }
         }

@@ -9,9 +9,10 @@ use dcgan::architecture::{Architecture, Network};
 use dcgan::data::ImageSet;
 use dcgan::device::{self, default_threads};
 use dcgan::error::Usage;
+use dcgan::eval::metric::Metric;
 use dcgan::run::RunDir;
 use dcgan::run::checkpoint::{Checkpoint, Folder, Origin};
-use dcgan::run::list::{find, shell_quoted};
+use dcgan::run::list::find;
 use dcgan::run::resume::{Saved, config_of, ensure_run, network_changes};
 use dcgan::settings::{Change, OnCollapse, Switch, TrainConfig};
 use dcgan::train::interrupt::Interrupt;
@@ -21,7 +22,7 @@ use tch::Device;
 use super::dataset::load_with_progress;
 use super::errors::{print_error, print_warning};
 use super::generator::note_on;
-use super::output::print;
+use super::output::{print, shell_quoted};
 use super::progress::{Progress, say};
 use crate::cli::{TrainArgs, Verbosity};
 
@@ -44,13 +45,14 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
 pub fn settings_as_text(args: &TrainArgs) -> Result<TrainConfig> {
     let Some(of) = &args.resume else { return Ok(args.resolve()?.config) };
     let path = find(of)?;
-    let newest = if path.is_file() {
-        Some(path.clone())
+    let header = if path.is_file() {
+        Checkpoint::header(&path).ok()
     } else {
+        // As a run resumes: from the newest checkpoint that can be read.
         let folder = Folder::of_run(&path);
-        folder.iterations()?.last().map(|&iteration| folder.file(iteration))
+        let mut newest_first = folder.iterations()?.into_iter().rev();
+        newest_first.find_map(|iteration| Checkpoint::header(&folder.file(iteration)).ok())
     };
-    let header = newest.and_then(|path| Checkpoint::header(&path).ok());
     let config = match header {
         // A fork begins with its checkpoint's settings, a resumed run with those of its file.
         Some(header) if args.fork.is_some() => header.config,
@@ -76,7 +78,7 @@ fn begin(args: &TrainArgs) -> Result<ExitCode> {
 fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
     let path = find(of)?;
     if path.is_file() {
-        let message = "a run goes on from its newest checkpoint: give its folder, or --fork NEWRUN to \
+        let message = "a run resumes from its newest checkpoint: give its folder, or --fork NEWRUN to \
                        start another from this file";
         return Err(Usage(format!("--resume {}: {message}", path.display())).into());
     }
@@ -101,12 +103,12 @@ fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
         return Err(Usage(message).into());
     }
     let Some(run) = run else {
-        return prepared.print_plan(&going_on(iteration, total));
+        return prepared.print_plan(&resuming(iteration, total));
     };
     if iteration == total && RunDir::is_finished(&path) {
         if prepared.verbosity > Verbosity::Quiet {
             say(&format!(
-                "{}: finished, all {total} iterations; with more --epochs or --iterations it goes on",
+                "{}: finished, all {total} iterations; with more --epochs or --iterations it resumes",
                 path.display()
             ));
         }
@@ -151,7 +153,7 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
         return Err(Usage(message).into());
     }
     if args.dry_run {
-        return prepared.print_plan(&going_on(iteration, total));
+        return prepared.print_plan(&resuming(iteration, total));
     }
     let run = RunDir::create(Some(to), &prepared.config.dataset)?;
     prepared.train(&run, Some(checkpoint.fork()))
@@ -166,8 +168,8 @@ fn refuse(flag: &str, changes: &[Change], why: &str) -> Result<()> {
     Err(Usage(format!("{flag}: {}; {why}", told.collect::<Vec<_>>().join(", "))).into())
 }
 
-fn going_on(iteration: u64, total: u64) -> String {
-    format!("going on after iteration {iteration} of {total}")
+fn resuming(iteration: u64, total: u64) -> String {
+    format!("resuming after iteration {iteration} of {total}")
 }
 
 /// What is known before the first file is written.
@@ -184,6 +186,8 @@ struct Prepared {
 
 impl Prepared {
     fn new(args: &TrainArgs, mut config: TrainConfig) -> Result<Self> {
+        // A wrong name is refused although nothing may be measured, and before a data set is fetched.
+        let metric = Metric::that_decides(&config.eval_metric)?;
         let threads = config.threads.unwrap_or_else(default_threads);
         device::configure(threads);
         let device = device::resolve(config.device, config.precision.kind())?;
@@ -195,7 +199,7 @@ impl Prepared {
         config.device = device.into();
         config.threads = Some(threads);
         let set = load_with_progress(&config.dataset, &config.data(), args.verbosity())?;
-        super::evaluator::ensure_possible(&config, &set)?;
+        super::evaluator::ensure_possible(&config, metric, &set)?;
         if config.batch_size > set.count() {
             say(&format!(
                 "warning: --batch-size {}: there are {} images, so each batch is the whole set",
@@ -210,11 +214,11 @@ impl Prepared {
         self.config.total_iterations(self.set.per_epoch(self.config.batch_size))
     }
 
-    /// Prints the plan, and `going_on` where a run is resumed or forked.
-    fn print_plan(self, going_on: &str) -> Result<ExitCode> {
+    /// Prints the plan, and `resuming` where a run is resumed or forked.
+    fn print_plan(self, resuming: &str) -> Result<ExitCode> {
         let mut plan = plan(&self.config, &self.set)?;
-        if !going_on.is_empty() {
-            writeln!(plan, "\n# {going_on}")?;
+        if !resuming.is_empty() {
+            writeln!(plan, "\n# {resuming}")?;
         }
         if let Some(note) = self.note.filter(|_| self.verbosity > Verbosity::Quiet) {
             say(note);
@@ -241,7 +245,7 @@ impl Prepared {
         ] {
             if was != is {
                 say(&format!(
-                    "warning: {what} was {was} and is {is}: the run goes on, but not bit for bit as it would have"
+                    "warning: {what} was {was} and is {is}: the run resumes, but not bit for bit as it would have continued"
                 ));
             }
         }
@@ -261,7 +265,7 @@ impl Prepared {
         let path = run.path().display().to_string();
         if let Some(checkpoint) = &from {
             let iteration = checkpoint.header.iteration;
-            progress.note(&going_on(iteration, total));
+            progress.note(&resuming(iteration, total));
         }
         progress.note(&format!(
             "training on {} images of `{}` on {}, {} threads; everything goes to {path}",
@@ -294,14 +298,16 @@ impl Prepared {
                 Ok(code)
             }
             Err(error) => {
-                print_error(&error);
+                print_error(&error, "train");
                 if let Some(iteration) = run.checkpoints().iterations().unwrap_or_default().last() {
                     say(&format!(
                         "the state after iteration {iteration} is kept; {}",
                         remedy(&error, &config, &path)
                     ));
                 } else {
-                    say("no state is kept; when that is mended, the same command begins anew");
+                    say(
+                        "no state is kept; once the cause is corrected, run the same command again",
+                    );
                 }
                 Ok(ExitCode::FAILURE)
             }
@@ -351,7 +357,7 @@ fn report(outcome: &Outcome, total: u64, path: &str, verbosity: Verbosity) -> Ex
 fn remedy(error: &anyhow::Error, config: &TrainConfig, path: &str) -> String {
     let resume = how_to_resume(path);
     if !is_divergence(error) {
-        return format!("when that is mended: {resume}");
+        return format!("once the cause is corrected: {resume}");
     }
     // The same settings would come to the same end.
     let fork = format!("with other settings: {resume} --fork NEWRUN --learning-rate X");
@@ -371,10 +377,13 @@ fn plan(config: &TrainConfig, set: &ImageSet) -> Result<String> {
     let mut text = toml::to_string(config)?;
     let per_epoch = set.per_epoch(config.batch_size);
     let total = config.total_iterations(per_epoch);
+    let size = set.shape().size;
     writeln!(
         text,
-        "\n# {} images of {} channel(s), {per_epoch} iterations an epoch, {total} in all",
+        "\n# {} images of {}×{}, {} channel(s), {per_epoch} iterations an epoch, {total} in all",
         set.count(),
+        size.width,
+        size.height,
         set.channels()
     )?;
     let architecture = Architecture::new(config.model(set.channels()))?;

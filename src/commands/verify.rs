@@ -30,7 +30,7 @@ pub fn verify(args: &VerifyArgs) -> Result<ExitCode> {
                 failed += usize::from(!report.passed());
             }
             Err(error) => {
-                print_error(&error);
+                print_error(&error, "verify");
                 failed += 1;
             }
         }
@@ -43,12 +43,14 @@ pub fn verify(args: &VerifyArgs) -> Result<ExitCode> {
 fn verify_table(file: &str, report: &Report, every_tensor: bool) -> Result<String> {
     let settings = &report.settings;
     let mut text = format!(
-        "{file}\n  {}, {}, {} iteration(s), batch {}, width {}, {} channel(s), z {}\n",
+        "{file}\n  {}, {}, {} iteration(s), batch {}, width {}, images {}×{}, {} channel(s), z {}\n",
         settings.framework,
         if settings.kind == Kind::Double { "float64" } else { "float32" },
         settings.iterations,
         settings.batch,
         settings.model.base_width,
+        settings.model.image.size.width,
+        settings.model.image.size.height,
         settings.model.image.channels,
         settings.model.z_dim,
     );

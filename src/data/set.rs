@@ -18,11 +18,11 @@ pub struct ImageSet {
     shape: ImageShape,
     /// Number of images that are stored.
     stored: usize,
-    /// Those stored.
+    /// The pixels of the stored images.
     pixels: Pixels,
-    /// Which of the stored ones are of the set; all where there is no list.
+    /// Which of the stored images belong to the set; `None` means all of them.
     chosen: Option<Vec<u32>>,
-    /// SHA-256 of all that are stored, where that is known.
+    /// SHA-256 of all stored images, where it is known.
     stored_sha256: Option<String>,
     identity: OnceLock<SetIdentity>,
     findings: Findings,

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -117,7 +117,8 @@ impl Header {
             crate::VERSION
         );
         let config: TrainConfig = toml::from_str(get("config")?).context("`config`")?;
-        config.validate().context("`config`")?;
+        // A wrong setting in a file is a damaged file, not wrong usage.
+        config.validate().map_err(|error| anyhow!("`config`: {error}"))?;
         let set: SetIdentity = serde_json::from_str(get("set")?).context("`set`")?;
         let is_possible = set.images > 0 && (1..=1024).contains(&set.channels);
         ensure!(is_possible && set.shape().size == config.image_size, "`set` is {set:?}");

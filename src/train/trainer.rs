@@ -12,7 +12,7 @@ use super::state;
 use super::step::{Gan, StepStats, StepValues, spread};
 use crate::data::{Batches, ImageSet, Prefetch};
 use crate::eval::evaluator::Evaluator;
-use crate::eval::metric::Better;
+use crate::eval::metric::{Better, Metric};
 use crate::files::remove;
 use crate::finite::NotFinite;
 use crate::model::Model;
@@ -320,7 +320,7 @@ impl<'a> Trainer<'a> {
                 .collect(),
             eval_s: start.elapsed().as_secs_f64(),
         };
-        let metric = config.best_metric()?;
+        let metric = Metric::that_decides(&config.eval_metric)?;
         // Only evaluations with the same features and the same number of images can be compared.
         let comparable = self.journal.evaluations.iter().filter(|other| {
             (&other.features, other.count) == (&evaluation.features, evaluation.count)
@@ -414,7 +414,7 @@ impl<'a> Trainer<'a> {
             .context("there is no healthy checkpoint to go back to")?;
         let to = checkpoint.header.iteration;
         progress.warn(&format!(
-            "iteration {from}: {because}; back to iteration {to}, on with other noise"
+            "iteration {from}: {because}; back to iteration {to}, resuming with other noise"
         ));
 
         // The order matters: if the process is killed between two of these steps, the resumed run either starts

@@ -12,6 +12,8 @@ mod wasserstein;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::error::SettingError;
+
 use super::comparison::{
     ClassComparison, Estimate, FeatureComparison, ImageComparison, NearestComparison,
 };
@@ -114,6 +116,18 @@ impl Metric {
         Self::ALL.into_iter().find(|metric| metric.name() == name)
     }
 
+    /// The metric that the setting `eval-metric` names: it decides which checkpoint is the best.
+    ///
+    /// # Errors
+    /// If there is no such metric, or if it is computed from the images themselves: training measures only the others.
+    pub fn that_decides(name: &str) -> Result<Self, SettingError> {
+        Self::named(name).filter(|metric| !metric.is_of_images()).ok_or_else(|| {
+            let deciding = Self::ALL.into_iter().filter(|metric| !metric.is_of_images());
+            let names = deciding.map(Self::name).collect::<Vec<_>>().join(", ");
+            SettingError::new("eval-metric", format!("expected one of {names}, found {name}"))
+        })
+    }
+
     /// Whether it is computed from the images themselves, not from their features.
     pub fn is_of_images(self) -> bool {
         matches!(self.computation(), Computation::Images(_) | Computation::Nearest(_))
@@ -145,5 +159,22 @@ impl Measured {
     /// What `metric` says.
     pub fn new(metric: Metric, Estimate { value, uncertainty }: Estimate) -> Self {
         Self { metric, value, uncertainty }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::TrainConfig;
+
+    #[test]
+    fn only_metrics_that_training_measures_can_decide() {
+        let default = TrainConfig::default().eval_metric;
+        assert_eq!(Metric::that_decides(&default), Ok(Metric::FrechetDistance));
+        for name in ["copies", "fid"] {
+            let error = Metric::that_decides(name).unwrap_err().to_string();
+            assert!(error.starts_with("eval-metric: expected one of frechet_distance, "));
+            assert!(error.ends_with(&format!("class_balance, found {name}")), "{error}");
+        }
     }
 }
