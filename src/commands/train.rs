@@ -245,7 +245,7 @@ impl Prepared {
         ] {
             if was != is {
                 say(&format!(
-                    "warning: {what} was {was} and is {is}: the run resumes, but not bit for bit as it would have continued"
+                    "warning: {what} was {was} and is {is}: the run resumes, but perhaps not bit for bit as it would have continued"
                 ));
             }
         }
