@@ -56,7 +56,7 @@ impl FeatureSource {
                 Ok(Self::Module { path: PathBuf::from(file), range, size })
             }
             Some(other) => Err(Usage(format!(
-                "expected digits, pixels or the file of a TorchScript module, found {other}, and there is no such file"
+                "expected digits, pixels or a TorchScript module's file, found {other}, and there is no such file"
             ))
             .into()),
         }
