@@ -221,10 +221,10 @@ fn wrong_and_hostile_metadata_are_errors_that_name_the_key() -> Result<()> {
         assert!(error.contains(told), "{key} = {value:.60}: {error:.300}");
     }
     // A wrong setting in a file is no wrong flag.
-    let mut file = TensorFile::read(&path)?;
+    let mut file = TensorFile::read_sealed(&path)?;
     file.metadata.insert("config".to_owned(), "image-size = 64".to_owned());
     let wrong = folder.path().join("wrong.safetensors");
-    file.write(&wrong)?;
+    file.write_sealed(&wrong)?;
     for command in
         ["export wrong.safetensors --format tf", "train --resume wrong.safetensors --fork x"]
     {

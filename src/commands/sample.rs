@@ -18,9 +18,12 @@ use dcgan::pixels::to_bytes;
 use dcgan::shape::ImageShape;
 
 use super::generator::{read_z, sampler};
-use super::output::{columns_for, ending, ensure_ending, ensure_free, ensure_picture};
+use super::output::{columns_for, ending, ensure_ending, ensure_free};
 use super::progress::{TaskProgress, say};
 use crate::cli::{GridSize, SampleArgs, Verbosity};
+
+/// Pixels of the images in one picture at most, which is held in memory: 10,000 images of 32×32.
+const PICTURE_PIXELS: usize = 10_000 * 32 * 32;
 
 /// Images that are made and written at a time.
 const BLOCK: usize = 1024;
@@ -158,14 +161,19 @@ impl Job {
 
     fn grid(&mut self, path: &Path, grid: Option<GridSize>) -> Result<()> {
         let count = self.count;
+        let size = self.sampler.shape().size;
+        let room = PICTURE_PIXELS / (size.width * size.height).max(1);
+        if count > room {
+            let message = format!(
+                "--count {count}: a picture has room for {room} images of this size; use --out-dir or --npz"
+            );
+            return Err(Usage(message).into());
+        }
         let columns = grid.map_or_else(|| columns_for(count), |grid| grid.columns);
         ensure!(
             grid.is_none_or(|grid| grid.columns * grid.rows >= count),
             Usage(format!("--grid has no room for {count} images"))
         );
-        let places = count.next_multiple_of(columns);
-        ensure_picture(places, self.sampler.shape(), 1)
-            .map_err(|error| Usage(format!("{error}, or use --out-dir or --npz")))?;
         let mut images = Vec::new();
         self.each(&mut |block| {
             images.extend_from_slice(block);
