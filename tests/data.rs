@@ -250,11 +250,11 @@ fn the_second_time_a_set_comes_from_the_cache_until_its_files_change() -> Result
     assert_eq!(shown(folder.path(), &["folder:photos"])?, first);
     assert_eq!((cached()?, std::fs::metadata(&files[0])?.modified()?), (files.clone(), time));
 
-    // A damaged one is made anew.
+    // A damaged one is made again.
     let whole = std::fs::read(&files[0])?;
     std::fs::write(&files[0], &whole[..whole.len() / 2])?;
     let ran = run(folder.path(), &["data", "show", "folder:photos", "--json"])?;
-    assert!(ran.stderr.contains("not a whole file of images; making it anew"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("not a whole file of images; it is made again"), "{}", ran.stderr);
     assert!(std::fs::read(&files[0])? == whole);
 
     png(&folder.path().join("photos/cat/3.png"), color(99))?;
@@ -449,7 +449,7 @@ fn pixels_that_have_changed_in_the_cache_are_noticed_and_made_anew() -> Result<(
     bytes[100..200].fill(255);
     std::fs::write(&file, bytes)?;
     let ran = run(folder.path(), &["data", "show", "folder:photos", "--json"])?;
-    assert!(ran.stderr.contains("damaged; making it anew"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("damaged; it is made again"), "{}", ran.stderr);
     assert_eq!(serde_json::from_str::<Value>(&ran.stdout)?, good);
     let ran = run(folder.path(), &["data", "show", "folder:photos", "--json"])?;
     assert_eq!(ran.stderr, "");

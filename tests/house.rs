@@ -66,6 +66,59 @@ fn no_file_of_the_library_uses_a_crate_of_the_command_line() -> Result<()> {
     Ok(())
 }
 
+/// The rooms of the library, as `docs/architecture.md` lists them: each uses only rooms of earlier lines.
+const ROOMS: [&[&str]; 9] = [
+    &["error", "files", "finite", "rng", "shape", "statistics"],
+    &["device", "pixels", "record", "tf"],
+    &["architecture", "data"],
+    &["eval", "model", "settings"],
+    &["weights"],
+    &["export", "sample"],
+    &["run"],
+    &["train"],
+    &["bench", "verify"],
+];
+
+/// The names behind `crate::` in a line of code; comments may name anything.
+fn rooms_used(line: &str) -> Vec<&str> {
+    let code = line.split("//").next().unwrap_or_default();
+    assert!(!code.contains("crate::{"), "one `use` for each room: {line}");
+    let uses = code.split("crate::").skip(1);
+    uses.filter_map(|after| {
+        after
+            .split(|c: char| !c.is_alphanumeric() && c != '_')
+            .next()
+            .filter(|name| !name.is_empty())
+    })
+    .collect()
+}
+
+#[test]
+fn a_room_uses_only_rooms_that_come_before_it() -> Result<()> {
+    assert_eq!(rooms_used("use crate::tf::frame; // crate::run"), ["tf"]);
+    let line_of = |room: &str| ROOMS.iter().position(|line| line.contains(&room));
+    for path in library()? {
+        let within = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))?;
+        let room = within.iter().next().and_then(|first| first.to_str()).context("no name")?;
+        let room = room.trim_end_matches(".rs");
+        if room == "lib" {
+            continue;
+        }
+        let own = line_of(room).with_context(|| format!("ROOMS lacks {room}"))?;
+        let text = std::fs::read_to_string(&path)?;
+        // A module's tests, if they stand last, may use anything.
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        for (number, line) in (1..).zip(code.lines()) {
+            for used in rooms_used(line).into_iter().filter(|used| *used != room) {
+                // What is not a room is a constant of the crate, such as its version.
+                let is_earlier = line_of(used).is_none_or(|line| line < own);
+                assert!(is_earlier, "{}:{number}: {room} uses {used}: {line}", path.display());
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn main_is_short() -> Result<()> {
     let main = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/main.rs");

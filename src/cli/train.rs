@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::SettingArgs;
 use super::Verbosity;
-use dcgan::error::Usage;
+use dcgan::error::{SettingError, Usage};
 use dcgan::settings::{Resolved, TrainConfig, read_file, resolve, resolve_on};
 
 /// Raw arguments of `train`: what was given, nothing resolved.
@@ -62,6 +62,19 @@ impl TrainArgs {
     /// As [`resolve_on`].
     pub fn resolve_on(&self, base: &TrainConfig) -> Result<TrainConfig> {
         resolve_on(base, self.settings.given())
+    }
+
+    /// Says of a setting's error which file the setting comes from, unless a flag gave it.
+    pub fn with_its_file(&self, error: SettingError) -> anyhow::Error {
+        let file = match (&self.config, &self.resume) {
+            (Some(config), _) => format!("--config {}", config.display()),
+            (None, Some(run)) => format!("--resume {}", run.display()),
+            (None, None) => return error.into(),
+        };
+        if self.settings.given().contains_key(&error.setting) {
+            return error.into();
+        }
+        Usage(format!("{file}: {error}")).into()
     }
 
     /// How much to say.

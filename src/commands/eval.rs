@@ -169,7 +169,12 @@ fn without_flags(error: anyhow::Error) -> anyhow::Error {
     if error.is::<SettingError>() {
         return Usage(format!("{error:#}")).into();
     }
-    if is_of_images || error.is::<RangeIsMissing>() { anyhow!("{error:#}") } else { error }
+    if error.is::<RangeIsMissing>() {
+        // No flag says what floats mean here.
+        let expected = "the array holds floats; expected unsigned bytes, 0 to 255";
+        return anyhow!(format!("{error:#}").replace(&RangeIsMissing.to_string(), expected));
+    }
+    if is_of_images { anyhow!("{error:#}") } else { error }
 }
 
 /// The images of `--images`, at most `count`.

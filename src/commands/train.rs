@@ -187,7 +187,8 @@ struct Prepared {
 impl Prepared {
     fn new(args: &TrainArgs, mut config: TrainConfig) -> Result<Self> {
         // A wrong name is refused although nothing may be measured, and before a data set is fetched.
-        let metric = Metric::that_decides(&config.eval_metric)?;
+        let metric =
+            Metric::that_decides(&config.eval_metric).map_err(|error| args.with_its_file(error))?;
         let threads = config.threads.unwrap_or_else(default_threads);
         device::configure(threads);
         let device = device::resolve(config.device, config.precision.kind())?;

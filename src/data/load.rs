@@ -200,7 +200,7 @@ fn decoded(
     {
         match cache::open(path, options.size) {
             Ok(found) => return Ok(found),
-            Err(error) => tell(Event::Warning(&format!("{error:#}; making it anew"))),
+            Err(error) => tell(Event::Warning(&format!("{error:#}; it is made again"))),
         }
     }
     let mut builder = Builder::new(options.size, folder.as_deref());
@@ -212,7 +212,7 @@ fn decoded(
     if let Some(path) = path.filter(|_| is_lasting) {
         match builder.write_file(&path, findings.clone()) {
             Ok(written) => return Ok(written),
-            Err(error) => tell(Event::Warning(&format!("{error:#}; going on without a cache"))),
+            Err(error) => tell(Event::Warning(&format!("{error:#}; continuing without a cache"))),
         }
     }
     builder.into_memory(findings)

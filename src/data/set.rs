@@ -199,7 +199,7 @@ impl ImageSet {
         let found = self.pixels.sha256(self.stored, self.shape)?;
         ensure!(
             found == *expected,
-            "data set {}: {} is damaged; remove it, and it is made anew",
+            "data set {}: {} is damaged; remove it, and it is made again",
             self.name,
             self.pixels.place()
         );

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use etcetera::BaseStrategy;
 
 /// The folder for downloaded data sets: the one that `DCGAN_DATA` names, or the user's cache folder.
@@ -13,7 +13,8 @@ pub fn data_home() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("DCGAN_DATA").filter(|folder| !folder.is_empty()) {
         return Ok(folder.into());
     }
-    cache_home().context("set DCGAN_DATA to a folder for data sets")
+    let home = cache_home();
+    home.map_err(|error| anyhow!("{error:#}; set DCGAN_DATA to a folder for data sets"))
 }
 
 /// The folder for this program in the user's cache folder.

@@ -71,7 +71,7 @@ pub fn read_file(path: &Path) -> Result<toml::Table> {
 pub fn read_run_config(path: &Path) -> Result<TrainConfig> {
     let read = read_file(path).and_then(|table| Ok(settle(table)?.config));
     read.map_err(|error| {
-        let remedy = "mend it or remove it: a run's checkpoint has every setting";
+        let remedy = "correct it or remove it: a run's checkpoint has every setting";
         anyhow!(Usage(format!("{error}\n{remedy}")))
     })
 }

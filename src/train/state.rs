@@ -33,7 +33,10 @@ pub enum Part {
 impl Part {
     /// Whether it belongs to the optimizer, not to the network.
     pub fn is_of_adam(self) -> bool {
-        matches!(self, Self::FirstMoment | Self::SecondMoment | Self::Power)
+        match self {
+            Self::FirstMoment | Self::SecondMoment | Self::Power => true,
+            Self::Variable(_) => false,
+        }
     }
 
     /// Checks that `values`, which are finite, are possible for this part.
@@ -124,8 +127,8 @@ pub fn save(path: &Path, header: &Header, gan: &Gan) -> Result<()> {
 /// Puts `gan` into the state that `checkpoint` holds.
 ///
 /// # Errors
-/// If a tensor is missing, has another shape or impossible values, the message names it. It is an error, too, if the checkpoint
-/// holds more tensors than expected. In either case nothing has changed.
+/// If a tensor is missing, has another shape or impossible values, the message names it. It is an error, too, if the
+/// checkpoint holds more tensors than expected. In either case nothing has changed.
 pub fn restore(gan: &mut Gan, checkpoint: &Checkpoint) -> Result<()> {
     let restore = || -> Result<()> {
         let mut pairs = Vec::new();
