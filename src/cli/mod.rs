@@ -48,8 +48,8 @@ pub use verify::VerifyArgs;
     args_override_self = true,
     allow_negative_numbers = true,
     after_help = "\
-Training is the default command: `dcgan --epochs 5` is `dcgan train --epochs 5`. Ctrl-C (SIGINT), SIGTERM
-and SIGHUP end a run with its state saved (exit status 130, 143, 129), and --resume continues it.
+Training is the default command: `dcgan --epochs 5` is `dcgan train --epochs 5`. Ctrl-C (SIGINT), \
+SIGTERM and SIGHUP end a run with its state saved (exit status 130, 143, 129), and --resume continues it.
 
 Examples:
   dcgan                                  train on the built-in digits, on the best device

@@ -30,7 +30,7 @@ pub(super) fn load_with_progress(
     let bad = set.findings().bad_count();
     if bad > 0 {
         say(&format!(
-            "warning: {bad} images cannot be read and are left out; `dcgan data show {} --skip-bad` lists them",
+            "warning: {bad} images cannot be read and are left out; `dcgan data show {} --skip-bad --max-bad 100` lists them",
             shell_quoted(spec)
         ));
     }
