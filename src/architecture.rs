@@ -497,7 +497,7 @@ pub fn infer(shape: impl Fn(&str) -> Option<Vec<i64>>) -> Result<ModelConfig> {
     let cells = usize::try_from(length.checked_div(per_position).unwrap_or(0))?;
     let grid = cells.isqrt();
     ensure!(
-        grid * grid == cells && grid as i64 * grid as i64 * per_position == length,
+        grid as i64 * grid as i64 * per_position == length,
         "tensor {name}: its shape {dense:?} is not that of a square grid of {per_position} channels; files of \
          other images state their `config`"
     );

@@ -171,8 +171,11 @@ fn without_flags(error: anyhow::Error) -> anyhow::Error {
     }
     if error.is::<RangeIsMissing>() {
         // No flag says what floats mean here.
-        let expected = "the array holds floats; expected unsigned bytes, 0 to 255";
-        return anyhow!(format!("{error:#}").replace(&RangeIsMissing.to_string(), expected));
+        let parts = error.chain().map(|cause| match cause.is::<RangeIsMissing>() {
+            true => "the array holds floats; expected unsigned bytes, 0 to 255".to_owned(),
+            false => cause.to_string(),
+        });
+        return anyhow!(parts.collect::<Vec<_>>().join(": "));
     }
     if is_of_images { anyhow!("{error:#}") } else { error }
 }

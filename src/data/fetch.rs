@@ -386,6 +386,13 @@ pub(super) enum Failure {
     Content(anyhow::Error),
 }
 
+impl Failure {
+    /// What an error is that writing the file at `partial` gave.
+    pub(super) fn of_writing(partial: &Path) -> impl Fn(std::io::Error) -> Self + Copy {
+        move |e| Self::Here(anyhow!(e).context(format!("{}: cannot be written", partial.display())))
+    }
+}
+
 /// Whether `partial` is the file.
 fn verify(file: &Remote, partial: &Path) -> Result<(), Failure> {
     let bytes = fs::read(partial).map_err(|e| Failure::Here(anyhow!(e)))?;
@@ -421,9 +428,7 @@ fn download(
     retry: RetryPolicy,
     progress: &mut dyn FnMut(u64, Option<u64>),
 ) -> Result<(), Failure> {
-    let here = |e: std::io::Error| {
-        Failure::Here(anyhow!(e).context(format!("{}: cannot be written", partial.display())))
-    };
+    let here = Failure::of_writing(partial);
     let mut options = OpenOptions::new();
     let mut file =
         options.create(true).truncate(false).read(true).write(true).open(partial).map_err(here)?;

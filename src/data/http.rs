@@ -20,9 +20,7 @@ pub(super) fn append(
     retry: RetryPolicy,
     progress: &mut dyn FnMut(u64, Option<u64>),
 ) -> Result<(), Failure> {
-    let here = |e: std::io::Error| {
-        Failure::Here(anyhow!(e).context(format!("{}: cannot be written", partial.display())))
-    };
+    let here = Failure::of_writing(partial);
     let agent: Agent = Agent::config_builder()
         .timeout_connect(Some(retry.timeout))
         .timeout_recv_response(Some(retry.timeout))
