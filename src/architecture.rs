@@ -263,8 +263,11 @@ fn try_halvings(size: ImageSize) -> Option<(u32, Grid)> {
 /// There may be only one of them. If there is neither, it is the nearest of all.
 fn nearest(size: ImageSize) -> Vec<ImageSize> {
     let sides = || SIDES.filter(|side| side.is_multiple_of(2));
+    // Who asks for a square is helped by squares.
+    let is_square = size.width == size.height;
     let all: Vec<_> = sides()
         .flat_map(|height| sides().map(move |width| ImageSize { width, height }))
+        .filter(|&other| !is_square || other.width == other.height)
         .filter(|&size| try_halvings(size).is_some())
         .collect();
     let nearest = |is_candidate: &dyn Fn(&ImageSize) -> bool| {
@@ -501,6 +504,10 @@ pub fn infer(shape: impl Fn(&str) -> Option<Vec<i64>>) -> Result<ModelConfig> {
         "tensor {name}: its shape {dense:?} is not that of a square grid of {per_position} channels; files of \
          other images state their `config`"
     );
+    // The widest layer lies next to the grid. Its width tells whether doubling was stopped before.
+    let doublings = if network == Network::Generator { levels } else { levels.saturating_sub(1) };
+    let is_stopped = per_position < base_width.saturating_mul(1 << doublings.min(16));
+    config.max_width = is_stopped.then_some(per_position);
     let side = grid.saturating_mul(1 << levels.min(16));
     config.image.size = ImageSize::square(side);
     let (expected, _) =
@@ -611,6 +618,7 @@ mod tests {
             ("116x30", "112x28 and 120x32"),
             ("1000x20", "80x20"),
             ("100", "96 and 112"),
+            ("72", "64 and 80"),
         ] {
             let error = of_size(size, 1).unwrap_err().to_string();
             assert!(
@@ -647,6 +655,14 @@ mod tests {
                 })
                 .collect();
             assert_eq!(infer(|name| shapes.get(name).cloned())?, architecture.config, "{size}");
+            let narrow = ModelConfig { max_width: Some(4), base_width: 2, ..architecture.config };
+            let layers = Architecture::new(narrow)?;
+            let kernels = layers.layers(network).iter();
+            let kernels: BTreeMap<_, _> = kernels
+                .map(|layer| (format!("{}/{}/kernel", network.name(), layer.name), layer))
+                .collect();
+            let found = infer(|name| kernels.get(name).map(|layer| layer.tf_kernel_shape()))?;
+            assert_eq!(Architecture::new(found)?.layers(network), layers.layers(network), "{size}");
 
             let dense = format!("{}/dense/kernel", network.name());
             let message = |dense_shape: Option<Vec<i64>>| {

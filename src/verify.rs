@@ -241,6 +241,9 @@ impl Settings {
             .map_err(|problem| anyhow!("metadata `image_size`: {problem}"))?;
         halvings(image_size).context("metadata `image_size`")?;
         let channels = usize::try_from(size("channels", 1..=1 << 16)?)?;
+        // Files in which the usual largest width holds do not state it.
+        let is_stated = metadata.contains_key("max_width");
+        let max_width = is_stated.then(|| size("max_width", 1..=1 << 20)).transpose()?;
         Ok(Self {
             framework: get(metadata, "framework")?.to_owned(),
             kind,
@@ -248,7 +251,7 @@ impl Settings {
             iterations: size("iterations", 1..=1 << 20)? as usize,
             model: ModelConfig {
                 image: ImageShape { size: image_size, channels },
-                max_width: None,
+                max_width,
                 base_width: size("base_width", 1..=1 << 16)?,
                 z_dim: size("z_dim", 1..=1 << 20)?,
                 alpha: real("alpha")?,

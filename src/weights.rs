@@ -12,7 +12,8 @@ use crate::architecture;
 use crate::files::TensorFile;
 use crate::finite::ensure_finite;
 use crate::model::{Model, ModelConfig, Network};
-use crate::settings::TrainConfig;
+use crate::settings::{Size, TrainConfig};
+use crate::shape::ImageShape;
 
 /// The format of files whose tensors have PyTorch's names and are in the mirrored frame ([`crate::tf::frame`]).
 const FORMAT: &str = "dcgan-weights";
@@ -33,8 +34,8 @@ pub struct Weights {
     pub network: Network,
     /// The settings with which they were trained.
     pub config: TrainConfig,
-    /// The number of channels of the images.
-    pub channels: usize,
+    /// The shape of the images.
+    pub image: ImageShape,
     /// How many iterations they were trained.
     pub iteration: u64,
     /// The tensors by PyTorch's names, in the mirrored frame.
@@ -49,7 +50,7 @@ impl Weights {
             name: "the model".to_owned(),
             network,
             config: config.clone(),
-            channels: model.config().image.channels,
+            image: model.config().image,
             iteration,
             tensors: tensors.map(|variable| (variable.torch_name, variable.tensor)).collect(),
         }
@@ -99,6 +100,8 @@ impl Weights {
         let channels = channels
             .filter(|channels| (1..=1024).contains(channels))
             .with_context(|| format!("`channels` is {:?}", get("channels").unwrap_or("missing")))?;
+        let size = config.image_size.known().context("`config` lacks the size of images")?;
+        let image = ImageShape { size, channels };
         let iteration = get("iteration").map_or(Some(0), |text| text.parse().ok());
         // The same limit as for a checkpoint.
         let iteration = iteration.filter(|&iteration: &u64| iteration < 1 << 48);
@@ -106,14 +109,14 @@ impl Weights {
             format!("`iteration` is {:?}", get("iteration").unwrap_or("missing"))
         })?;
         let tensors = if is_tf {
-            mirrored(&config.model(channels), network, tensors)?
+            mirrored(&config.model(image), network, tensors)?
         } else {
             let found = get("network").context("lacks `network`")?;
             let expected = network.name();
             ensure!(found == expected, "expected a {expected}, found a {found}");
             tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
         };
-        Ok(Self { name: name.to_owned(), network, config, channels, iteration, tensors })
+        Ok(Self { name: name.to_owned(), network, config, image, iteration, tensors })
     }
 
     /// The kind of the tensors: float64 if any of them has it, else float32.
@@ -124,7 +127,7 @@ impl Weights {
 
     /// The numbers that decide the networks' layers.
     pub fn model_config(&self) -> ModelConfig {
-        self.config.model(self.channels)
+        self.config.model(self.image)
     }
 
     /// A model of both networks, where this network has these weights and the other one its initial values.
@@ -272,7 +275,8 @@ fn mirrored(
 fn infer_sizes(tensors: &BTreeMap<String, Tensor>, config: &mut TrainConfig) -> Result<usize> {
     let found = architecture::infer(|name| tensors.get(name).map(Tensor::size))?;
     (config.z_dim, config.base_width) = (found.z_dim, found.base_width);
-    config.image_size = found.image.size;
+    config.max_width = found.max_width;
+    config.image_size = Size::Of(found.image.size);
     config.validate().map_err(|error| anyhow!("the sizes of its tensors: {error}"))?;
     Ok(found.image.channels)
 }

@@ -7,6 +7,7 @@ use dcgan::files::TensorFile;
 use dcgan::model::Network;
 use dcgan::run::checkpoint::{Checkpoint, Folder};
 use dcgan::settings::TrainConfig;
+use dcgan::shape::ImageShape;
 use dcgan::train::state::restore;
 use dcgan::train::step::Gan;
 use tch::{Device, Kind, Tensor};
@@ -128,7 +129,12 @@ fn error_of(path: &Path, change: impl FnOnce(&mut TensorFile)) -> Result<String>
     let changed = path.with_file_name("changed.safetensors");
     file.write_sealed(&changed)?;
     let config: TrainConfig = TrainConfig { base_width: 1, z_dim: 3, ..Default::default() };
-    let model = dcgan::model::Model::new(&config.model(1), 7, Device::Cpu, Kind::Float)?;
+    let model = dcgan::model::Model::new(
+        &config.model(ImageShape::reference(1)),
+        7,
+        Device::Cpu,
+        Kind::Float,
+    )?;
     let mut gan = Gan::new(model, (&config).into())?;
     let before = state(&gan);
     let restored = Checkpoint::load(&changed).and_then(|checkpoint| restore(&mut gan, &checkpoint));
@@ -222,7 +228,7 @@ fn wrong_and_hostile_metadata_are_errors_that_name_the_key() -> Result<()> {
     }
     // A wrong setting in a file is no wrong flag.
     let mut file = TensorFile::read_sealed(&path)?;
-    file.metadata.insert("config".to_owned(), "image-size = 64".to_owned());
+    file.metadata.insert("config".to_owned(), "image-size = 65".to_owned());
     let wrong = folder.path().join("wrong.safetensors");
     file.write_sealed(&wrong)?;
     for command in
@@ -232,7 +238,7 @@ fn wrong_and_hostile_metadata_are_errors_that_name_the_key() -> Result<()> {
         ran.assert_refused(
             command,
             1,
-            &["wrong.safetensors: ", "`config`: image-size: this version"],
+            &["wrong.safetensors: ", "`config`: image-size: images of 65×65"],
         );
     }
     Ok(())

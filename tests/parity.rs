@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use dcgan::model::ModelConfig;
 use dcgan::settings::TrainConfig;
+use dcgan::shape::ImageShape;
 use dcgan::train::step::StepConfig;
 use dcgan::verify::{Group, Report, verify};
 use tch::Device;
@@ -85,7 +86,7 @@ fn the_defaults_are_the_references() -> Result<()> {
     assert_eq!((model.alpha, model.bn_epsilon), (settings.model.alpha, settings.model.bn_epsilon));
     assert!((model.bn_momentum - settings.model.bn_momentum).abs() < 1e-15);
     // The reference's own sizes and intervals.
-    assert_eq!(ours.model(1), model);
+    assert_eq!(ours.model(ImageShape::reference(1)), model);
     assert_eq!((ours.batch_size, model.z_dim, model.base_width), (128, 100, 64));
     assert_eq!((ours.log_every, ours.sample_every), (10, 100));
     Ok(())

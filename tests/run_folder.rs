@@ -11,7 +11,7 @@ use dcgan::record::jsonl::{Metrics, read_metrics};
 use dcgan::rng::{Latent, Stream, rng};
 use dcgan::sample::sample;
 use dcgan::settings::TrainConfig;
-use dcgan::shape::ImageSize;
+use dcgan::shape::{ImageShape, ImageSize};
 use image::GenericImageView;
 use tch::{Device, Kind};
 
@@ -232,7 +232,7 @@ fn a_dry_run_writes_nothing_and_prints_the_configuration_and_the_layers() -> Res
     assert!(ran.stdout.contains("79 iterations an epoch, 790 in all"), "{}", ran.stdout);
 
     // The table of layers states as many trained values as the networks have.
-    let model = Model::new(&config.model(1), 0, Device::Cpu, Kind::Float)?;
+    let model = Model::new(&config.model(ImageShape::reference(1)), 0, Device::Cpu, Kind::Float)?;
     let sums: Vec<usize> = ran
         .stdout
         .lines()

@@ -147,7 +147,12 @@ fn a_wrong_value_is_said_with_its_flag_on_the_command_line_and_with_its_key_in_a
         ("--range 5", ["'5' for '--range <LOW,HIGH>'", "two numbers, such as 0,1"]),
         ("--range 1,0", ["error: --range: expected two numbers, low and high", "found 1,0"]),
         ("--image-size big", ["'big' for '--image-size", "such as 64 or 80x48"]),
-        ("--image-size 64", ["error: --image-size: this version has 32 only", "found 64"]),
+        (
+            "--image-size 72",
+            ["error: --image-size: images of 72×72 pixels", "nearest that are: 64 and 80"],
+        ),
+        ("--image-size 80x12", ["error: --image-size: images of 80×12", "nearest that are: 80x20"]),
+        ("--image-size 512", ["sides are 16 to 256 pixels", "nearest that are: 256"]),
         ("--max-bad x", ["'x' for '--max-bad <PERCENT>'", "expected a number"]),
         ("--max-bad 101", ["error: --max-bad: expected a percentage", "found 101"]),
         ("--eval-metric copies", ["error: --eval-metric: expected one of", "found copies"]),

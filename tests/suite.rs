@@ -31,6 +31,7 @@ mod sample;
 mod settings;
 mod sharing;
 mod show;
+mod sizes;
 mod tensorboard;
 mod verify;
 mod winograd;

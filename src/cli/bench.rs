@@ -3,8 +3,9 @@
 use clap::Args;
 use dcgan::device::DeviceChoice;
 use dcgan::settings::{Precision, Switch, TrainConfig};
+use dcgan::shape::ImageSize;
 
-use super::{one_of, precision};
+use super::{image_size, one_of, precision};
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
@@ -27,6 +28,15 @@ pub struct BenchArgs {
     /// Width of the networks, which scales every layer
     #[arg(long, value_name = "N", default_value_t = TrainConfig::default().base_width as u32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub base_width: u32,
+    /// The most channels of a layer [default: 16 times the base width]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16384))]
+    pub max_width: Option<u32>,
+    /// Size of the images: one side such as 64, or width x height such as 80x48
+    #[arg(long, value_name = "SIZE", default_value_t = ImageSize::REFERENCE, value_parser = image_size)]
+    pub image_size: ImageSize,
+    /// Channels of the images
+    #[arg(long, value_name = "CHANNELS", default_value = "1", value_parser = one_of(&[("1", 1), ("3", 3)]))]
+    pub channels: usize,
     /// Warm-up iterations, not timed
     #[arg(long, value_name = "N", default_value = "2")]
     pub warmup: u16,

@@ -20,7 +20,9 @@ mod verify;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
+use dcgan::architecture::halvings;
 use dcgan::settings::Precision;
+use dcgan::shape::ImageSize;
 
 pub use bench::BenchArgs;
 pub use data::{DataCommand, DataCommandArgs};
@@ -194,6 +196,12 @@ fn frame_rate(text: &str) -> Result<f64, String> {
 fn precision(text: &str) -> Result<Precision, String> {
     let names = Precision::ALL.map(Precision::name).join(", ");
     Precision::from_name(text).ok_or_else(|| format!("expected one of {names}"))
+}
+
+/// A size for which networks can be made.
+fn image_size(text: &str) -> Result<ImageSize, String> {
+    let size: ImageSize = text.parse()?;
+    halvings(size).map(|_| size).map_err(|error| error.to_string())
 }
 
 /// The value that each of these words stands for.

@@ -7,6 +7,7 @@ use anyhow::Result;
 use dcgan::architecture::ModelConfig;
 use dcgan::bench::{BenchConfig, BenchResult};
 use dcgan::device::{self, default_threads};
+use dcgan::shape::ImageShape;
 
 use super::generator::resolve_device;
 use super::output::print;
@@ -20,7 +21,12 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     device::configure(args.threads.map_or_else(default_threads, usize::from));
     let device = resolve_device(args.device, args.precision.kind())?;
     let result = dcgan::bench::bench(&BenchConfig {
-        model: ModelConfig { base_width: args.base_width.into(), ..Default::default() },
+        model: ModelConfig {
+            image: ImageShape { size: args.image_size, channels: args.channels },
+            base_width: args.base_width.into(),
+            max_width: args.max_width.map(i64::from),
+            ..Default::default()
+        },
         batch_size: args.batch_size as usize,
         precision: args.precision,
         device,

@@ -140,18 +140,7 @@ fn show(
     let stored: usize = sizes.values().sum();
     if stored > 0 {
         writeln!(text, "  stored    {stored}: {gray} gray, {} in colour", stored - gray)?;
-        let mut sizes: Vec<_> = sizes.iter().collect();
-        sizes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        let told = sizes
-            .iter()
-            .take(5)
-            .map(|((width, height), count)| format!("{width}×{height} ({count})"));
-        let more = if sizes.len() > 5 {
-            format!(" and {} other sizes", sizes.len() - 5)
-        } else {
-            String::new()
-        };
-        writeln!(text, "  sizes     {}{more}", told.collect::<Vec<_>>().join(", "))?;
+        writeln!(text, "  sizes     {}", shown.findings.told_sizes(5))?;
     }
     if others.count > 0 {
         writeln!(text, "  no images {}", with_examples(others))?;

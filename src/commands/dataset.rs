@@ -47,10 +47,11 @@ pub(super) fn options_for_model(
     of_model: ImageSize,
 ) -> Result<Options> {
     let options = args.resolve(spec, None)?.data();
-    if args.given().contains_key("image-size") {
-        ensure_size(options.size, of_model)?;
+    // `auto` is the model's size here.
+    if let Some(asked) = options.size.filter(|_| args.given().contains_key("image-size")) {
+        ensure_size(asked, of_model)?;
     }
-    Ok(Options { size: of_model, ..options })
+    Ok(Options { size: Some(of_model), ..options })
 }
 
 fn ensure_size(asked: ImageSize, of_model: ImageSize) -> Result<(), Usage> {

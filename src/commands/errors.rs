@@ -77,8 +77,10 @@ fn remedy(error: &anyhow::Error, has_flag: &dyn Fn(&str) -> bool) -> Option<Stri
             return by_flag("max-bad", "--max-bad PERCENT allows more");
         }
         Fixable::NetworksTooLarge(_) => {
-            let both = has_flag("z-dim");
-            let flags = if both { "--base-width or --z-dim" } else { "--base-width" };
+            let all = ["batch-size", "base-width", "z-dim"];
+            let flags =
+                all.into_iter().filter(|flag| has_flag(flag)).map(|flag| format!("--{flag}"));
+            let flags = flags.collect::<Vec<_>>().join(" or ");
             return by_flag("base-width", &format!("give a smaller {flags}"));
         }
     })
@@ -106,8 +108,8 @@ mod tests {
         let told = |error: &_, command: &str| describe(error, &|flag| has_flag(command, flag));
         let error = anyhow!(Fixable::NetworksTooLarge("too large".to_owned()));
         for (command, expected) in [
-            ("train", "too large; give a smaller --base-width or --z-dim"),
-            ("bench", "too large; give a smaller --base-width"),
+            ("train", "too large; give a smaller --batch-size or --base-width or --z-dim"),
+            ("bench", "too large; give a smaller --batch-size or --base-width"),
             ("sample", "too large"),
         ] {
             assert_eq!(told(&error, command), expected);

@@ -196,7 +196,7 @@ fn images_of(
         _ => images.to_owned(),
     };
     let options = Options {
-        size: shape.size,
+        size: Some(shape.size),
         channels: Some(shape.channels),
         limit: Some(count),
         ..Options::default()

@@ -18,6 +18,7 @@ mod film;
 mod generator;
 mod import;
 mod interpolate;
+mod memory;
 mod movie;
 mod nearest;
 mod output;

@@ -16,12 +16,14 @@ use dcgan::run::list::find;
 use dcgan::run::resume::{Saved, config_of, ensure_run, network_changes};
 use dcgan::settings::{Change, OnCollapse, Switch, TrainConfig};
 use dcgan::train::interrupt::Interrupt;
+use dcgan::train::memory::estimate;
 use dcgan::train::{End, Job, Outcome, is_divergence};
 use tch::Device;
 
 use super::dataset::load_with_progress;
 use super::errors::{print_error, print_warning};
 use super::generator::note_on;
+use super::memory::{ensure_enough, told};
 use super::output::{print, shell_quoted};
 use super::progress::{Progress, say};
 use crate::cli::{TrainArgs, Verbosity};
@@ -179,6 +181,9 @@ struct Prepared {
     /// How the device was chosen.
     note: Option<&'static str>,
     set: ImageSet,
+    architecture: Architecture,
+    /// The bytes of memory that training is expected to take.
+    memory: u64,
     verbosity: Verbosity,
     /// Whether a film is made at the end.
     film: bool,
@@ -200,6 +205,12 @@ impl Prepared {
         config.device = device.into();
         config.threads = Some(threads);
         let set = load_with_progress(&config.dataset, &config.data(), args.verbosity())?;
+        let config = config.with_size(set.shape().size)?;
+        let architecture = Architecture::new(config.model(set.shape()))?;
+        let memory = estimate(&architecture, config.batch_size.min(set.count()), config.precision);
+        if device == Device::Cpu {
+            ensure_enough(memory)?;
+        }
         super::evaluator::ensure_possible(&config, metric, &set)?;
         if config.batch_size > set.count() {
             say(&format!(
@@ -208,7 +219,8 @@ impl Prepared {
                 set.count()
             ));
         }
-        Ok(Self { config, device, note, set, verbosity: args.verbosity(), film: args.film })
+        let (verbosity, film) = (args.verbosity(), args.film);
+        Ok(Self { config, device, note, set, architecture, memory, verbosity, film })
     }
 
     fn total(&self) -> u64 {
@@ -217,7 +229,7 @@ impl Prepared {
 
     /// Prints the plan, and `resuming` where a run is resumed or forked.
     fn print_plan(self, resuming: &str) -> Result<ExitCode> {
-        let mut plan = plan(&self.config, &self.set)?;
+        let mut plan = self.plan()?;
         if !resuming.is_empty() {
             writeln!(plan, "\n# {resuming}")?;
         }
@@ -225,6 +237,34 @@ impl Prepared {
             say(note);
         }
         print(plan.as_bytes())
+    }
+
+    /// The resolved configuration and the layers, as `--dry-run` prints them.
+    fn plan(&self) -> Result<String> {
+        let Self { config, set, architecture, memory, .. } = self;
+        let mut text = toml::to_string(config)?;
+        let per_epoch = set.per_epoch(config.batch_size);
+        let total = config.total_iterations(per_epoch);
+        let size = set.shape().size;
+        writeln!(
+            text,
+            "\n# {} images of {}×{}, {} channel(s), {per_epoch} iterations an epoch, {total} in all",
+            set.count(),
+            size.width,
+            size.height,
+            set.channels()
+        )?;
+        for network in Network::ALL {
+            let rows = architecture.table(network);
+            writeln!(text, "\n{:<36} {:>14} {:>12}", network.name(), "output", "parameters")?;
+            for row in &rows {
+                writeln!(text, "  {:<34} {:>14} {:>12}", row.layer, row.output, row.parameters)?;
+            }
+            let sum: i64 = rows.iter().map(|row| row.parameters).sum();
+            writeln!(text, "  {:<34} {:>14} {sum:>12}", "all", "")?;
+        }
+        writeln!(text, "\n# an iteration takes about {} of memory", told(*memory))?;
+        Ok(text)
     }
 
     /// Warns where a resumed run cannot be expected to come to the same bits.
@@ -254,11 +294,12 @@ impl Prepared {
 
     fn train(self, run: &RunDir, from: Option<Checkpoint>) -> Result<ExitCode> {
         let total = self.total();
-        let Self { config, device, note, set, verbosity, film } = self;
+        let plan = self.plan()?;
+        let Self { config, device, note, set, verbosity, film, .. } = self;
         let evaluator = super::evaluator::evaluator(&config, &set, device, verbosity)?;
         let progress = Progress::new(verbosity, total);
         if verbosity == Verbosity::Verbose {
-            progress.note(&plan(&config, &set)?);
+            progress.note(&plan);
         }
         if let Some(note) = note {
             progress.note(note);
@@ -371,33 +412,6 @@ fn remedy(error: &anyhow::Error, config: &TrainConfig, path: &str) -> String {
 /// The command that resumes the run in `path`.
 fn how_to_resume(path: &str) -> String {
     format!("dcgan train --resume {}", shell_quoted(path))
-}
-
-/// The resolved configuration and the layers, as `--dry-run` prints them.
-fn plan(config: &TrainConfig, set: &ImageSet) -> Result<String> {
-    let mut text = toml::to_string(config)?;
-    let per_epoch = set.per_epoch(config.batch_size);
-    let total = config.total_iterations(per_epoch);
-    let size = set.shape().size;
-    writeln!(
-        text,
-        "\n# {} images of {}×{}, {} channel(s), {per_epoch} iterations an epoch, {total} in all",
-        set.count(),
-        size.width,
-        size.height,
-        set.channels()
-    )?;
-    let architecture = Architecture::new(config.model(set.channels()))?;
-    for network in Network::ALL {
-        let rows = architecture.table(network);
-        writeln!(text, "\n{:<36} {:>14} {:>12}", network.name(), "output", "parameters")?;
-        for row in &rows {
-            writeln!(text, "  {:<34} {:>14} {:>12}", row.layer, row.output, row.parameters)?;
-        }
-        let sum: i64 = rows.iter().map(|row| row.parameters).sum();
-        writeln!(text, "  {:<34} {:>14} {sum:>12}", "all", "")?;
-    }
-    Ok(text)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::findings::Findings;
 use super::set::SetIdentity;
+use crate::architecture::halvings;
 use crate::files::{UNFINISHED, write_streamed};
 use crate::shape::{ImageShape, ImageSize};
 
@@ -112,7 +113,8 @@ fn read_at(file: &File, mut offset: u64, mut out: &mut [u8]) -> std::io::Result<
 
 /// Takes images of one size one after the other, gray and in colour, upright.
 pub(super) struct Builder {
-    size: ImageSize,
+    /// `None` until the first image tells it.
+    size: Option<ImageSize>,
     scratch: Scratch,
     /// Whether each has three channels.
     in_color: Vec<bool>,
@@ -129,16 +131,15 @@ enum Scratch {
 }
 
 impl Builder {
-    /// A builder that keeps images of `size` in a file in `folder`, if that can be written, else in
-    /// memory.
-    pub(super) fn new(size: ImageSize, folder: Option<&Path>) -> Self {
+    /// A builder that keeps images in a file in `folder`, if that can be written, else in memory.
+    pub(super) fn new(folder: Option<&Path>) -> Self {
         let file = folder.and_then(|folder| tempfile::tempfile_in(folder).ok());
         let scratch = match file {
             Some(file) => Scratch::File(BufWriter::with_capacity(1 << 20, file)),
             None => Scratch::Memory(Vec::new()),
         };
         Self {
-            size,
+            size: None,
             scratch,
             in_color: Vec::new(),
             labels: Vec::new(),
@@ -148,16 +149,20 @@ impl Builder {
     }
 
     /// Adds an image `[H, W, channels]`, upright, of the class of that name.
+    ///
+    /// # Errors
+    /// If it has another size than the images before, or the cache cannot be written.
     pub(super) fn push(
         &mut self,
+        size: ImageSize,
         channels: usize,
         pixels: &[u8],
         class: Option<&str>,
     ) -> Result<()> {
-        let shape = ImageShape { size: self.size, channels };
+        let shape = ImageShape { size: *self.size.get_or_insert(size), channels };
         ensure!(
-            (channels == 1 || channels == 3) && pixels.len() == shape.len(),
-            "expected {} bytes, an image of {shape}, found {}",
+            size == shape.size && (channels == 1 || channels == 3) && pixels.len() == shape.len(),
+            "expected {} bytes, an image of {shape}, found {} of {size}",
             shape.len(),
             pixels.len()
         );
@@ -219,7 +224,7 @@ impl Builder {
     /// Writes the images, each with as many channels as any.
     fn write(&mut self, out: &mut impl Write, findings: Findings) -> Result<Description> {
         let channels = if self.in_color.contains(&true) { 3 } else { 1 };
-        let shape = ImageShape { size: self.size, channels };
+        let shape = ImageShape { size: self.size.unwrap_or_default(), channels };
         let gray = shape.pixels();
         let mut digest = Sha256::new();
         let mut source: Box<dyn Read> = match &mut self.scratch {
@@ -261,11 +266,11 @@ impl Builder {
 /// Up to this length a set is read whole and its digest compared when it is opened: a tenth of a second.
 const VERIFIED: u64 = 128 << 20;
 
-/// Opens what [`Builder::write_file`] wrote of images of `size`.
+/// Opens what [`Builder::write_file`] wrote of images of `size`; without one, of any that is possible.
 ///
 /// # Errors
 /// If it cannot be read, is not whole or has images of another size.
-pub(super) fn open(path: &Path, size: ImageSize) -> Result<(Pixels, Description)> {
+pub(super) fn open(path: &Path, size: Option<ImageSize>) -> Result<(Pixels, Description)> {
     let cannot = || format!("{}: cannot be read", path.display());
     let mut file = File::open(path).with_context(cannot)?;
     let length = file.metadata().with_context(cannot)?.len();
@@ -286,9 +291,10 @@ pub(super) fn open(path: &Path, size: ImageSize) -> Result<(Pixels, Description)
     let promised = [images, channels, height, width]
         .into_iter()
         .try_fold(1_u64, |product, n| product.checked_mul(n as u64));
+    let found = ImageSize { width, height };
     // Images of the expected size take no more memory than was meant to be taken.
     ensure!(
-        (height, width) == (size.height, size.width)
+        size.map_or_else(|| halvings(found).is_ok(), |size| found == size)
             && images > 0
             && (channels == 1 || channels == 3)
             && promised == Some(length - 16 - described),
@@ -358,9 +364,9 @@ mod tests {
     const SIZE: ImageSize = ImageSize { width: 20, height: 12 };
 
     fn builder(folder: Option<&Path>) -> Result<Builder> {
-        let mut builder = Builder::new(SIZE, folder);
-        builder.push(1, &[7; 240], Some("gray"))?;
-        builder.push(3, &(0..720).map(|i| i as u8).collect::<Vec<_>>(), Some("colour"))?;
+        let mut builder = Builder::new(folder);
+        builder.push(SIZE, 1, &[7; 240], Some("gray"))?;
+        builder.push(SIZE, 3, &(0..720).map(|i| i as u8).collect::<Vec<_>>(), Some("colour"))?;
         Ok(builder)
     }
 
@@ -369,7 +375,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = file(folder.path(), "some");
         let (_, written) = builder(Some(folder.path()))?.write_file(&path, Findings::default())?;
-        let (pixels, read) = open(&path, SIZE)?;
+        let (pixels, read) = open(&path, Some(SIZE))?;
         let shape = ImageShape { size: SIZE, channels: 3 };
         assert_eq!((read.identity.shape(), read.identity.images), (shape, 2));
         assert_eq!(read.identity, written.identity);
@@ -380,7 +386,7 @@ mod tests {
         assert!((0..720).map(|i| i as u8).eq(image));
         let (_, in_memory) = builder(None)?.into_memory(Findings::default())?;
         assert_eq!(in_memory.identity, read.identity);
-        assert!(builder(None)?.push(1, &[0; 241], None).is_err());
+        assert!(builder(None)?.push(SIZE, 1, &[0; 241], None).is_err());
         Ok(())
     }
 
@@ -392,7 +398,7 @@ mod tests {
         let new = fs::read(&path)?;
         let old = file(&folder(home.path())?, "old");
         fs::write(&old, [&new[..new.len() - 8], OLD_MARK].concat())?;
-        let error = format!("{:#}", open(&old, SIZE).map(|_| ()).unwrap_err());
+        let error = format!("{:#}", open(&old, Some(SIZE)).map(|_| ()).unwrap_err());
         assert!(error.contains("not a whole file of images"), "{error}");
         folder(home.path())?;
         assert!(path.exists() && !old.exists());
@@ -413,7 +419,7 @@ mod tests {
             let description = serde_json::to_vec(&description)?;
             let length = (description.len() as u64).to_le_bytes();
             fs::write(&path, [&description[..], &length, MARK].concat())?;
-            let error = format!("{:#}", open(&path, SIZE).map(|_| ()).unwrap_err());
+            let error = format!("{:#}", open(&path, Some(SIZE)).map(|_| ()).unwrap_err());
             assert!(error.contains("not a whole file of images"), "{size}: {error}");
         }
         Ok(())
@@ -432,12 +438,13 @@ mod tests {
             let at = windows.into_iter().position(|part| part == was.as_bytes()).context(was)?;
             changed[at..at + was.len()].copy_from_slice(is.as_bytes());
             fs::write(&path, changed)?;
-            assert!(open(&path, SIZE).is_err(), "{is}");
+            assert!(open(&path, Some(SIZE)).is_err(), "{is}");
         }
         // A whole file of another size.
         fs::write(&path, &whole)?;
-        assert!(open(&path, SIZE).is_ok());
-        assert!(open(&path, ImageSize { width: 12, height: 20 }).is_err());
+        assert!(open(&path, Some(SIZE)).is_ok());
+        assert!(open(&path, None).is_err(), "no network takes images so small");
+        assert!(open(&path, Some(ImageSize { width: 12, height: 20 })).is_err());
         Ok(())
     }
 }

@@ -73,6 +73,20 @@ impl Findings {
         self.bad.entry(reason).or_default().add(name);
     }
 
+    /// The sizes of images, the most frequent first, such as `64×64 (97), 100×75 (3)`. Of more than `most` sizes the
+    /// rest is only counted.
+    pub fn told_sizes(&self, most: usize) -> String {
+        let mut sizes: Vec<_> = self.sizes.iter().collect();
+        sizes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let told = sizes.iter().take(most);
+        let told = told.map(|((width, height), count)| format!("{width}×{height} ({count})"));
+        let told = told.collect::<Vec<_>>().join(", ");
+        match sizes.len().saturating_sub(most) {
+            0 => told,
+            more => format!("{told} and {more} other sizes"),
+        }
+    }
+
     /// Images that cannot be read.
     pub fn bad_count(&self) -> usize {
         self.bad.values().map(|examples| examples.count).sum()

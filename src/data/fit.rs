@@ -22,8 +22,8 @@ pub enum Fit {
 /// What the images of a set are decoded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decoding {
-    /// The size of the set.
-    pub size: ImageSize,
+    /// The size of the set; `None` leaves images as large as they are.
+    pub size: Option<ImageSize>,
     /// 1 or 3 channels, or as each image has them.
     pub channels: Option<usize>,
     /// For images of another size.
@@ -32,7 +32,7 @@ pub struct Decoding {
     pub background: [u8; 3],
 }
 
-/// `pixels` `[height, width, channels]` as an image of the size `to`.
+/// `pixels` `[height, width, channels]` as an image of the size `to`; without one they stay as they are.
 ///
 /// # Errors
 /// If `pixels` has another length, or there is no such size.
@@ -40,9 +40,10 @@ pub(super) fn fit(
     pixels: Vec<u8>,
     from: (u32, u32),
     channels: usize,
-    to: ImageSize,
+    to: Option<ImageSize>,
     fit: Fit,
 ) -> Result<Vec<u8>> {
+    let Some(to) = to else { return Ok(pixels) };
     let (width, height) = from;
     let (to_width, to_height) = (u32::try_from(to.width)?, u32::try_from(to.height)?);
     if from == (to_width, to_height) {
@@ -150,7 +151,7 @@ mod tests {
     fn an_image_of_the_sets_size_stays_as_it_is() -> Result<()> {
         let pixels = image((80, 48), |x, y| (x * y) as u8);
         for by in [Fit::Crop, Fit::Pad, Fit::Stretch] {
-            assert_eq!(fit(pixels.clone(), (80, 48), 1, WIDE, by)?, pixels);
+            assert_eq!(fit(pixels.clone(), (80, 48), 1, Some(WIDE), by)?, pixels);
         }
         Ok(())
     }
@@ -161,7 +162,7 @@ mod tests {
         for (size, inside) in [((200, 96), (20..180, 0..96)), ((160, 120), (0..160, 12..108))] {
             let (columns, rows) = inside;
             let level = |x, y| if columns.contains(&x) && rows.contains(&y) { 200 } else { 0 };
-            let cropped = fit(image(size, level), size, 1, WIDE, Fit::Crop)?;
+            let cropped = fit(image(size, level), size, 1, Some(WIDE), Fit::Crop)?;
             assert_eq!(cropped.len(), 80 * 48);
             // The filter sees some of the border, and nothing else is lost or left.
             let middle = cropped.chunks(80).skip(3).take(42).flat_map(|row| &row[3..77]);
@@ -181,7 +182,7 @@ mod tests {
             ((60, 96), (30, 48)),
             ((480, 96), (80, 16)),
         ] {
-            let padded = fit(image(size, |_, _| 9), size, 1, WIDE, Fit::Pad)?;
+            let padded = fit(image(size, |_, _| 9), size, 1, Some(WIDE), Fit::Pad)?;
             let (left, top) = ((80 - inner.0) / 2, (48 - inner.1) / 2);
             let is_inside =
                 |x, y| (left..left + inner.0).contains(&x) && (top..top + inner.1).contains(&y);
@@ -194,7 +195,7 @@ mod tests {
     #[test]
     fn stretching_gives_each_side_its_own_factor() -> Result<()> {
         let halves = image((40, 96), |x, _| if x < 20 { 0 } else { 255 });
-        let wide = fit(halves, (40, 96), 1, WIDE, Fit::Stretch)?;
+        let wide = fit(halves, (40, 96), 1, Some(WIDE), Fit::Stretch)?;
         assert!(wide.chunks(80).all(|row| row[30] == 0 && row[50] == 255));
         Ok(())
     }
@@ -204,7 +205,7 @@ mod tests {
         for size in [(1, 1), (1, 3000), (3000, 1)] {
             for to in [ImageSize::REFERENCE, WIDE, ImageSize { width: 16, height: 64 }] {
                 for by in [Fit::Crop, Fit::Pad, Fit::Stretch] {
-                    let fitted = fit(image(size, |_, _| 5), size, 1, to, by)?;
+                    let fitted = fit(image(size, |_, _| 5), size, 1, Some(to), by)?;
                     assert_eq!(fitted.len(), to.width * to.height);
                     assert!(fitted.contains(&5), "{size:?} {to} {by:?}");
                 }

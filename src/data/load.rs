@@ -23,8 +23,8 @@ use crate::shape::ImageSize;
 /// How a data set is read, and which part of it is taken.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// Width and height that every image is brought to.
-    pub size: ImageSize,
+    /// Width and height that every image is brought to; `None` for the images' own, which must be the same of all.
+    pub size: Option<ImageSize>,
     /// 1 or 3 channels; where it is left open, 3 if any image is in colour.
     pub channels: Option<usize>,
     /// For images of another size; where it is left open, the format decides.
@@ -48,7 +48,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            size: ImageSize::default(),
+            size: Some(ImageSize::default()),
             channels: None,
             fit: None,
             background: [0; 3],
@@ -112,7 +112,7 @@ fn load_through(
 /// looking there.
 fn is_plain_digits(spec: &Spec, options: &Options) -> bool {
     matches!(spec, Spec::Local(format, _) if format.name() == DIGITS)
-        && options.size == ImageSize::REFERENCE
+        && options.size == Some(ImageSize::REFERENCE)
         && options.channels != Some(3)
         && options.fit.is_none_or(|fit| fit == Fit::Pad)
 }
@@ -203,7 +203,7 @@ fn decoded(
             Err(error) => tell(Event::Warning(&format!("{error:#}; it is made again"))),
         }
     }
-    let mut builder = Builder::new(options.size, folder.as_deref());
+    let mut builder = Builder::new(folder.as_deref());
     let mut sink = Sink::new(decoding, range, &mut builder, tell);
     format.read(files, &mut sink)?;
     let findings = sink.finish()?;
@@ -279,7 +279,7 @@ mod tests {
         same.save(folder.path().join("photos/b.png"))?;
         let spec = format!("folder:{}", folder.path().join("photos").display());
         let size = ImageSize { width: 80, height: 48 };
-        let options = Options { size, ..Options::default() };
+        let options = Options { size: Some(size), ..Options::default() };
         let load =
             |options: &Options| load_through(Some(folder.path()), &spec, options, &mut |_| {});
         let set = load(&options)?;
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn the_built_in_digits_come_at_any_size() -> Result<()> {
         let digits = |size, fit| {
-            let options = Options { size, fit, limit: Some(40), ..Options::default() };
+            let options = Options { size: Some(size), fit, limit: Some(40), ..Options::default() };
             load_through(None, DIGITS, &options, &mut |_| {})
         };
         let at_32 = digits(ImageSize::REFERENCE, None)?;

@@ -10,6 +10,9 @@ use super::formats::image_file::{MAX_SIDE, Outcome, decode_file};
 use super::formats::npy::Range;
 use super::formats::{SourceFile, Stack};
 use super::load::Event;
+use crate::architecture::halvings;
+use crate::error::SettingError;
+use crate::shape::ImageSize;
 
 /// The most image files that are decoded at a time.
 const FILES: usize = 1024;
@@ -25,6 +28,8 @@ pub struct Sink<'a> {
     builder: &'a mut Builder,
     tell: &'a mut dyn FnMut(Event),
     findings: Findings,
+    /// The size of the first image, where images keep their size.
+    own_size: Option<ImageSize>,
     /// Image files that wait to be decoded together, and their bytes in memory.
     waiting: Vec<SourceFile>,
     bytes: usize,
@@ -39,7 +44,8 @@ impl<'a> Sink<'a> {
         tell: &'a mut dyn FnMut(Event),
     ) -> Self {
         let findings = Findings::default();
-        Self { decoding, range, builder, tell, findings, waiting: Vec::new(), bytes: 0 }
+        let own_size = None;
+        Self { decoding, range, builder, tell, findings, own_size, waiting: Vec::new(), bytes: 0 }
     }
 
     /// The range of floats, where the user has stated one.
@@ -81,31 +87,49 @@ impl<'a> Sink<'a> {
             "expected images of at most {MAX_SIDE}×{MAX_SIDE}, found {width}×{height}"
         );
         let decoding = self.decoding;
+        self.findings.add_images(size, count, if channels == 1 { count } else { 0 });
+        let Some(fitted_size) = self.size_of_set(size) else { return Ok(()) };
         let one = |image: &[u8]| -> Result<(usize, Vec<u8>)> {
             let (to, image) = with_channels(channels, image.to_vec(), decoding.channels);
             Ok((to, fit(image, size, to, decoding.size, decoding.fit)?))
         };
         let classes: Vec<String> = labels.unwrap_or_default().iter().map(u16::to_string).collect();
         let image = height * width * channels;
-        let largest = image.max(decoding.size.width * decoding.size.height * 3);
+        let largest = image.max(fitted_size.width * fitted_size.height * 3);
         let at_a_time = (BYTES / largest).clamp(1, IMAGES);
         for (part, images) in pixels.chunks(image * at_a_time).enumerate() {
             let fitted: Vec<_> = images.par_chunks(image).map(one).collect::<Result<_>>()?;
             for (i, (channels, pixels)) in fitted.iter().enumerate() {
                 let class = classes.get(part * at_a_time + i).map(String::as_str);
-                self.builder.push(*channels, pixels, class)?;
+                self.builder.push(fitted_size, *channels, pixels, class)?;
             }
         }
-        self.findings.add_images(size, count, if channels == 1 { count } else { 0 });
         Ok(())
+    }
+
+    /// The size with which an image of this width and height becomes part of the set; `None` if it does not, because
+    /// images are to keep their size and this one has not the size of the first or an impossible one. Then
+    /// [`Self::finish`] will be an error.
+    fn size_of_set(&mut self, (width, height): (u32, u32)) -> Option<ImageSize> {
+        if self.decoding.size.is_some() {
+            return self.decoding.size;
+        }
+        let own = ImageSize { width: width as usize, height: height as usize };
+        let first = *self.own_size.get_or_insert(own);
+        (own == first && halvings(own).is_ok()).then_some(own)
     }
 
     /// Decodes the files that still wait, and gives what was found in all files.
     ///
     /// # Errors
-    /// If the cache cannot be written.
+    /// If the cache cannot be written; [`SettingError`], if images are to keep their size and have several ones or one
+    /// for which there are no networks.
     pub(super) fn finish(mut self) -> Result<Findings> {
         self.decode_waiting()?;
+        if self.decoding.size.is_none() {
+            ensure_one_size(&self.findings)
+                .map_err(|problem| SettingError::of_value("image-size", "auto", problem))?;
+        }
         Ok(self.findings)
     }
 
@@ -123,8 +147,10 @@ impl<'a> Sink<'a> {
             match outcome {
                 Outcome::Image(image) => {
                     self.findings.add_images(image.size, 1, usize::from(image.is_gray));
-                    let class = Some(class_of(&file.name));
-                    self.builder.push(image.channels, &image.pixels, class)?;
+                    if let Some(size) = self.size_of_set(image.size) {
+                        let class = Some(class_of(&file.name));
+                        self.builder.push(size, image.channels, &image.pixels, class)?;
+                    }
                 }
                 Outcome::Other => self.findings.others.add(&file.name),
                 Outcome::Bad(reason) => self.findings.add_bad(reason, &file.name),
@@ -137,6 +163,23 @@ impl<'a> Sink<'a> {
         (self.tell)(Event::Decoded(files.len()));
         Ok(())
     }
+}
+
+/// Whether all images that were found have one size, for which there are networks. Otherwise says which there are.
+fn ensure_one_size(findings: &Findings) -> Result<(), String> {
+    let mut by_count: Vec<_> = findings.sizes.iter().collect();
+    by_count.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    // A set without images is another error.
+    let Some(((width, height), _)) = by_count.first() else { return Ok(()) };
+    let (width, height) = (*width, *height);
+    let most = ImageSize { width: width as usize, height: height as usize };
+    let possible = halvings(most).map(drop).map_err(|error| error.to_string());
+    if by_count.len() == 1 {
+        return possible;
+    }
+    let told = findings.told_sizes(5);
+    let remedy = possible.map_or_else(|error| error, |()| format!("{most} is possible"));
+    Err(format!("expected images of one size, found {told}; name a size instead: {remedy}"))
 }
 
 /// The class of an image file: the name of the folder it is in; no name where it is in none.

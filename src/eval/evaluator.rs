@@ -16,15 +16,11 @@ use super::metric::{Computation, Measured, Metric};
 use super::progress::{Event, Stage};
 use super::source::FeatureSource;
 use crate::data::ImageSet;
-use crate::error::Usage;
 use crate::files::TensorFile;
 use crate::rng::{Stream, rng, shuffled};
 
 /// Format of the file of cached features. Files of another format are not read, so the features are computed anew.
 const FORMAT: &str = "dcgan-features-1";
-/// The most dimensions that pixels may have as features. Metrics of features need their covariance, which takes half a
-/// gigabyte for so many, and minutes of computing.
-const MAX_PIXELS: usize = 8192;
 /// The most real images that are compared with: their features are held in memory.
 const MAX_REAL: usize = 50_000;
 
@@ -79,8 +75,7 @@ impl Evaluator {
     /// of them. Metrics of classes are left out if the features come from no classifier.
     ///
     /// # Errors
-    /// If the set has fewer than 12 images, an image cannot be read or a feature is not finite; [`Usage`], if images are
-    /// too large to be compared by their pixels.
+    /// If the set has fewer than 12 images, an image cannot be read or a feature is not finite.
     pub fn new(
         set: &ImageSet,
         extractor: Extractor,
@@ -95,19 +90,6 @@ impl Evaluator {
             set.name(),
             set.count()
         );
-        let needs_features = metrics.iter().any(|metric| !metric.is_of_images());
-        if needs_features && matches!(extractor, Extractor::Pixels) {
-            ensure!(
-                set.image_len() <= MAX_PIXELS,
-                Usage(format!(
-                    "the features pixels: expected images of at most {MAX_PIXELS} values, found {} in {}; let the \
-                     setting `features` (in training `eval-features`) name the file of a TorchScript module, or \
-                     digits if the images have classes",
-                    set.image_len(),
-                    set.shape()
-                ))
-            );
-        }
         let (real_rows, held_rows) = split(set, settings.count, settings.seed)?;
         let has_classes = matches!(extractor, Extractor::Classifier(_));
         let mut metrics = metrics.to_vec();

@@ -17,11 +17,15 @@ use crate::shape::{ImageShape, ImageSize};
 
 /// Images that go through a network together.
 const BLOCK: usize = 256;
+/// The most values of an image as features. Metrics of features need the features' covariance, which takes 130 MB
+/// for so many, and a minute of computing.
+const MAX_PIXELS: usize = 4096;
 
 /// Computes features of images.
 #[derive(Debug)]
 pub enum Extractor {
-    /// The pixels themselves, 0 to 255: `H·W·C` dimensions.
+    /// The pixels themselves, 0 to 255: `H·W·C` dimensions. Of images of more than 4096 values, the means of squares
+    /// of 2 by 2 pixels, or of 4 by 4 and so on, until there are no more.
     Pixels,
     /// The last hidden layer of a classifier that this program has trained.
     Classifier(Classifier),
@@ -241,7 +245,7 @@ impl Extractor {
         for chunk in numbers.chunks(BLOCK) {
             let bytes = set.rows(chunk.iter().copied())?;
             let block = match self {
-                Self::Pixels => rows(&bytes, set.image_len(), Kind::Float)?,
+                Self::Pixels => pixel_features(&bytes, set.shape())?,
                 Self::Classifier(classifier) => {
                     let images = classifier::images(&bytes, set.shape(), device)?;
                     let (features, scores) = classifier.forward(&images)?;
@@ -268,6 +272,20 @@ impl Extractor {
     }
 }
 
+/// The features of [`Extractor::Pixels`] of images `[n, H, W, C]` of `shape`: `[n, d]`.
+fn pixel_features(images: &[u8], shape: ImageShape) -> Result<Tensor> {
+    let sides = (0..).map(|level| 1 << level);
+    let side: usize =
+        sides.into_iter().find(|side| shape.len() / (side * side) <= MAX_PIXELS).unwrap_or(1);
+    if side == 1 {
+        return rows(images, shape.len(), Kind::Float);
+    }
+    let images = pixels::planes(images, shape)?.f_to_kind(Kind::Float)?;
+    let sides = [side as i64; 2];
+    let means = images.f_avg_pool2d(sides, sides, [0, 0], false, true, None::<i64>)?;
+    Ok(means.f_flatten(1, -1)?)
+}
+
 /// Images `[n, H, W, C]` of `shape`, resampled by Lanczos' filter to the size `to`.
 fn resize(images: &[u8], shape: ImageShape, to: ImageSize) -> Result<Vec<u8>> {
     let pixels = if shape.channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
@@ -282,4 +300,42 @@ fn resize(images: &[u8], shape: ImageShape, to: ImageSize) -> Result<Vec<u8>> {
         all.extend_from_slice(target.buffer());
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pixels_of_large_images_are_averaged_until_they_are_few() -> Result<()> {
+        let of =
+            |width, height, channels| ImageShape { size: ImageSize { width, height }, channels };
+        for (shape, dimensions) in [
+            (of(32, 32, 3), 3072),
+            (of(64, 64, 1), 4096),
+            (of(64, 64, 3), 3072),
+            (of(80, 48, 3), 2880),
+            (of(256, 256, 3), 3072),
+        ] {
+            let features = pixel_features(&vec![7; 2 * shape.len()], shape)?;
+            assert_eq!(features.size(), [2, dimensions], "{shape}");
+            assert_eq!(
+                (features.min().double_value(&[]), features.max().double_value(&[])),
+                (7.0, 7.0)
+            );
+        }
+        // Of each square of 2 by 2 pixels the mean, in each channel.
+        let shape = of(64, 64, 3);
+        let image: Vec<u8> = (0..shape.len()).map(|i| (i * i / 7) as u8).collect();
+        let mean = |x: usize, y: usize, c: usize| {
+            let pixels = [(0, 0), (1, 0), (0, 1), (1, 1)]
+                .map(|(dx, dy)| f64::from(image[((2 * y + dy) * 64 + 2 * x + dx) * 3 + c]));
+            pixels.iter().sum::<f64>() / 4.0
+        };
+        let features = pixel_features(&image, shape)?.view([3, 32, 32]);
+        for (x, y, c) in [(0, 0, 0), (31, 5, 2), (7, 30, 1)] {
+            assert_eq!(features.double_value(&[c as i64, y as i64, x as i64]), mean(x, y, c));
+        }
+        Ok(())
+    }
 }

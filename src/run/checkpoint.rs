@@ -20,7 +20,7 @@ use crate::files::{TensorFile, remove};
 use crate::finite::ensure_finite;
 use crate::record::jsonl::Rollback;
 use crate::run::watch::Watch;
-use crate::settings::TrainConfig;
+use crate::settings::{Size, TrainConfig};
 use crate::weights::Weights;
 
 const FORMAT: &str = "dcgan-checkpoint";
@@ -121,7 +121,7 @@ impl Header {
         config.validate().map_err(|error| anyhow!("`config`: {error}"))?;
         let set: SetIdentity = serde_json::from_str(get("set")?).context("`set`")?;
         let is_possible = set.images > 0 && (1..=1024).contains(&set.channels);
-        ensure!(is_possible && set.shape().size == config.image_size, "`set` is {set:?}");
+        ensure!(is_possible && config.image_size == Size::Of(set.shape().size), "`set` is {set:?}");
         let rollbacks: Vec<Rollback> =
             serde_json::from_str(get("rollbacks")?).context("`rollbacks`")?;
         let salt = u8::try_from(number("salt")?).context("`salt`")?;
@@ -215,7 +215,7 @@ impl Checkpoint {
     /// If no network can be built for images of the data set's size.
     pub fn weights(&self, network: Network) -> Result<Weights> {
         let Header { config, set, iteration, .. } = &self.header;
-        let architecture = Architecture::new(config.model(set.channels))?;
+        let architecture = Architecture::new(config.model(set.shape()))?;
         let found = architecture.torch_names(network).filter_map(|name| {
             let tensor = self.tensors.get(&format!("{}.{name}", network.name()))?;
             Some((name, tensor.shallow_clone()))
@@ -224,7 +224,7 @@ impl Checkpoint {
             name: self.path.display().to_string(),
             network,
             config: config.clone(),
-            channels: set.channels,
+            image: set.shape(),
             iteration: *iteration,
             tensors: found.collect(),
         })

@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::ModelConfig;
+use crate::architecture::{ModelConfig, halvings};
 use crate::data::builtin::DIGITS;
 use crate::data::npy::Range;
 use crate::data::{Fit, Options};
@@ -23,7 +23,7 @@ use crate::error::SettingError;
 use crate::rng::Latent;
 use crate::shape::{ImageShape, ImageSize};
 pub use resolve::{ENVIRONMENT_KEY, Resolved, read_file, read_run_config, resolve, resolve_on};
-pub use types::{Background, Channels, OnCollapse, Precision, Switch};
+pub use types::{Background, Channels, OnCollapse, Precision, Size, Switch};
 pub use value::Form;
 use value::{Field, Rule, Value, any, any_name, checked, meets, shown, whole};
 
@@ -209,11 +209,15 @@ settings! {
         on_resume: OnResume::MayChange("the images must stay the same, not the place they come from"),
     }
 
-    /// Width and height of the images; this version supports one.
-    image_size: ImageSize {
-        default: ImageSize::REFERENCE,
-        allowed: checked(ImageSize::REFERENCE.to_string(), is_supported),
-        heading: Data, value: "N", reads_data: true,
+    /// Size of the images: one side such as 64, width x height such as 80x48, or auto (the size that all
+    /// images have themselves). The networks grow with it.
+    image_size: Size {
+        default: Size::Of(ImageSize::REFERENCE),
+        allowed: checked(
+            "sides of 16 to 256, divisible by 2 several times, the larger at most 4 times the smaller; auto",
+            is_possible,
+        ),
+        heading: Data, value: "SIZE", reads_data: true,
         on_resume: OnResume::FixedByNetworks("the layers are made for it"),
     }
 
@@ -398,6 +402,14 @@ settings! {
         on_resume: OnResume::FixedByNetworks("the layers are made for it"),
     }
 
+    /// The most channels of a layer: widths double from layer to layer until they reach it.
+    max_width: Option<i64> {
+        default: None, unset: "16 times the base width",
+        allowed: whole(1..=16_384),
+        heading: Networks, value: "N",
+        on_resume: OnResume::FixedByNetworks("the layers are made for it"),
+    }
+
     /// Decides initial weights, noise and the order of images.
     seed: u64 {
         default: 0,
@@ -498,11 +510,9 @@ settings! {
 }
 
 /// Whether networks can be made for images of this size.
-fn is_supported(size: &ImageSize) -> Result<(), String> {
-    if *size == ImageSize::REFERENCE {
-        return Ok(());
-    }
-    Err(format!("this version has {} only, found {size}", ImageSize::REFERENCE))
+fn is_possible(size: &Size) -> Result<(), String> {
+    let halvings = size.known().map(halvings);
+    halvings.transpose().map(drop).map_err(|error| error.to_string())
 }
 
 /// A setting with two values.
@@ -549,7 +559,7 @@ impl TrainConfig {
     /// How the data set is read.
     pub fn data(&self) -> Options {
         Options {
-            size: self.image_size,
+            size: self.image_size.known(),
             channels: match self.channels {
                 Channels::Auto => None,
                 Channels::Gray => Some(1),
@@ -566,11 +576,26 @@ impl TrainConfig {
         }
     }
 
-    /// The networks for images of `channels` channels.
-    pub fn model(&self, channels: usize) -> ModelConfig {
+    /// The same settings, for images that have turned out to have this size.
+    ///
+    /// # Errors
+    /// If they ask for another size.
+    pub fn with_size(&self, found: ImageSize) -> Result<Self, SettingError> {
+        match self.image_size.known() {
+            Some(asked) if asked != found => {
+                let problem = format!("expected images of {asked}, found {found}");
+                Err(SettingError::new("image-size", problem))
+            }
+            _ => Ok(Self { image_size: Size::Of(found), ..self.clone() }),
+        }
+    }
+
+    /// The networks for images of this shape.
+    pub fn model(&self, image: ImageShape) -> ModelConfig {
         ModelConfig {
-            image: ImageShape { size: self.image_size, channels },
+            image,
             base_width: self.base_width,
+            max_width: self.max_width,
             z_dim: self.z_dim,
             ..Default::default()
         }
@@ -590,8 +615,18 @@ mod tests {
     fn a_value_that_is_not_allowed_is_an_error_of_its_setting() {
         for (flags, setting, problem) in [
             ("batch-size = 0", "batch-size", "expected 1 to 65536, found 0"),
-            ("image-size = 64", "image-size", "this version has 32 only, found 64"),
-            ("image-size = '80x48'", "image-size", "this version has 32 only, found 80x48"),
+            (
+                "image-size = 72",
+                "image-size",
+                "images of 72×72 pixels are not possible (both sides must be divisible by 2 several times); the \
+                 nearest that are: 64 and 80",
+            ),
+            (
+                "image-size = '80x12'",
+                "image-size",
+                "images of 80×12 pixels are not possible (sides are 16 to 256 pixels, the larger one at most 4 times \
+                 the smaller); the nearest that are: 80x20",
+            ),
             ("learning-rate = 2.0", "learning-rate", "expected a number above 0, up to 1, found 2"),
             ("range = [1.0, 0.0]", "range", "expected two numbers, low and high, found 1,0"),
             ("max-bad = nan", "max-bad", "expected a percentage, 0 to 100, found NaN"),
@@ -709,6 +744,7 @@ eval-metric = "frechet_distance"
             latent = "normal"
             z-dim = 9
             base-width = 9
+            max-width = 9
             seed = 9
             threads = 9
             log-every = 9
@@ -733,7 +769,7 @@ eval-metric = "frechet_distance"
             };
             let expected = if free.contains(&&*name) { vec![] } else { vec![name.clone()] };
             assert_eq!(keys(base.changes(&changed)?), expected);
-            let in_forks = ["image-size", "z-dim", "base-width"].contains(&&*name);
+            let in_forks = ["image-size", "z-dim", "base-width", "max-width"].contains(&&*name);
             let expected = if in_forks { vec![name] } else { vec![] };
             assert_eq!(keys(base.network_changes(&changed)?), expected);
         }

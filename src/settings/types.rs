@@ -2,8 +2,11 @@
 
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tch::Kind;
+
+use crate::shape::ImageSize;
 
 /// The kinds of numbers that training computes with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +81,64 @@ pub enum Channels {
     /// Red, green and blue.
     #[serde(rename = "3")]
     Color,
+}
+
+/// The size of a run's images. As text it is `auto`, or what an [`ImageSize`] is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// Every image is brought to this size.
+    Of(ImageSize),
+    /// The images' own size, which all of them must have. Once the images are known, [`Size::Of`] takes its place.
+    Auto,
+}
+
+impl Size {
+    /// The size, unless it is still to be taken from the images.
+    pub fn known(self) -> Option<ImageSize> {
+        match self {
+            Self::Of(size) => Some(size),
+            Self::Auto => None,
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Of).map_err(|error: String| error + "; or auto"),
+        }
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Of(size) => size.serialize(to),
+            Self::Auto => to.serialize_str("auto"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(
+            untagged,
+            expecting = "expected auto, one side or width x height, such as 64 or \"80x48\""
+        )]
+        enum Written {
+            Side(usize),
+            Text(String),
+        }
+        let text = match Written::deserialize(from)? {
+            Written::Side(side) => side.to_string(),
+            Written::Text(text) => text,
+        };
+        text.parse().map_err(D::Error::custom)
+    }
 }
 
 /// A colour: red, green, blue. As text `black`, `white` or `#rrggbb`.

@@ -8,11 +8,10 @@ use serde::de::value::Error as NamesError;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde::{Serialize, forward_to_deserialize_any};
 
-use super::types::{Background, Channels, OnCollapse, Precision, Switch};
+use super::types::{Background, Channels, OnCollapse, Precision, Size, Switch};
 use crate::data::Fit;
 use crate::device::DeviceChoice;
 use crate::rng::Latent;
-use crate::shape::ImageSize;
 
 /// How a value is written, as far as a command line has to know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,7 +170,7 @@ macro_rules! texts {
         }
     )+};
 }
-texts!(Background, DeviceChoice, ImageSize);
+texts!(Background, DeviceChoice, Size);
 
 /// The names that serde knows the variants of an enum by, so that they are written only there.
 fn names_of<T: DeserializeOwned>() -> &'static [&'static str] {
@@ -299,8 +298,9 @@ mod tests {
         assert_eq!(Channels::parse("3"), Ok(value("x = '3'")));
         assert_eq!(<[f64; 2]>::parse("-1, 1"), Ok(value("x = [-1.0, 1.0]")));
         assert_eq!(Vec::<String>::parse("3,a b"), Ok(value("x = ['3', 'a b']")));
-        assert_eq!(<ImageSize as Value>::parse("32"), Ok(value("x = 32")));
-        assert_eq!(<ImageSize as Value>::parse("80x48"), Ok(value("x = '80x48'")));
+        assert_eq!(<Size as Value>::parse("32"), Ok(value("x = 32")));
+        assert_eq!(<Size as Value>::parse("80x48"), Ok(value("x = '80x48'")));
+        assert_eq!(<Size as Value>::parse("auto"), Ok(value("x = 'auto'")));
         assert_eq!(<Background as Value>::parse("#ffffff"), Ok(value("x = 'white'")));
         for (wrong, told) in [
             (<u64 as Value>::parse("-3"), "expected a whole number, 0 or more"),
@@ -321,6 +321,6 @@ mod tests {
         assert_eq!(shown(&f64::NAN), "NaN");
         assert_eq!(shown(&[1.0, -0.5]), "1,-0.5");
         assert_eq!(shown(&Channels::Gray), "1");
-        assert_eq!(shown(&ImageSize { width: 80, height: 48 }), "80x48");
+        assert_eq!(shown(&"80x48".parse::<Size>().unwrap()), "80x48");
     }
 }

@@ -116,7 +116,7 @@ impl ConvTranspose {
     }
 
     fn algorithm(&self, x: &Tensor) -> Algorithm {
-        let grid = Grid { height: x.size()[2], width: x.size()[3] };
+        let grid = grid_of(x);
         if x.device() != Device::Cpu {
             Algorithm::Convolution
         } else if self.weight.size()[1] == 1 {
@@ -150,10 +150,8 @@ impl ConvTranspose {
         let mut slot = self.winograd.borrow_mut();
         let Prepared { winograd, kernels } = match slot.take() {
             Some(prepared) if prepared.winograd.fits(x) => slot.insert(prepared),
-            _ => slot.insert(Prepared {
-                winograd: Winograd::new(x.size()[2], x.kind())?,
-                kernels: None,
-            }),
+            _ => slot
+                .insert(Prepared { winograd: Winograd::new(grid_of(x), x.kind())?, kernels: None }),
         };
         let mut y = match kernels {
             Some(kernels) => winograd.conv_transpose(x, kernels)?,
@@ -179,8 +177,85 @@ impl ConvTranspose {
     }
 }
 
+/// Height and width of `x` `[N, C, H, W]`.
+fn grid_of(x: &Tensor) -> Grid {
+    let size = x.size();
+    Grid { height: size[2], width: size[3] }
+}
+
 /// A copy of the weight `x` `[I, O, H, W]` in the memory order H, W, I, O. In this order [`Winograd`] reads
 /// the weights without a copy: for each tap, the values of all kernels lie side by side.
 fn in_taps_first_order(x: &Tensor) -> Tensor {
     x.permute([2, 3, 0, 1]).contiguous().permute([2, 3, 0, 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// The numbers behind [`Winograd::is_faster`], for `benches/NOTES.md`.
+    #[test]
+    #[ignore = "measures for minutes: cargo test --release --lib times_of_both_ways -- --ignored --nocapture"]
+    fn times_of_both_ways_forward_and_backward() -> Result<()> {
+        const BATCH: i64 = 64;
+        println!("kind, grid, channels: libtorch's convolution, minimal filtering (ms)");
+        for kind in [Kind::Float, Kind::BFloat16] {
+            for (height, width, inputs, outputs) in [
+                (4, 4, 512, 256),
+                (5, 5, 256, 128),
+                (6, 6, 256, 128),
+                (7, 7, 256, 128),
+                (4, 16, 256, 128),
+                (8, 8, 256, 128),
+                (6, 10, 256, 128),
+                (8, 12, 256, 128),
+                (10, 10, 256, 128),
+                (12, 12, 128, 64),
+                (12, 12, 256, 128),
+                (14, 14, 128, 64),
+                (16, 16, 128, 64),
+                (16, 16, 256, 128),
+                (8, 8, 64, 32),
+                (8, 8, 32, 16),
+                (12, 20, 128, 64),
+            ] {
+                let store = nn::VarStore::new(Device::Cpu);
+                let config = ConvConfig { in_channels: inputs, out_channels: outputs };
+                let layer = ConvTranspose::new(&store.root(), "t", config);
+                let weight = Tensor::rand([inputs, outputs, KERNEL, KERNEL], (kind, Device::Cpu));
+                let x = Tensor::rand([BATCH, inputs, height, width], (kind, Device::Cpu));
+                let x = in_channels_last_order(&x).set_requires_grad(true);
+                let time = |weight: Tensor, by_winograd: bool| -> Result<f64> {
+                    let layer = ConvTranspose {
+                        weight: weight.set_requires_grad(true),
+                        bias: layer.bias.to_kind(kind),
+                        name: String::new(),
+                        winograd: RefCell::default(),
+                        is_frozen: false,
+                    };
+                    let mut least = f64::INFINITY;
+                    for _ in 0..7 {
+                        let start = Instant::now();
+                        let y = match by_winograd {
+                            true => layer.forward_by_winograd(&x)?,
+                            false => layer.forward_by_convolution(&x)?,
+                        };
+                        let loss = y.sum(kind);
+                        Tensor::f_run_backward(&[&loss], &[&x, &layer.weight], false, false)?;
+                        least = least.min(start.elapsed().as_secs_f64() * 1e3);
+                    }
+                    Ok(least)
+                };
+                let by_convolution = time(in_channels_last_order(&weight), false)?;
+                let by_winograd = time(in_taps_first_order(&weight), true)?;
+                println!(
+                    "{kind:?} {height}×{width} {inputs}→{outputs}: {by_convolution:.1} {by_winograd:.1} ({:.2})",
+                    by_winograd / by_convolution
+                );
+            }
+        }
+        Ok(())
+    }
 }

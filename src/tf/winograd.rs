@@ -54,15 +54,15 @@ fn tile(kind: Kind) -> i64 {
 
 /// The matrices that transform inputs, kernels and products, for one grid size and one kind.
 ///
-/// Letters: N is the batch, I the channels of the coarse grid, O the channels of the fine grid, H the height
-/// and the width of the coarse grid, T the number of tiles in the grid, and P the number of pairs of points,
+/// Letters: N is the batch, I the channels of the coarse grid, O the channels of the fine grid, H and W the height
+/// and the width of the coarse grid, T the number of tiles that cover the grid, and P the number of pairs of points,
 /// one for the rows and one for the columns.
 #[derive(Debug)]
 pub(super) struct Winograd {
-    height: i64,
+    grid: Grid,
     kind: Kind,
     points: i64,
-    /// `[P·T, H·H]`: evaluates the coarse grid at all points of all tiles.
+    /// `[P·T, H·W]`: evaluates the coarse grid at all points of all tiles.
     evaluate: Tensor,
     /// In this order: even rows and even columns, even rows and odd columns, odd and even, odd and odd.
     phases: [Phase; 4],
@@ -77,7 +77,7 @@ struct Phase {
     count: i64,
     /// `[count, 25]`: evaluates a 5×5 kernel at those points.
     kernel: Tensor,
-    /// `[H·H, count·T]`: interpolates the products, which gives the fine grid's pixels of this phase.
+    /// `[H·W, count·T]`: interpolates the products, which gives the fine grid's pixels of this phase.
     interpolate: Tensor,
 }
 
@@ -97,31 +97,13 @@ impl Winograd {
             }
     }
 
-    /// The matrices for a coarse grid `[height, height]` and tensors of `kind` on the CPU.
-    pub(super) fn new(height: i64, kind: Kind) -> Result<Self> {
-        let tile = tile(kind);
-        ensure!(height > 0 && height % tile == 0, "expected whole tiles of {tile}, found {height}");
+    /// The matrices for a coarse grid and tensors of `kind` on the CPU. The last tiles may reach beyond the grid.
+    pub(super) fn new(grid: Grid, kind: Kind) -> Result<Self> {
+        ensure!(grid.height > 0 && grid.width > 0, "expected a grid, found {grid:?}");
         let Filter { outputs, kernels, inputs } = minimal_filtering(finite_points(kind));
         let count = kernels.len();
-        let (h, tiles) = (height as usize, (height / tile) as usize);
-        // Both are for one direction and indexed `[point][tile][row]`: `evaluate` goes from rows to points,
-        // `interpolate` from points to rows.
-        let zeros = || vec![vec![vec![0.0; h]; tiles]; count];
-        let (mut evaluate, mut interpolate) = (zeros(), zeros());
-        for point in 0..count {
-            for i in 0..tiles {
-                let start = i * tile as usize;
-                for (offset, &value) in inputs[point].iter().enumerate() {
-                    // A tile reads one row before it and one after it. Rows outside the grid are zero.
-                    if let Some(row) = (start + offset).checked_sub(1).filter(|&row| row < h) {
-                        evaluate[point][i][row] = value;
-                    }
-                }
-                for (offset, &value) in outputs[point].iter().enumerate() {
-                    interpolate[point][i][start + offset] = value;
-                }
-            }
-        }
+        let [rows, columns] =
+            [grid.height, grid.width].map(|side| Direction::new(side as usize, &inputs, &outputs));
         // The pairs of points are ordered so that each phase uses one contiguous range of them. The first
         // phase uses all pairs; the others leave out those with the point 0 (index 0) in the columns, in the
         // rows, or in either.
@@ -138,17 +120,19 @@ impl Winograd {
         let tensor = |values: Vec<f64>, rows: usize| -> Result<Tensor> {
             Ok(Tensor::f_from_slice(&values)?.f_view([rows as i64, -1])?.f_to_kind(kind)?)
         };
-        let all_tiles = || (0..tiles).flat_map(|i| (0..tiles).map(move |j| (i, j)));
-        let pixels = || (0..h).flat_map(|row| (0..h).map(move |column| (row, column)));
+        let all_tiles = || (0..rows.tiles).flat_map(|i| (0..columns.tiles).map(move |j| (i, j)));
+        let pixels =
+            || (0..rows.side).flat_map(|row| (0..columns.side).map(move |column| (row, column)));
         let mut values = Vec::new();
         for &(p, q) in &order {
             for (i, j) in all_tiles() {
-                let at =
-                    |(row, column): (usize, usize)| evaluate[p][i][row] * evaluate[q][j][column];
+                let at = |(row, column): (usize, usize)| {
+                    rows.evaluate[p][i][row] * columns.evaluate[q][j][column]
+                };
                 values.extend(pixels().map(at));
             }
         }
-        let evaluate = tensor(values, order.len() * tiles * tiles)?;
+        let evaluate = tensor(values, order.len() * rows.tiles * columns.tiles)?;
         let phase = |number: usize| -> Result<Phase> {
             let points = &order[ranges[number].clone()];
             let taps = |odd: bool, point: usize| taps(odd, &kernels[point]);
@@ -160,26 +144,27 @@ impl Winograd {
             let mut values = Vec::new();
             for (row, column) in pixels() {
                 for &(p, q) in points {
-                    values.extend(
-                        all_tiles()
-                            .map(|(i, j)| interpolate[p][i][row] * interpolate[q][j][column]),
-                    );
+                    let at = |(i, j): (usize, usize)| {
+                        rows.interpolate[p][i][row] * columns.interpolate[q][j][column]
+                    };
+                    values.extend(all_tiles().map(at));
                 }
             }
             Ok(Phase {
                 first: ranges[number].start as i64,
                 count: points.len() as i64,
                 kernel: tensor(kernel, points.len())?,
-                interpolate: tensor(values, h * h)?,
+                interpolate: tensor(values, rows.side * columns.side)?,
             })
         };
         let phases = [phase(0)?, phase(1)?, phase(2)?, phase(3)?];
-        Ok(Self { height, kind, points: order.len() as i64, evaluate, phases })
+        Ok(Self { grid, kind, points: order.len() as i64, evaluate, phases })
     }
 
     /// Whether these matrices are for inputs of the size and kind of `x`.
     pub(super) fn fits(&self, x: &Tensor) -> bool {
-        x.size().get(2) == Some(&self.height) && x.kind() == self.kind
+        let Grid { height, width } = self.grid;
+        x.size().get(2..) == Some(&[height, width]) && x.kind() == self.kind
     }
 
     /// Evaluates a kernel `[I, O, 5, 5]` at the points of each phase: `[count, I, O]`. Copies nothing if the
@@ -194,12 +179,12 @@ impl Winograd {
         Ok([at(a)?, at(b)?, at(c)?, at(d)?])
     }
 
-    /// The transposed convolution of `x` `[N, I, H, H]` with kernels from [`Self::kernels`]. Returns
-    /// `[N, O, 2H, 2H]` in channels-last memory order, without a bias.
+    /// The transposed convolution of `x` `[N, I, H, W]` with kernels from [`Self::kernels`]. Returns
+    /// `[N, O, 2H, 2W]` in channels-last memory order, without a bias.
     pub(super) fn conv_transpose(&self, x: &Tensor, kernels: &[Tensor; 4]) -> Result<Tensor> {
-        let (n, inputs, h, _) = x.size4()?;
+        let (n, inputs, h, w) = x.size4()?;
         let outputs = kernels[0].size()[2];
-        let x = x.f_permute([2, 3, 0, 1])?.f_reshape([h * h, n * inputs])?; // [H·H, N·I]
+        let x = x.f_permute([2, 3, 0, 1])?.f_reshape([h * w, n * inputs])?; // [H·W, N·I]
         let x = self.evaluate.f_mm(&x)?.f_view([self.points, -1, inputs])?; // [P, T·N, I]
         let phase = |(phase, kernel): (&Phase, &Tensor)| -> Result<Tensor> {
             // Narrowing to the whole range would cost a copy in the backward pass.
@@ -211,11 +196,51 @@ impl Winograd {
             Ok(phase.interpolate.f_mm(&products)?)
         };
         let fine: Vec<Tensor> =
-            self.phases.iter().zip(kernels).map(phase).collect::<Result<_>>()?; // 4 × [H·H, N·O]
-        let y = Tensor::f_stack(&fine, 0)?.f_view([2, 2, h, h, n, outputs])?;
+            self.phases.iter().zip(kernels).map(phase).collect::<Result<_>>()?; // 4 × [H·W, N·O]
+        let y = Tensor::f_stack(&fine, 0)?.f_view([2, 2, h, w, n, outputs])?;
         // Interleaves the phases: the first two axes are the parities of the fine grid's rows and columns.
-        let y = y.f_permute([4, 2, 0, 3, 1, 5])?.f_reshape([n, 2 * h, 2 * h, outputs])?;
+        let y = y.f_permute([4, 2, 0, 3, 1, 5])?.f_reshape([n, 2 * h, 2 * w, outputs])?;
         Ok(y.f_permute([0, 3, 1, 2])?)
+    }
+}
+
+/// The matrices of one direction: the rows or the columns of a grid.
+struct Direction {
+    /// Positions in this direction.
+    side: usize,
+    /// Tiles that cover them.
+    tiles: usize,
+    /// `[point][tile][position]`: from positions to points.
+    evaluate: Vec<Vec<Vec<f64>>>,
+    /// `[point][tile][position]`: from points to positions.
+    interpolate: Vec<Vec<Vec<f64>>>,
+}
+
+impl Direction {
+    /// The matrices for `side` positions, from the factors of [`Filter`].
+    fn new(side: usize, inputs: &[Vec<f64>], outputs: &[Vec<f64>]) -> Self {
+        let (count, tile) = (inputs.len(), outputs[0].len());
+        let tiles = side.div_ceil(tile);
+        let zeros = || vec![vec![vec![0.0; side]; tiles]; count];
+        let (mut evaluate, mut interpolate) = (zeros(), zeros());
+        for point in 0..count {
+            for i in 0..tiles {
+                let start = i * tile;
+                for (offset, &value) in inputs[point].iter().enumerate() {
+                    // A tile reads one position before it and one after it. What is outside the grid is zero.
+                    if let Some(at) = (start + offset).checked_sub(1).filter(|&at| at < side) {
+                        evaluate[point][i][at] = value;
+                    }
+                }
+                for (offset, &value) in outputs[point].iter().enumerate() {
+                    // Outputs beyond the grid are not needed.
+                    if start + offset < side {
+                        interpolate[point][i][start + offset] = value;
+                    }
+                }
+            }
+        }
+        Self { side, tiles, evaluate, interpolate }
     }
 }
 

@@ -3,6 +3,7 @@
 mod finite;
 pub mod import;
 pub mod interrupt;
+pub mod memory;
 pub mod objective;
 pub mod state;
 pub mod step;

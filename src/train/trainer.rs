@@ -146,10 +146,11 @@ impl<'a> Trainer<'a> {
     fn begin(job: Job<'a>) -> Result<Self> {
         let Job { config, device, set, run, from, how_to_repeat, progress, interrupt, evaluator } =
             job;
+        let config = &config.with_size(set.shape().size)?;
         // The networks come first: if they cannot be made, for example for lack of memory, nothing has been
         // written yet.
         let kind = config.precision.kind();
-        let model = Model::new(&config.model(set.channels()), config.seed, device, kind)?
+        let model = Model::new(&config.model(set.shape()), config.seed, device, kind)?
             .computing_in(config.precision.compute());
         let mut gan = Gan::new(model, config.into())?;
         let mut state = Header {

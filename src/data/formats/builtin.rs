@@ -52,7 +52,7 @@ const T10K_LABELS: &[u8] = include_bytes!("../../../assets/t10k-labels-idx1-ubyt
 pub fn digits() -> Result<ImageSet> {
     let Stack { height, width, pixels, .. } = stack()?;
     let size = (u32::try_from(width)?, u32::try_from(height)?);
-    let to = ImageSize::REFERENCE;
+    let to = Some(ImageSize::REFERENCE);
     let padded =
         pixels.chunks_exact(width * height).map(|image| fit(image.to_vec(), size, 1, to, Fit::Pad));
     let padded: Vec<Vec<u8>> = padded.collect::<Result<_>>()?;

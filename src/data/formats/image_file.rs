@@ -9,15 +9,18 @@ use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use super::SourceFile;
 use super::input::Content;
+use crate::architecture::halvings;
 use crate::data::findings::printable;
 use crate::data::fit::{Decoding, fit, with_channels};
+use crate::shape::ImageSize;
 
 /// An image that has been read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded {
     /// 1 or 3.
     pub channels: usize,
-    /// `[H, W, channels]` of the wanted size, upright.
+    /// `[H, W, channels]` of the wanted size, upright. Empty where images are to stay as large as they are, and no
+    /// network takes images so large: many of them would not fit into memory.
     pub pixels: Vec<u8>,
     /// Width and height in the file, upright.
     pub size: (u32, u32),
@@ -60,9 +63,18 @@ pub fn decode(bytes: &[u8], decoding: &Decoding) -> Result<Decoded> {
     let size = (image.width(), image.height());
     ensure!(size.0 > 0 && size.1 > 0, "an image of {}×{}", size.0, size.1);
     let is_gray = !image.color().has_color();
+    if decoding.size.is_none() && !is_possible(size) {
+        let channels = if is_gray { 1 } else { 3 };
+        return Ok(Decoded { channels, pixels: Vec::new(), size, is_gray });
+    }
     let (channels, pixels) = flatten(image, decoding);
     let pixels = fit(pixels, size, channels, decoding.size, decoding.fit)?;
     Ok(Decoded { channels, pixels, size, is_gray })
+}
+
+/// Whether networks can be made for images of this width and height.
+pub(in crate::data) fn is_possible((width, height): (u32, u32)) -> bool {
+    halvings(ImageSize { width: width as usize, height: height as usize }).is_ok()
 }
 
 /// Whether `bytes` are a JPEG file that ends within its image. The decoder makes up what is missing.
@@ -182,10 +194,13 @@ mod tests {
 
     use super::*;
     use crate::data::fit::Fit;
-    use crate::shape::ImageSize;
 
-    const NATURAL: Decoding =
-        Decoding { size: ImageSize::REFERENCE, channels: None, fit: Fit::Crop, background: [0; 3] };
+    const NATURAL: Decoding = Decoding {
+        size: Some(ImageSize::REFERENCE),
+        channels: None,
+        fit: Fit::Crop,
+        background: [0; 3],
+    };
 
     fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Result<Vec<u8>> {
         let mut file = Cursor::new(Vec::new());
