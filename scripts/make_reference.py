@@ -133,8 +133,8 @@ def dtype_name(text):
 
 # Every setting of a reference file: its name in the metadata, its parser, its default, its help.
 SETTINGS = (
-    ("dtype", dtype_name, "f64", "type of every tensor: f32 or f64"),
-    ("seed", number(int, 0), 0, "seed of kernels, images and noise"),
+    ("dtype", dtype_name, "f64", "type of every tensor but labels: f32 or f64"),
+    ("seed", number(int, 0), 0, "seed of kernels, images, noise and labels"),
     ("image_size", image_size, Size(32, 32), "one side, or WIDTHxHEIGHT such as 80x48"),
     ("channels", number(int, 1), 3, "channels C of an image"),
     ("batch", number(int, 1), 8, "images and noise vectors of an iteration"),
@@ -142,6 +142,7 @@ SETTINGS = (
     ("base_width", number(int, 1), 8, "width w of every layer; 64 is the full width"),
     ("max_width", number(int, 1), None, "most channels of a layer (default: 16 times --base-width)"),
     ("z_dim", number(int, 1), 100, "length of a noise vector"),
+    ("classes", number(int, 0), 0, "classes K of images; if not 0, both networks are conditional"),
     ("g_steps", number(int, 1), 2, "generator updates in each iteration, all on the same noise"),
     ("smooth", number(float, 0, 1, below=True), 0.1, "label smoothing of real images"),
     ("alpha", number(float, 0, 1), 0.2, "slope of the leaky ReLU"),
@@ -153,7 +154,7 @@ SETTINGS = (
     ("bn_epsilon", number(float, 0, above=True), 1e-5, "batch norm's epsilon"),
 )
 # Settings that the metadata names only if they are not at their default.
-OPTIONAL = ("max_width",)
+OPTIONAL = ("max_width", "classes")
 
 
 def parse_arguments():
@@ -167,7 +168,7 @@ def parse_arguments():
         "--inputs",
         type=Path,
         metavar="FILE",
-        help="take every setting, the initial variables, images and noise from this reference "
+        help="take every setting, the initial variables and all inputs from this reference "
         "file, to repeat its case on another machine or with another TensorFlow",
     )
     parser.add_argument(
@@ -236,6 +237,10 @@ def draw_inputs(np, settings, last_batch):
         # u is in [0, 1) and a multiple of the type's spacing there, so 2u - 1 is exact and never reaches 1.
         u = rng.random((settings["batch"], settings["z_dim"]), dtype=dtype)
         tensors[f"input/z/{i}"] = 2 * u - 1
+        if settings["classes"]:
+            for stream, name, rows in ((3, "labels", count), (4, "z_labels", settings["batch"])):
+                rng = np.random.default_rng([settings["seed"], stream, i])
+                tensors[f"input/{name}/{i}"] = rng.integers(settings["classes"], size=rows)
     return tensors
 
 
@@ -277,7 +282,7 @@ def read_reference(path):
 
 def check_inputs(np, settings, tensors, path):
     """Every `input/…` that the settings ask for is there, in its shape and type; no other is."""
-    dtype = np.dtype(np_dtype(np, settings))
+    dtype, classes = np.dtype(np_dtype(np, settings)), settings["classes"]
     batch, size = settings["batch"], settings["image_size"]
     image = (size.height, size.width, settings["channels"])
     expected = {}
@@ -287,9 +292,19 @@ def check_inputs(np, settings, tensors, path):
     last = f"input/images/{settings['iterations'] - 1}"
     if last in tensors and tensors[last].ndim and 1 <= len(tensors[last]) <= batch:
         expected[last] = (len(tensors[last]), *image)
-    compare_names(path, "input/", expected, tensors)
+    labels = {}
+    if classes:
+        for i in range(settings["iterations"]):
+            labels[f"input/labels/{i}"] = expected[f"input/images/{i}"][:1]
+            labels[f"input/z_labels/{i}"] = (batch,)
+    compare_names(path, "input/", expected | labels, tensors)
     for name, shape in expected.items():
         check_tensor(path, name, tensors[name], shape, dtype)
+    for name, shape in labels.items():
+        check_tensor(path, name, tensors[name], shape, np.dtype(np.int64))
+        wrong = [int(label) for label in tensors[name] if not 0 <= label < classes]
+        if wrong:
+            raise Failure(f"--inputs {path}: {name}: expected 0 to {classes - 1}, found {wrong[0]}")
 
 
 def compare_names(path, prefix, expected, tensors):
@@ -315,6 +330,8 @@ class Graph:
     """The reference's graph: both networks, losses, optimizers, and what is fetched from them.
 
     Images of other sizes have more or fewer layers by the same rule. Shapes in comments are those at 32x32.
+    With K classes, the generator also gets the class that is asked of it, and the discriminator judges an
+    image as one of its class, by projection (Miyato and Koyama 2018).
     """
 
     def __init__(self, tf1, settings):
@@ -325,10 +342,12 @@ class Graph:
         self.grid = size.height >> self.levels, size.width >> self.levels
         self.images = tf1.placeholder(dtype, [None, size.height, size.width, settings["channels"]])
         self.z = tf1.placeholder(dtype, [None, settings["z_dim"]])
+        # The classes of real images, and those asked of generated ones.
+        self.labels, self.z_labels = tf1.placeholder(tf1.int64, [None]), tf1.placeholder(tf1.int64, [None])
 
         self.generated = self.generator(training=True, reuse=False)
-        self.real_logits = self.discriminator(self.images, reuse=False)
-        self.fake_logits = self.discriminator(self.generated, reuse=True)
+        self.real_logits = self.discriminator(self.images, self.labels, reuse=False)
+        self.fake_logits = self.discriminator(self.generated, self.z_labels, reuse=True)
         self.sample = self.generator(training=False, reuse=True)
         self.variables = tf1.global_variables()
 
@@ -357,7 +376,10 @@ class Graph:
         """z [N,Z] -> images [N,H,W,C], from a small grid that is doubled until it is an image."""
         layers, (height, width), channels = self.tf1.layers, self.grid, self.width(self.levels)
         with self.tf1.variable_scope("generator", reuse=reuse):
-            x = layers.dense(self.z, height * width * channels)  # [N, 16·8w]
+            z = self.z
+            if self.settings["classes"]:
+                z = self.tf1.concat([z, self.one_hot(self.z_labels)], axis=1)  # [N, Z+K]
+            x = layers.dense(z, height * width * channels)  # [N, 16·8w]
             x = self.tf1.reshape(x, [-1, height, width, channels])  # [N, 4, 4, 8w]
             x = self.tf1.nn.relu(self.batch_norm(x, training))
             for doublings in range(self.levels - 1, 0, -1):  # [N, 8, 8, 4w], [N, 16, 16, 2w]
@@ -367,8 +389,8 @@ class Graph:
             x = layers.conv2d_transpose(x, channels, 5, strides=2, padding="same")
             return self.tf1.tanh(x)  # [N, 32, 32, C]
 
-    def discriminator(self, x, reuse):
-        """Images [N,H,W,C] -> logits [N,1], always with the batch's own statistics."""
+    def discriminator(self, x, labels, reuse):
+        """Images [N,H,W,C] and labels [N] -> logits [N,1], always with the batch's own statistics."""
         layers, (height, width) = self.tf1.layers, self.grid
         with self.tf1.variable_scope("discriminator", reuse=reuse):
             # [N, 16, 16, w]
@@ -378,7 +400,16 @@ class Graph:
                 x = self.leaky_relu(self.batch_norm(x, training=True))
             channels = self.width(self.levels - 1)
             x = self.tf1.reshape(x, [-1, height * width * channels])  # [N, 16·4w]
-            return layers.dense(x, 1)  # [N, 1]
+            logits = layers.dense(x, 1)  # [N, 1]
+            if self.settings["classes"]:
+                of_classes = layers.dense(x, self.settings["classes"], use_bias=False)  # [N, K]
+                of_labels = self.one_hot(labels) * of_classes
+                logits = logits + self.tf1.reduce_sum(of_labels, axis=1, keepdims=True)
+            return logits
+
+    def one_hot(self, labels):
+        """Labels [N] -> [N,K]."""
+        return self.tf1.one_hot(labels, self.settings["classes"], dtype=self.z.dtype)
 
     def batch_norm(self, x, training):
         return self.tf1.layers.batch_normalization(
@@ -412,10 +443,17 @@ class Graph:
         return run
 
     def feed(self, tensors, iteration):
-        return {
-            self.images: tensors[f"input/images/{iteration}"],
-            self.z: tensors[f"input/z/{iteration}"],
-        }
+        feed = self.feed_generator(tensors, iteration)
+        feed[self.images] = tensors[f"input/images/{iteration}"]
+        if self.settings["classes"]:
+            feed[self.labels] = tensors[f"input/labels/{iteration}"]
+        return feed
+
+    def feed_generator(self, tensors, iteration):
+        feed = {self.z: tensors[f"input/z/{iteration}"]}
+        if self.settings["classes"]:
+            feed[self.z_labels] = tensors[f"input/z_labels/{iteration}"]
+        return feed
 
 
 def record(np, tf1, settings, tensors, inputs_path):
@@ -456,7 +494,7 @@ def record(np, tf1, settings, tensors, inputs_path):
         tensors.update(fetch(session, "final/", graph.variables))
         moments = session.run(graph.moments)
         tensors.update({f"final/{name}": value for name, value in moments.items()})
-        tensors["final/sample"] = session.run(graph.sample, {graph.z: tensors["input/z/0"]})
+        tensors["final/sample"] = session.run(graph.sample, graph.feed_generator(tensors, 0))
     return tensors
 
 
@@ -500,7 +538,7 @@ def encode(np, tensors, metadata):
         tensor = np.asarray(tensors[name])
         data = tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
         header[name] = {
-            "dtype": {"float32": "F32", "float64": "F64"}[tensor.dtype.name],
+            "dtype": {"float32": "F32", "float64": "F64", "int64": "I64"}[tensor.dtype.name],
             "shape": list(tensor.shape),
             "data_offsets": [offset, offset + len(data)],
         }
