@@ -1,25 +1,27 @@
 #!/usr/bin/env python3
 """Records what the real TensorFlow computes, as a reference file that `dcgan verify` compares with.
 
-Builds the reference DCGAN with `tf.compat.v1.layers`, trains it for a few iterations on images that
-are drawn from the seed, and writes one safetensors file. It holds the variables before and after
-training, every input, the first forward pass, its losses and gradients, the losses of every
-iteration, Adam's moments, and samples. Tensors keep TensorFlow's names, layouts and upright frame.
+Builds the reference DCGAN with `tf.compat.v1.layers`, for images of 32x32 pixels or of another size,
+trains it for a few iterations on images that are drawn from the seed, and writes one safetensors
+file. It holds the variables before and after training, every input, the first forward pass, its
+losses and gradients, the losses of every iteration, Adam's moments, and samples. Tensors keep
+TensorFlow's names, layouts and upright frame.
 """
 
 import argparse
 import json
 import math
 import os
+import re
 import struct
 import sys
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 PYTHON_VERSIONS = ((3, 9), (3, 11))
 TENSORFLOW_VERSION = "2.15.1"
 REQUIREMENTS = "scripts/requirements-reference.txt"
-IMAGE_SIZE = 32
 
 EPILOG = f"""\
 environment:
@@ -38,6 +40,63 @@ initial variables are the same, and the results agree to rounding.
 
 class Failure(Exception):
     """Says what went wrong to the person who ran the script. The exit status is 1."""
+
+
+# --------------------------------------------------------------------------------------- sizes
+
+
+class Size(NamedTuple):
+    """The size of an image. It is written width first: `80x48`, or `64` if both sides are equal."""
+
+    width: int
+    height: int
+
+    def __str__(self):
+        return str(self.width) if self.width == self.height else f"{self.width}x{self.height}"
+
+
+def in_range(size):
+    return 16 <= min(size) and max(size) <= min(256, 4 * min(size))
+
+
+def halvings(size):
+    """How often images of this size are halved; None if they are not possible. See src/architecture.rs."""
+    levels = (min(size) // 8).bit_length()  # leaves a grid whose smaller side is 4 to 7
+    divisible = all(side % 2**levels == 0 for side in size)
+    return levels if in_range(size) and divisible else None
+
+
+def nearest_possible(size):
+    """The nearest possible size that is nowhere larger, and the nearest that is nowhere smaller. If there
+    is neither, the nearest of all."""
+    sides = range(16, 257, 2)
+    possible = [s for h in sides for w in sides if halvings(s := Size(w, h))]
+    smaller = [s for s in possible if s.width <= size.width and s.height <= size.height]
+    larger = [s for s in possible if s.width >= size.width and s.height >= size.height]
+
+    def distance(other):
+        return abs(other.width - size.width) + abs(other.height - size.height)
+
+    groups = [group for group in (smaller, larger) if group] or [possible]
+    return [min(group, key=distance) for group in groups]
+
+
+def image_size(text):
+    parts = re.fullmatch(r"([0-9]{1,9})(?:[x×]([0-9]{1,9}))?", text)
+    if parts is None:
+        raise argparse.ArgumentTypeError(
+            f"expected one side or width x height, such as 64 or 80x48, found {text!r}"
+        )
+    size = Size(int(parts[1]), int(parts[2] or parts[1]))
+    if halvings(size) is None:
+        why = "sides are 16 to 256 pixels, the larger one at most 4 times the smaller"
+        if in_range(size):
+            why = "both sides must be divisible by 2 several times"
+        raise argparse.ArgumentTypeError(
+            f"images of {size.width}×{size.height} pixels are not possible ({why}); "
+            f"the nearest that are: {' and '.join(map(str, nearest_possible(size)))}"
+        )
+    return size
 
 
 # ---------------------------------------------------------------------------------- arguments
@@ -74,13 +133,16 @@ def dtype_name(text):
 
 # Every setting of a reference file: its name in the metadata, its parser, its default, its help.
 SETTINGS = (
-    ("dtype", dtype_name, "f64", "type of every tensor: f32 or f64"),
-    ("seed", number(int, 0), 0, "seed of kernels, images and noise"),
+    ("dtype", dtype_name, "f64", "type of every tensor but labels: f32 or f64"),
+    ("seed", number(int, 0), 0, "seed of kernels, images, noise and labels"),
+    ("image_size", image_size, Size(32, 32), "one side, or WIDTHxHEIGHT such as 80x48"),
     ("channels", number(int, 1), 3, "channels C of an image"),
     ("batch", number(int, 1), 8, "images and noise vectors of an iteration"),
     ("iterations", number(int, 1), 1, "iterations, each of one discriminator and g-steps generator updates"),
     ("base_width", number(int, 1), 8, "width w of every layer; 64 is the full width"),
+    ("max_width", number(int, 1), None, "most channels of a layer (default: 16 times --base-width)"),
     ("z_dim", number(int, 1), 100, "length of a noise vector"),
+    ("classes", number(int, 0), 0, "classes K of images; if not 0, both networks are conditional"),
     ("g_steps", number(int, 1), 2, "generator updates in each iteration, all on the same noise"),
     ("smooth", number(float, 0, 1, below=True), 0.1, "label smoothing of real images"),
     ("alpha", number(float, 0, 1), 0.2, "slope of the leaky ReLU"),
@@ -91,6 +153,8 @@ SETTINGS = (
     ("bn_momentum", number(float, 0, 1), 0.9, "decay of the moving statistics"),
     ("bn_epsilon", number(float, 0, above=True), 1e-5, "batch norm's epsilon"),
 )
+# Settings that the metadata names only if they are not at their default.
+OPTIONAL = ("max_width", "classes")
 
 
 def parse_arguments():
@@ -104,7 +168,7 @@ def parse_arguments():
         "--inputs",
         type=Path,
         metavar="FILE",
-        help="take every setting, the initial variables, images and noise from this reference "
+        help="take every setting, the initial variables and all inputs from this reference "
         "file, to repeat its case on another machine or with another TensorFlow",
     )
     parser.add_argument(
@@ -115,7 +179,8 @@ def parse_arguments():
     )
     for name, parse, default, text in SETTINGS:
         flag = "--" + name.replace("_", "-")
-        text = f"{text} (default: {default})"
+        if default is not None:
+            text = f"{text} (default: {default})"
         parser.add_argument(flag, type=parse, metavar=name.upper(), help=text)
     args = parser.parse_args()
 
@@ -138,10 +203,11 @@ def parse_arguments():
 # ------------------------------------------------------------------------------------- inputs
 
 
-def images_like_photographs(np, rng, count, channels):
-    """`count` images [32,32,C] in [-1,1]: a shaded ground, soft blobs, a little grain, 8 bits."""
-    y, x = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE] / (IMAGE_SIZE - 1)
-    images = np.empty((count, IMAGE_SIZE, IMAGE_SIZE, channels))
+def images_like_photographs(np, rng, count, channels, size=Size(32, 32)):
+    """`count` images [H,W,C] in [-1,1]: a shaded ground, soft blobs, a little grain, 8 bits."""
+    y, x = np.mgrid[0 : size.height, 0 : size.width]
+    y, x = y / (size.height - 1), x / (size.width - 1)
+    images = np.empty((count, size.height, size.width, channels))
     for image in images:
         slope = rng.uniform(-0.6, 0.6, (2, channels))
         image[:] = rng.uniform(-0.7, 0.7, channels)
@@ -165,12 +231,16 @@ def draw_inputs(np, settings, last_batch):
         last = i == settings["iterations"] - 1
         count = last_batch if last else settings["batch"]
         rng = np.random.default_rng([settings["seed"], 1, i])
-        images = images_like_photographs(np, rng, count, settings["channels"])
+        images = images_like_photographs(np, rng, count, settings["channels"], settings["image_size"])
         tensors[f"input/images/{i}"] = images.astype(dtype)
         rng = np.random.default_rng([settings["seed"], 2, i])
         # u is in [0, 1) and a multiple of the type's spacing there, so 2u - 1 is exact and never reaches 1.
         u = rng.random((settings["batch"], settings["z_dim"]), dtype=dtype)
         tensors[f"input/z/{i}"] = 2 * u - 1
+        if settings["classes"]:
+            for stream, name, rows in ((3, "labels", count), (4, "z_labels", settings["batch"])):
+                rng = np.random.default_rng([settings["seed"], stream, i])
+                tensors[f"input/{name}/{i}"] = rng.integers(settings["classes"], size=rows)
     return tensors
 
 
@@ -199,17 +269,12 @@ def read_reference(path):
     kind = metadata.get("format"), metadata.get("version")
     if kind != ("dcgan-reference", "1"):
         raise Failure(f"--inputs {path}: expected a dcgan-reference of version 1, found {kind}")
-    if metadata.get("image_size") != str(IMAGE_SIZE):
-        raise Failure(
-            f"--inputs {path}: expected image_size {IMAGE_SIZE}, "
-            f"found {metadata.get('image_size')}"
-        )
     settings = {}
-    for name, parse, *_ in SETTINGS:
-        if name not in metadata:
+    for name, parse, default, _ in SETTINGS:
+        if name not in metadata and name not in OPTIONAL:
             raise Failure(f"--inputs {path}: its metadata lacks {name}")
         try:
-            settings[name] = parse(metadata[name])
+            settings[name] = parse(metadata[name]) if name in metadata else default
         except argparse.ArgumentTypeError as error:
             raise Failure(f"--inputs {path}: {name}: {error}") from error
     return settings, tensors
@@ -217,8 +282,9 @@ def read_reference(path):
 
 def check_inputs(np, settings, tensors, path):
     """Every `input/…` that the settings ask for is there, in its shape and type; no other is."""
-    dtype = np.dtype(np_dtype(np, settings))
-    batch, image = settings["batch"], (IMAGE_SIZE, IMAGE_SIZE, settings["channels"])
+    dtype, classes = np.dtype(np_dtype(np, settings)), settings["classes"]
+    batch, size = settings["batch"], settings["image_size"]
+    image = (size.height, size.width, settings["channels"])
     expected = {}
     for i in range(settings["iterations"]):
         expected[f"input/z/{i}"] = (batch, settings["z_dim"])
@@ -226,9 +292,19 @@ def check_inputs(np, settings, tensors, path):
     last = f"input/images/{settings['iterations'] - 1}"
     if last in tensors and tensors[last].ndim and 1 <= len(tensors[last]) <= batch:
         expected[last] = (len(tensors[last]), *image)
-    compare_names(path, "input/", expected, tensors)
+    labels = {}
+    if classes:
+        for i in range(settings["iterations"]):
+            labels[f"input/labels/{i}"] = expected[f"input/images/{i}"][:1]
+            labels[f"input/z_labels/{i}"] = (batch,)
+    compare_names(path, "input/", expected | labels, tensors)
     for name, shape in expected.items():
         check_tensor(path, name, tensors[name], shape, dtype)
+    for name, shape in labels.items():
+        check_tensor(path, name, tensors[name], shape, np.dtype(np.int64))
+        wrong = [int(label) for label in tensors[name] if not 0 <= label < classes]
+        if wrong:
+            raise Failure(f"--inputs {path}: {name}: expected 0 to {classes - 1}, found {wrong[0]}")
 
 
 def compare_names(path, prefix, expected, tensors):
@@ -251,18 +327,27 @@ def check_tensor(path, name, tensor, shape, dtype):
 
 
 class Graph:
-    """The reference's graph: both networks, losses, optimizers, and what is fetched from them."""
+    """The reference's graph: both networks, losses, optimizers, and what is fetched from them.
+
+    Images of other sizes have more or fewer layers by the same rule. Shapes in comments are those at 32x32.
+    With K classes, the generator also gets the class that is asked of it, and the discriminator judges an
+    image as one of its class, by projection (Miyato and Koyama 2018).
+    """
 
     def __init__(self, tf1, settings):
         self.tf1, self.settings = tf1, settings
         dtype = tf1.float32 if settings["dtype"] == "f32" else tf1.float64
-        image = [None, IMAGE_SIZE, IMAGE_SIZE, settings["channels"]]
-        self.images = tf1.placeholder(dtype, image)
+        size = settings["image_size"]
+        self.levels = halvings(size)
+        self.grid = size.height >> self.levels, size.width >> self.levels
+        self.images = tf1.placeholder(dtype, [None, size.height, size.width, settings["channels"]])
         self.z = tf1.placeholder(dtype, [None, settings["z_dim"]])
+        # The classes of real images, and those asked of generated ones.
+        self.labels, self.z_labels = tf1.placeholder(tf1.int64, [None]), tf1.placeholder(tf1.int64, [None])
 
         self.generated = self.generator(training=True, reuse=False)
-        self.real_logits = self.discriminator(self.images, reuse=False)
-        self.fake_logits = self.discriminator(self.generated, reuse=True)
+        self.real_logits = self.discriminator(self.images, self.labels, reuse=False)
+        self.fake_logits = self.discriminator(self.generated, self.z_labels, reuse=True)
         self.sample = self.generator(training=False, reuse=True)
         self.variables = tf1.global_variables()
 
@@ -282,31 +367,49 @@ class Graph:
         self.d_train = self.optimize(self.d_loss, "discriminator/", updates)
         self.g_train = self.optimize(self.g_loss, "generator/", updates)
 
+    def width(self, doublings):
+        """Channels of a layer: the base width, doubled so many times, but at most the largest width."""
+        width = self.settings["base_width"]
+        return min(width * 2**doublings, self.settings["max_width"] or 16 * width)
+
     def generator(self, training, reuse):
-        """z [N,Z] -> images [N,32,32,C]."""
-        layers, width = self.tf1.layers, self.settings["base_width"]
+        """z [N,Z] -> images [N,H,W,C], from a small grid that is doubled until it is an image."""
+        layers, (height, width), channels = self.tf1.layers, self.grid, self.width(self.levels)
         with self.tf1.variable_scope("generator", reuse=reuse):
-            x = layers.dense(self.z, 4 * 4 * 8 * width)  # [N, 16·8w]
-            x = self.tf1.reshape(x, [-1, 4, 4, 8 * width])  # [N, 4, 4, 8w]
+            z = self.z
+            if self.settings["classes"]:
+                z = self.tf1.concat([z, self.one_hot(self.z_labels)], axis=1)  # [N, Z+K]
+            x = layers.dense(z, height * width * channels)  # [N, 16·8w]
+            x = self.tf1.reshape(x, [-1, height, width, channels])  # [N, 4, 4, 8w]
             x = self.tf1.nn.relu(self.batch_norm(x, training))
-            for filters in (4 * width, 2 * width):  # [N, 8, 8, 4w], [N, 16, 16, 2w]
-                x = layers.conv2d_transpose(x, filters, 5, strides=2, padding="same")
+            for doublings in range(self.levels - 1, 0, -1):  # [N, 8, 8, 4w], [N, 16, 16, 2w]
+                x = layers.conv2d_transpose(x, self.width(doublings), 5, strides=2, padding="same")
                 x = self.tf1.nn.relu(self.batch_norm(x, training))
             channels = self.settings["channels"]
             x = layers.conv2d_transpose(x, channels, 5, strides=2, padding="same")
             return self.tf1.tanh(x)  # [N, 32, 32, C]
 
-    def discriminator(self, x, reuse):
-        """Images [N,32,32,C] -> logits [N,1], always with the batch's own statistics."""
-        layers, width = self.tf1.layers, self.settings["base_width"]
+    def discriminator(self, x, labels, reuse):
+        """Images [N,H,W,C] and labels [N] -> logits [N,1], always with the batch's own statistics."""
+        layers, (height, width) = self.tf1.layers, self.grid
         with self.tf1.variable_scope("discriminator", reuse=reuse):
             # [N, 16, 16, w]
-            x = self.leaky_relu(layers.conv2d(x, width, 5, strides=2, padding="same"))
-            for filters in (2 * width, 4 * width):  # [N, 8, 8, 2w], [N, 4, 4, 4w]
-                x = layers.conv2d(x, filters, 5, strides=2, padding="same")
+            x = self.leaky_relu(layers.conv2d(x, self.width(0), 5, strides=2, padding="same"))
+            for doublings in range(1, self.levels):  # [N, 8, 8, 2w], [N, 4, 4, 4w]
+                x = layers.conv2d(x, self.width(doublings), 5, strides=2, padding="same")
                 x = self.leaky_relu(self.batch_norm(x, training=True))
-            x = self.tf1.reshape(x, [-1, 4 * 4 * 4 * width])  # [N, 16·4w]
-            return layers.dense(x, 1)  # [N, 1]
+            channels = self.width(self.levels - 1)
+            x = self.tf1.reshape(x, [-1, height * width * channels])  # [N, 16·4w]
+            logits = layers.dense(x, 1)  # [N, 1]
+            if self.settings["classes"]:
+                of_classes = layers.dense(x, self.settings["classes"], use_bias=False)  # [N, K]
+                of_labels = self.one_hot(labels) * of_classes
+                logits = logits + self.tf1.reduce_sum(of_labels, axis=1, keepdims=True)
+            return logits
+
+    def one_hot(self, labels):
+        """Labels [N] -> [N,K]."""
+        return self.tf1.one_hot(labels, self.settings["classes"], dtype=self.z.dtype)
 
     def batch_norm(self, x, training):
         return self.tf1.layers.batch_normalization(
@@ -340,10 +443,17 @@ class Graph:
         return run
 
     def feed(self, tensors, iteration):
-        return {
-            self.images: tensors[f"input/images/{iteration}"],
-            self.z: tensors[f"input/z/{iteration}"],
-        }
+        feed = self.feed_generator(tensors, iteration)
+        feed[self.images] = tensors[f"input/images/{iteration}"]
+        if self.settings["classes"]:
+            feed[self.labels] = tensors[f"input/labels/{iteration}"]
+        return feed
+
+    def feed_generator(self, tensors, iteration):
+        feed = {self.z: tensors[f"input/z/{iteration}"]}
+        if self.settings["classes"]:
+            feed[self.z_labels] = tensors[f"input/z_labels/{iteration}"]
+        return feed
 
 
 def record(np, tf1, settings, tensors, inputs_path):
@@ -384,7 +494,7 @@ def record(np, tf1, settings, tensors, inputs_path):
         tensors.update(fetch(session, "final/", graph.variables))
         moments = session.run(graph.moments)
         tensors.update({f"final/{name}": value for name, value in moments.items()})
-        tensors["final/sample"] = session.run(graph.sample, {graph.z: tensors["input/z/0"]})
+        tensors["final/sample"] = session.run(graph.sample, graph.feed_generator(tensors, 0))
     return tensors
 
 
@@ -428,7 +538,7 @@ def encode(np, tensors, metadata):
         tensor = np.asarray(tensors[name])
         data = tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
         header[name] = {
-            "dtype": {"float32": "F32", "float64": "F64"}[tensor.dtype.name],
+            "dtype": {"float32": "F32", "float64": "F64", "int64": "I64"}[tensor.dtype.name],
             "shape": list(tensor.shape),
             "data_offsets": [offset, offset + len(data)],
         }
@@ -506,11 +616,14 @@ def run(args):
     tensors = record(np, tf1, settings, tensors, args.inputs)
     check_finite(np, tensors)
 
-    metadata = {name: str(value) for name, value in settings.items()}
+    metadata = {
+        name: str(settings[name])
+        for name, _, default, _ in SETTINGS
+        if name not in OPTIONAL or settings[name] != default
+    }
     metadata["format"] = "dcgan-reference"
     metadata["version"] = "1"
     metadata["framework"] = f"tensorflow {version}"
-    metadata["image_size"] = str(IMAGE_SIZE)
     data = encode(np, tensors, metadata)
     write_whole(args.out, data)
     print(f"{args.out}: {len(tensors)} tensors, {len(data):,} bytes")

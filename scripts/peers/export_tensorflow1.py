@@ -28,6 +28,7 @@ def main():
     settings = {name: default for name, _, default, _ in make_reference.SETTINGS}
     settings.update(
         dtype="f32",
+        image_size=make_reference.image_size(about["image_size"]),
         channels=int(about["channels"]),
         base_width=int(about["base_width"]),
         z_dim=int(about["z_dim"]),
