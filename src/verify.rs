@@ -498,7 +498,7 @@ impl<'a> Comparison<'a> {
                 (Part::FirstMoment | Part::SecondMoment, _) => {
                     (Group::Moments, Some(self.bounds.moments))
                 }
-                (Part::Variable(_) | Part::Power, _) => continue,
+                (Part::Variable(_) | Part::Average(_) | Part::Power, _) => continue,
             };
             let Some(bound) = bound else { continue };
             let ours = layout.tf_from_mirrored(&entry.tensor)?;

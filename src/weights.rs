@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
 use crate::architecture;
+use crate::error::SettingError;
 use crate::files::TensorFile;
 use crate::finite::ensure_finite;
 use crate::model::{Model, ModelConfig, Network};
@@ -25,6 +26,31 @@ const VERSION: &str = "1";
 /// The built-in generator: base width 16, trained by this program on its built-in digits.
 const BUILT_IN: &[u8] = include_bytes!("../assets/generator.safetensors");
 
+/// Which weights, where there is a moving average of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// The moving average.
+    Average,
+    /// The weights as the optimizer left them.
+    Raw,
+}
+
+impl Variant {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Average, Self::Raw];
+
+    /// Its name, as flags and files have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Average => "average",
+            Self::Raw => "raw",
+        }
+    }
+}
+
+/// The key in the metadata of exported weights that says which variant they are.
+const VARIANT_KEY: &str = "weights";
+
 /// The weights and moving statistics of one network, and where they come from.
 #[derive(Debug)]
 pub struct Weights {
@@ -38,6 +64,8 @@ pub struct Weights {
     pub image: ImageShape,
     /// How many iterations they were trained.
     pub iteration: u64,
+    /// Whether they are a moving average or the weights that it is of; `None` where there is no average.
+    pub variant: Option<Variant>,
     /// The tensors by PyTorch's names, in the mirrored frame.
     pub tensors: BTreeMap<String, Tensor>,
 }
@@ -52,6 +80,7 @@ impl Weights {
             config: config.clone(),
             image: model.config().image,
             iteration,
+            variant: None,
             tensors: tensors.map(|variable| (variable.torch_name, variable.tensor)).collect(),
         }
     }
@@ -108,6 +137,15 @@ impl Weights {
         let iteration = iteration.with_context(|| {
             format!("`iteration` is {:?}", get("iteration").unwrap_or("missing"))
         })?;
+        let variant = match get(VARIANT_KEY) {
+            None => None,
+            Some(text) => {
+                let variant = Variant::ALL.into_iter().find(|variant| variant.name() == text);
+                Some(variant.with_context(|| {
+                    format!("`{VARIANT_KEY}`: expected average or raw, found {text:?}")
+                })?)
+            }
+        };
         let tensors = if is_tf {
             mirrored(&config.model(image), network, tensors)?
         } else {
@@ -116,7 +154,26 @@ impl Weights {
             ensure!(found == expected, "expected a {expected}, found a {found}");
             tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
         };
-        Ok(Self { name: name.to_owned(), network, config, image, iteration, tensors })
+        Ok(Self { name: name.to_owned(), network, config, image, iteration, variant, tensors })
+    }
+
+    /// These weights, if they are what is asked for. Where there is no average, all weights are raw.
+    ///
+    /// # Errors
+    /// [`SettingError`], if they are of another variant than `asked`.
+    pub fn checked(self, asked: Option<Variant>) -> Result<Self> {
+        let found = self.variant.unwrap_or(Variant::Raw);
+        let Some(asked) = asked.filter(|&asked| asked != found) else { return Ok(self) };
+        let problem = match asked {
+            Variant::Average => {
+                "there is no moving average; a generator has one if the setting `ema` was given in training"
+            }
+            Variant::Raw => {
+                "holds only the moving average; the checkpoints of its run hold the raw weights too"
+            }
+        };
+        let problem = format!("{}: {problem}", self.name);
+        Err(SettingError::of_value(VARIANT_KEY, asked.name(), problem).into())
     }
 
     /// The kind of the tensors: float64 if any of them has it, else float32.
@@ -224,7 +281,9 @@ impl Weights {
             ("dataset", self.config.dataset.clone()),
             ("config", toml::to_string(&self.config)?),
         ];
-        Ok(about.map(|(key, value)| (key.to_owned(), value)).into())
+        let variant = self.variant.map(|variant| (VARIANT_KEY, variant.name().to_owned()));
+        let about = about.into_iter().chain(variant);
+        Ok(about.map(|(key, value)| (key.to_owned(), value)).collect())
     }
 
     /// The metadata of a file that holds only weights: [`Self::about`], its format and its frame.

@@ -19,7 +19,7 @@ const EPOCHS: &str = "--device cpu --threads 1 --base-width 1 --z-dim 3 --batch-
                       --log-every 1 --sample-every 3 --keep 100";
 
 /// Stops a run with `options` at each of `positions`, resumes it, and compares it with the run that was never stopped.
-fn assert_resumes_everywhere(options: &str, positions: &[u64]) -> Result<()> {
+pub fn assert_resumes_everywhere(options: &str, positions: &[u64]) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let whole = folder.path().join("whole");
     train(folder.path(), &format!("{options} --run whole"));
@@ -53,7 +53,7 @@ fn a_float64_run_resumes_bit_for_bit_too() -> Result<()> {
 #[test]
 fn two_threads_and_every_setting_away_from_its_default_resume_bit_for_bit() -> Result<()> {
     let options = "--device cpu --threads 2 --base-width 16 --z-dim 7 --batch-size 32 --iterations 4 \
-                   --latent normal --g-steps 3 --learning-rate 3e-3 --beta1 0.4 --label-smoothing 0.2 \
+                   --latent normal --g-steps 3 --ema 0.9 --learning-rate 3e-3 --beta1 0.4 --label-smoothing 0.2 \
                    --seed 9 --log-every 1 --sample-every 2 --checkpoint-every 1 --keep 9";
     assert_resumes_everywhere(options, &[1, 3])
 }

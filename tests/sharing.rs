@@ -121,7 +121,7 @@ fn one_generator_step_shares_its_pass_as_well() -> Result<()> {
 fn three_generator_steps_and_other_settings_equal_separate_passes() -> Result<()> {
     let adam = AdamConfig { learning_rate: 1e-2, beta1: 0.3, ..Default::default() };
     let objective = Objective::CrossEntropy { label_smoothing: 0.25 };
-    assert_separate_runs_agree(StepConfig { g_steps: 3, objective, adam })
+    assert_separate_runs_agree(StepConfig { g_steps: 3, objective, adam, ..Default::default() })
 }
 
 #[test]

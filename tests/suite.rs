@@ -14,6 +14,7 @@ mod collapse;
 mod common;
 mod data;
 mod determinism;
+mod ema;
 mod eval;
 mod export;
 mod faults;

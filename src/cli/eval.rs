@@ -30,7 +30,7 @@ pub struct EvalArgs {
     #[command(flatten)]
     pub generator: GeneratorArgs,
     /// Images that are there already instead of MODEL: a folder, or any other data set SPEC such as npz:FILE
-    #[arg(long, value_name = "DIR|FILE.npz|SPEC", conflicts_with = "model")]
+    #[arg(long, value_name = "DIR|FILE.npz|SPEC", conflicts_with_all = ["model", "weights"])]
     pub images: Option<String>,
     /// The real images; `dcgan data` says more [default: what the model was trained on; of --images digits]
     #[arg(long, value_name = "SPEC", help_heading = "Data")]

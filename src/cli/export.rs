@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use dcgan::model::Network;
+use dcgan::weights::Variant;
 
+use super::generator::VARIANTS;
 use super::one_of;
 
 /// Arguments of `export`.
@@ -30,6 +32,10 @@ pub struct ExportArgs {
     /// Which network; the discriminator as safetensors or tf only
     #[arg(long, value_parser = one_of(NETWORKS), default_value = "generator")]
     pub network: Network,
+    /// The generator's moving average (of a run with --ema) or its raw weights [default: the average where there
+    /// is one]
+    #[arg(long, value_name = "average|raw", value_parser = one_of(VARIANTS))]
+    pub weights: Option<Variant>,
     /// Overwrite what is there already
     #[arg(long)]
     pub force: bool,

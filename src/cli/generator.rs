@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use dcgan::device::DeviceChoice;
 use dcgan::settings::Precision;
+use dcgan::weights::Variant;
 
-use super::precision;
+use super::{one_of, precision};
 
 /// A trained generator, and where it computes.
 #[derive(Debug, Args)]
@@ -15,6 +16,9 @@ pub struct GeneratorArgs {
     /// checkpoint, or exported weights [default: the built-in digits]
     #[arg(value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    /// The moving average (of a run with --ema) or the raw weights [default: the average where there is one]
+    #[arg(long, value_name = "average|raw", value_parser = one_of(VARIANTS))]
+    pub weights: Option<Variant>,
     /// Where to compute: auto, cpu, cuda, cuda:N or mps
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
@@ -25,3 +29,7 @@ pub struct GeneratorArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }
+
+/// What `--weights` takes.
+pub(super) const VARIANTS: &[(&str, Variant)] =
+    &[("average", Variant::Average), ("raw", Variant::Raw)];

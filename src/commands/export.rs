@@ -11,7 +11,7 @@ use dcgan::files::write_bytes;
 use dcgan::model::Network;
 use dcgan::run::list::find;
 use dcgan::run::model;
-use dcgan::weights::Weights;
+use dcgan::weights::{Variant, Weights};
 
 use super::errors::print_warning;
 use super::output::{ending, ensure_ending, ensure_free};
@@ -29,13 +29,13 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode> {
     ensure_free(&out, false, args.force)?;
     device::configure(device::default_threads());
     let weights = match &args.model {
-        None if network == Network::Generator => Weights::built_in()?,
+        None if network == Network::Generator => Weights::built_in()?.checked(args.weights)?,
         None => {
             let message =
                 "--network discriminator: the program holds a generator only; name a MODEL";
             return Err(Usage(message.to_owned()).into());
         }
-        Some(model) => model::read(&find(model)?, network, print_warning)?,
+        Some(model) => model::read(&find(model)?, network, args.weights, print_warning)?,
     };
     // Whatever is wrong with the weights shows before anything is written.
     match format {
@@ -47,7 +47,12 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode> {
         ExportFormat::Torchscript => write_bytes(&out, &torchscript(&weights)?)?,
         ExportFormat::Onnx => write_bytes(&out, &onnx(&weights)?)?,
     }
-    say(&format!("{} of {}: {}", network.name(), weights.name, out.display()));
+    let which = match weights.variant {
+        Some(Variant::Average) => " (moving average)",
+        Some(Variant::Raw) => " (raw weights)",
+        None => "",
+    };
+    say(&format!("{}{which} of {}: {}", network.name(), weights.name, out.display()));
     Ok(ExitCode::SUCCESS)
 }
 

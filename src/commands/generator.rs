@@ -25,8 +25,8 @@ use crate::cli::GeneratorArgs;
 pub(super) fn sampler(args: &GeneratorArgs) -> Result<Sampler> {
     let device = device_of(args)?;
     let weights = match &args.model {
-        None => Weights::built_in()?,
-        Some(model) => model::read(&find(model)?, Network::Generator, print_warning)?,
+        None => Weights::built_in()?.checked(args.weights)?,
+        Some(model) => model::read(&find(model)?, Network::Generator, args.weights, print_warning)?,
     };
     Sampler::of(&weights, device, args.precision.kind())?.computing_in(args.precision.compute())
 }

@@ -42,7 +42,9 @@ impl Model {
     /// If images of the configured size are not supported, or the device has not enough memory.
     pub fn new(config: &ModelConfig, seed: u64, device: Device, kind: Kind) -> Result<Self> {
         let architecture = Architecture::new(*config)?;
-        ensure_memory(&architecture, device, kind)?;
+        let count: i64 = Network::ALL.into_iter().map(|it| architecture.parameters(it)).sum();
+        // For weights, gradients and two moments.
+        ensure_memory(&architecture, "networks", count, 4, (kind, device))?;
         let (mut g_store, mut d_store) = (nn::VarStore::new(device), nn::VarStore::new(device));
         let model = Self {
             generator: Generator::new(&g_store.root(), &architecture)?,
@@ -60,6 +62,35 @@ impl Model {
             initialize(&mut model.variables(network), seed, network as u64)?;
         }
         Ok(model.computing_in(kind))
+    }
+
+    /// A model whose generator is a copy of this one's as it is now, with tensors of its own that no optimizer
+    /// trains. The discriminator is this model's own. Nothing random is drawn.
+    ///
+    /// # Errors
+    /// If the device cannot hold a second generator.
+    pub fn with_copied_generator(&self) -> Result<Self> {
+        let Self { architecture, kind, compute, device, .. } = self;
+        let count = architecture.parameters(Network::Generator);
+        ensure_memory(architecture, "a second generator", count, 1, (*kind, *device))?;
+        let mut store = nn::VarStore::new(*device);
+        let copy = Self {
+            generator: Generator::new(&store.root(), architecture)?,
+            // Casts to the kind that tensors have already are no copies.
+            discriminator: self.discriminator.cast(*kind)?,
+            architecture: architecture.clone(),
+            kind: *kind,
+            compute: *compute,
+            device: *device,
+        };
+        store.set_kind(*kind);
+        store.freeze();
+        let _no_grad = tch::no_grad_guard();
+        let originals = self.variables(Network::Generator);
+        for (mut ours, original) in copy.variables(Network::Generator).into_iter().zip(originals) {
+            ours.tensor.f_copy_(&original.tensor)?;
+        }
+        Ok(copy.computing_in(*compute))
     }
 
     /// The same model, except that convolutions and dense layers compute in the kind `compute`, on casts of the
@@ -127,16 +158,22 @@ impl Model {
     }
 }
 
-/// Checks that there is enough memory for weights, gradients and moments, by allocating as much and freeing it at
-/// once. Without this check, `tch::nn` would panic if there is too little memory.
-fn ensure_memory(architecture: &Architecture, device: Device, kind: Kind) -> Result<()> {
-    let count: i64 = Network::ALL.into_iter().map(|network| architecture.parameters(network)).sum();
-    Tensor::f_empty([4 * count], (kind, device)).map(drop).with_context(|| {
-        let gb = 4. * count as f64 * kind.elt_size_in_bytes() as f64 / 1e9;
+/// Checks that there is enough memory for `copies` times the `count` parameters of `what`, by allocating as much and
+/// freeing it at once. Without this check, `tch::nn` would panic if there is too little memory.
+fn ensure_memory(
+    architecture: &Architecture,
+    what: &str,
+    count: i64,
+    copies: i64,
+    (kind, device): (Kind, Device),
+) -> Result<()> {
+    Tensor::f_empty([copies * count], (kind, device)).map(drop).with_context(|| {
+        let gb = copies as f64 * count as f64 * kind.elt_size_in_bytes() as f64 / 1e9;
+        let with = if copies > 1 { " with gradients and moments" } else { "" };
         let ModelConfig { base_width, z_dim, .. } = architecture.config;
         Fixable::NetworksTooLarge(format!(
-            "no memory for networks of {count} parameters ({gb:.1} GB with gradients and moments) \
-             of base width {base_width} and z of length {z_dim}"
+            "no memory for {what} of {count} parameters ({gb:.1} GB{with}) of base width {base_width} and z of length \
+             {z_dim}"
         ))
     })
 }

@@ -21,7 +21,7 @@ use crate::finite::ensure_finite;
 use crate::record::jsonl::Rollback;
 use crate::run::watch::Watch;
 use crate::settings::{Size, TrainConfig};
-use crate::weights::Weights;
+use crate::weights::{Variant, Weights};
 
 const FORMAT: &str = "dcgan-checkpoint";
 const VERSION: &str = "1";
@@ -29,6 +29,8 @@ const VERSION: &str = "1";
 const EXTENSION: &str = "safetensors";
 /// The name of the folder within a run's folder that holds its checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
+/// The ending of the name of a tensor that is a moving average, such as `generator.dense.weight.ema`.
+pub(crate) const AVERAGE_ENDING: &str = ".ema";
 /// The prefix that a checkpoint's name gets when it could not be read and was set aside.
 const DAMAGED: &str = "damaged-";
 
@@ -209,25 +211,33 @@ impl Checkpoint {
         Header::read(&metadata).with_context(|| path.display().to_string())
     }
 
-    /// The weights and moving statistics of one network.
+    /// The weights and moving statistics of one network: of `variant`, or without one the moving average where there
+    /// is one.
     ///
     /// # Errors
-    /// If no network can be built for images of the data set's size.
-    pub fn weights(&self, network: Network) -> Result<Weights> {
+    /// If no network can be built for images of the data set's size. As [`Weights::checked`], if there is no such
+    /// variant.
+    pub fn weights(&self, network: Network, variant: Option<Variant>) -> Result<Weights> {
+        // Only the generator has an average.
+        let has_average = network == Network::Generator && self.header.config.ema.is_some();
+        let found = has_average.then_some(variant.unwrap_or(Variant::Average));
+        let ending = if found == Some(Variant::Average) { AVERAGE_ENDING } else { "" };
         let Header { config, set, iteration, .. } = &self.header;
         let architecture = Architecture::new(config.model(set.shape()))?;
-        let found = architecture.torch_names(network).filter_map(|name| {
-            let tensor = self.tensors.get(&format!("{}.{name}", network.name()))?;
+        let tensors = architecture.torch_names(network).filter_map(|name| {
+            let tensor = self.tensors.get(&format!("{}.{name}{ending}", network.name()))?;
             Some((name, tensor.shallow_clone()))
         });
-        Ok(Weights {
+        let weights = Weights {
             name: self.path.display().to_string(),
             network,
             config: config.clone(),
             image: set.shape(),
             iteration: *iteration,
-            tensors: found.collect(),
-        })
+            variant: found,
+            tensors: tensors.collect(),
+        };
+        weights.checked(variant)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::record::jsonl::{Evaluation, JsonLines, Line, Metrics, Rollback, rewin
 use crate::record::tensorboard::TensorBoard;
 use crate::settings::{ENVIRONMENT_KEY, TrainConfig};
 use crate::shape::ImageShape;
-use crate::weights::Weights;
+use crate::weights::{Variant, Weights};
 
 /// Number of columns of a sample grid, and of its rows.
 pub(crate) const GRID: usize = 6;
@@ -180,8 +180,8 @@ impl<'a> Journal<'a> {
         self.metrics.sync()
     }
 
-    /// Writes both networks' weights and then the picture of real images beside generated `images`. The picture comes
-    /// last, because a run that has it counts as finished.
+    /// Writes both networks' weights and then the picture of real images beside generated `images`. If the settings ask
+    /// for a moving average, the generator of `model` is to be the average. The picture comes last, because a run that has it counts as finished.
     pub(crate) fn finish(
         &self,
         config: &TrainConfig,
@@ -191,7 +191,10 @@ impl<'a> Journal<'a> {
     ) -> Result<()> {
         for network in Network::ALL {
             let path = self.run.file(&format!("{}.safetensors", network.name()));
-            Weights::of_model(model, network, config, iteration).file()?.write(&path)?;
+            let is_averaged = network == Network::Generator && config.ema.is_some();
+            let variant = is_averaged.then_some(Variant::Average);
+            let weights = Weights::of_model(model, network, config, iteration);
+            Weights { variant, ..weights }.file()?.write(&path)?;
         }
         let both = Picture::side_by_side(&self.real, &self.picture(images)?)?;
         write_bytes(&self.run.file(FINISHED), &both.png()?)

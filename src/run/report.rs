@@ -131,7 +131,7 @@ fn facts(
         None => done,
     };
     let speeds = Sorted::new(metrics.iter().map(|line| line.images_per_s));
-    Ok(vec![
+    let mut facts = vec![
         ("data set", summary.config.dataset.clone()),
         ("state", state.to_owned()),
         ("iterations", iterations),
@@ -140,7 +140,14 @@ fn facts(
         ("images/s", format!("{:.0}", speeds.quantile(1, 2))),
         ("discriminator loss", format!("{:.4}", last.d_loss)),
         ("generator loss", format!("{:.4}", last.g_loss)),
-    ])
+    ];
+    if let Some(decay) = summary.config.ema {
+        facts.push((
+            "images and weights",
+            format!("moving average of the generator, decay {decay}"),
+        ));
+    }
+    Ok(facts)
 }
 
 /// The table of evaluations: the names of the last evaluation's metrics, and a row for each evaluation.

@@ -181,7 +181,7 @@ macro_rules! settings {
                         rule.text
                     },
                     form: <$type as Field>::Value::form(),
-                    parse: <$type as Field>::Value::parse,
+                    parse: <$type as Field>::from_text,
                     reads_data: settings!(@reads_data $($reads_data)?),
                     on_resume: $on_resume,
                 },
@@ -376,6 +376,15 @@ settings! {
         allowed: whole(1..=100),
         heading: Training, value: "N",
         on_resume: OnResume::Fixed("it decides what an iteration computes"),
+    }
+
+    /// Keep a moving average of the generator, with this decay (such as 0.999), and make images with it. In
+    /// iteration t the decay is at most (1 + t) / (10 + t). A fork may turn it off: none.
+    ema: Option<f64> {
+        default: None, unset: "none",
+        allowed: meets("a number above 0, below 1", |&x| x > 0.0 && x < 1.0),
+        heading: Training, value: "DECAY",
+        on_resume: OnResume::Fixed("it decides what the run's images are"),
     }
 
     /// Distribution of the noise vector z.
@@ -681,6 +690,7 @@ eval-metric = "frechet_distance"
             ("channels = \"auto\"\n", "fit = \"crop\"\n"),
             ("background = \"black\"\n", "range = [-1.0, 1.0]\nclasses = [\"3\"]\nlimit = 7\n"),
             ("epochs = 10\n", "iterations = 5\n"),
+            ("g-steps = 2\n", "ema = 0.999\n"),
             ("seed = 0\n", "threads = 2\n"),
         ] {
             expected = expected.replacen(after, &format!("{after}{line}"), 1);
@@ -691,6 +701,7 @@ eval-metric = "frechet_distance"
             classes: vec!["3".to_owned()],
             limit: Some(7),
             iterations: Some(5),
+            ema: Some(0.999),
             threads: Some(2),
             ..Default::default()
         };
@@ -741,6 +752,7 @@ eval-metric = "frechet_distance"
             beta1 = 0.1
             label-smoothing = 0.2
             g-steps = 1
+            ema = 0.9
             latent = "normal"
             z-dim = 9
             base-width = 9

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 
+use super::value::NONE;
 use super::{SETTINGS, TrainConfig};
 use crate::error::{SettingError, Usage};
 
@@ -94,6 +95,12 @@ fn settle(mut table: toml::Table) -> Result<Resolved> {
         }
         None => None,
     };
+    let defaults = toml::Table::try_from(TrainConfig::default())?;
+    // A setting without a value is one whose key is not there.
+    let may_have_none = |key: &str| {
+        !defaults.contains_key(key) && SETTINGS.iter().any(|setting| setting.name == key)
+    };
+    table.retain(|key, value| value.as_str() != Some(NONE) || !may_have_none(key));
     for (key, value) in &table {
         if !SETTINGS.iter().any(|setting| setting.name == *key) {
             return Err(unknown(key).into());
@@ -166,11 +173,26 @@ mod tests {
     }
 
     #[test]
+    fn none_takes_back_a_setting_that_has_no_default_and_is_no_value_of_another() -> Result<()> {
+        let base = TrainConfig { ema: Some(0.9), limit: Some(5), ..Default::default() };
+        let without = resolve_on(&base, "ema = 'none'".parse()?)?;
+        assert_eq!(without, TrainConfig { ema: None, ..base });
+        assert_eq!(
+            from_file("ema = 'none'\nlimit = 'none'", toml::Table::new())?.config,
+            TrainConfig::default()
+        );
+        assert!(error_of("seed = 'none'").contains("`seed`"));
+        assert!(error_of("emma = 'none'").contains("unknown key `emma`"));
+        Ok(())
+    }
+
+    #[test]
     fn what_is_written_is_read_back_the_same() -> Result<()> {
         for config in [
             TrainConfig::default(),
             TrainConfig {
                 iterations: Some(5),
+                ema: Some(0.999),
                 threads: Some(3),
                 channels: Channels::Color,
                 fit: Some(Fit::Pad),
@@ -234,6 +256,10 @@ mod tests {
             "beta1 = -0.1",
             "label-smoothing = 1.0",
             "label-smoothing = inf",
+            "ema = 0.0",
+            "ema = 1.0",
+            "ema = nan",
+            "ema = 'some'",
         ] {
             let key = text.split(' ').next().unwrap_or_default();
             assert!(error_of(text).contains(key), "{text}: {}", error_of(text));

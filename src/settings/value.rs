@@ -57,7 +57,15 @@ pub(super) trait Field {
     fn is_absent(&self) -> bool {
         self.given().is_none()
     }
+
+    /// The value of TOML that `text` stands for.
+    fn from_text(text: &str) -> Result<toml::Value, String> {
+        Self::Value::parse(text)
+    }
 }
+
+/// What takes back the value of a setting that may have none.
+pub(super) const NONE: &str = "none";
 
 impl<T: Value> Field for T {
     type Value = T;
@@ -72,6 +80,10 @@ impl<T: Value> Field for Option<T> {
 
     fn given(&self) -> Option<&T> {
         self.as_ref()
+    }
+
+    fn from_text(text: &str) -> Result<toml::Value, String> {
+        if text == NONE { Ok(NONE.into()) } else { T::parse(text) }
     }
 }
 

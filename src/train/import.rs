@@ -15,7 +15,7 @@ use crate::finite::ensure_finite;
 use crate::model::Model;
 use crate::run::checkpoint::{Checkpoint, Header, Origin};
 use crate::run::watch::Watch;
-use crate::weights::Weights;
+use crate::weights::{Variant, Weights};
 
 /// Both networks and their optimizers as imported, with notes on what was imported.
 #[derive(Debug)]
@@ -83,8 +83,9 @@ impl Imported {
             );
         }
         let model = Model::new(&first.model_config(), config.seed, Device::Cpu, kind)?;
+        // Before there is a GAN, because a moving average begins as the weights that it is made with.
+        all.iter().try_for_each(|(weights, _)| weights.load_into(&model))?;
         let gan = Gan::new(model, (&config).into())?;
-        all.iter().try_for_each(|(weights, _)| weights.load_into(&gan.model))?;
         let mut notes = Vec::new();
         if let Some((other, _)) = all.iter().find(|(other, _)| other.config != config) {
             notes.push(format!("settings are those of {}; {} has others", first.name, other.name));
@@ -102,7 +103,11 @@ impl Imported {
             let name = &weights.name;
             let restored = restore_optimizer(file, network, &gan).with_context(|| name.clone())?;
             let state = if restored { "Adam's moments too" } else { "Adam's moments begin at 0" };
-            notes.push(format!("{what}: {name}; {state}"));
+            let average = match weights.variant {
+                Some(Variant::Average) => " (the moving average, not the weights that it is of)",
+                _ => "",
+            };
+            notes.push(format!("{what}: {name}{average}; {state}"));
         }
         let iteration = all.iter().map(|(weights, _)| weights.iteration).max().unwrap_or(0);
         // Weights do not tell which images they were trained on, so the number and the hash are placeholders.

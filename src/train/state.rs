@@ -1,10 +1,10 @@
 //! Everything that a checkpoint holds of the networks and their optimizers, listed once.
 //!
 //! Saving, restoring, importing and comparing with TensorFlow all iterate over the list that [`state`] returns.
-//! To put more into checkpoints, such as a moving average of the weights, add it to that list. [`restore`] needs
-//! every entry, so let an entry depend on a setting, or checkpoints written before it cannot be resumed any more.
+//! To put more into checkpoints, add it to that list. [`restore`] needs every entry, so let an entry depend on a
+//! setting, as the moving average does, or checkpoints written before it cannot be resumed any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 use super::step::Gan;
 use crate::architecture::Network;
 use crate::finite::ensure_finite;
-use crate::run::checkpoint::{Checkpoint, Header};
+use crate::run::checkpoint::{AVERAGE_ENDING, Checkpoint, Header};
 use crate::tf::Role;
 use crate::tf::frame::Layout;
 
@@ -26,6 +26,8 @@ pub enum Part {
     FirstMoment,
     /// Adam's second moment of a trained variable.
     SecondMoment,
+    /// The moving average of a variable of the generator, trained or not.
+    Average(Role),
     /// One of Adam's powers β1^t and β2^t: one number, float32 in every precision.
     Power,
 }
@@ -35,7 +37,7 @@ impl Part {
     pub fn is_of_adam(self) -> bool {
         match self {
             Self::FirstMoment | Self::SecondMoment | Self::Power => true,
-            Self::Variable(_) => false,
+            Self::Variable(_) | Self::Average(_) => false,
         }
     }
 
@@ -53,7 +55,7 @@ impl Part {
                 let power = values.f_to_kind(Kind::Float)?.f_double_value(&[])?;
                 ensure!((0.0..1.0).contains(&power), "expected 0 or more, below 1, found {power}");
             }
-            Self::FirstMoment | Self::Variable(_) => {}
+            Self::FirstMoment | Self::Variable(_) | Self::Average(_) => {}
         }
         Ok(())
     }
@@ -93,6 +95,12 @@ pub fn state(gan: &Gan) -> Vec<Entry> {
             let part = Part::Variable(v.role);
             all.push(entry(part, v.torch_name, v.tf_name, Some(v.layout), &v.tensor));
         }
+        let average = gan.average().filter(|_| network == Network::Generator);
+        for v in average.into_iter().flat_map(|average| average.variables(network)) {
+            let (torch, tf) =
+                (format!("{}{AVERAGE_ENDING}", v.torch_name), format!("{}/ema", v.tf_name));
+            all.push(entry(Part::Average(v.role), torch, tf, Some(v.layout), &v.tensor));
+        }
         for (v, slot) in gan.model.trainable(network).iter().zip(adam.slots()) {
             for (part, moment, tensor) in
                 [(Part::FirstMoment, "adam_m", &slot.m), (Part::SecondMoment, "adam_v", &slot.v)]
@@ -124,15 +132,26 @@ pub fn save(path: &Path, header: &Header, gan: &Gan) -> Result<()> {
     Checkpoint::write(path, header, tensors)
 }
 
-/// Puts `gan` into the state that `checkpoint` holds.
+/// Puts `gan` into the state that `checkpoint` holds. If only `gan` has a moving average, it begins as the saved
+/// weights; if only the checkpoint has one, it is left behind.
 ///
 /// # Errors
 /// If a tensor is missing, has another shape or impossible values, the message names it. It is an error, too, if the
 /// checkpoint holds more tensors than expected. In either case nothing has changed.
 pub fn restore(gan: &mut Gan, checkpoint: &Checkpoint) -> Result<()> {
     let restore = || -> Result<()> {
-        let mut pairs = Vec::new();
-        for Entry { name, part, tensor, .. } in state(gan) {
+        let (mut pairs, mut expected_names) = (Vec::new(), BTreeSet::new());
+        let has_average = checkpoint.header.config.ema.is_some();
+        if has_average && gan.average().is_none() {
+            let left_behind = gan.model.variables(Network::Generator).into_iter();
+            let network = Network::Generator.name();
+            expected_names
+                .extend(left_behind.map(|v| format!("{network}.{}{AVERAGE_ENDING}", v.torch_name)));
+        }
+        for Entry { mut name, part, tensor, .. } in state(gan) {
+            if matches!(part, Part::Average(_)) && !has_average {
+                name.truncate(name.len() - AVERAGE_ENDING.len());
+            }
             let saved = checkpoint.tensor(&name).with_context(|| format!("lacks tensor {name}"))?;
             let (expected, found) = (tensor.size(), saved.size());
             ensure!(
@@ -146,8 +165,9 @@ pub fn restore(gan: &mut Gan, checkpoint: &Checkpoint) -> Result<()> {
             );
             part.ensure_possible(saved).with_context(|| format!("tensor {name}"))?;
             pairs.push((saved, tensor));
+            expected_names.insert(name);
         }
-        let (expected, found) = (pairs.len(), checkpoint.tensor_count());
+        let (expected, found) = (expected_names.len(), checkpoint.tensor_count());
         ensure!(found == expected, "expected {expected} tensors, found {found}");
         let _no_grad = tch::no_grad_guard();
         for (saved, mut live) in pairs {

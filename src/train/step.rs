@@ -6,6 +6,7 @@
 use anyhow::{Result, ensure};
 use tch::Tensor;
 
+use super::ema::Ema;
 use super::finite::FiniteCheck;
 use super::objective::Objective;
 use crate::model::{Discriminator, Model, Network};
@@ -21,18 +22,20 @@ pub struct StepConfig {
     pub g_steps: u64,
     /// Hyperparameters of both optimizers.
     pub adam: AdamConfig,
+    /// The decay of a moving average of the generator; `None`: there is no average.
+    pub ema: Option<f64>,
 }
 
 impl Default for StepConfig {
     fn default() -> Self {
-        Self { objective: Objective::default(), g_steps: 2, adam: AdamConfig::default() }
+        Self { objective: Objective::default(), g_steps: 2, adam: AdamConfig::default(), ema: None }
     }
 }
 
 impl StepConfig {
     /// What decides an iteration of the reference; whatever else there is, is as by default.
     pub fn new(objective: Objective, g_steps: u64, adam: AdamConfig) -> Self {
-        Self { objective, g_steps, adam }
+        Self { objective, g_steps, adam, ..Self::default() }
     }
 }
 
@@ -46,6 +49,7 @@ impl From<&TrainConfig> for StepConfig {
                 beta1: config.beta1,
                 ..Default::default()
             },
+            ema: config.ema,
         }
     }
 }
@@ -75,6 +79,8 @@ pub struct Gan {
     pub g_adam: Adam,
     /// The discriminator's optimizer.
     pub d_adam: Adam,
+    /// The moving average of the generator, if there is one.
+    ema: Option<Ema>,
     config: StepConfig,
     finite: FiniteCheck,
     /// The live moving statistics of both networks, each with a copy of its value before the iteration.
@@ -151,7 +157,7 @@ impl Gan {
     /// A GAN of the networks of `model` and new optimizers for them.
     ///
     /// # Errors
-    /// If `g_steps` is 0, or the optimizers' moments cannot be allocated.
+    /// If `g_steps` is 0, or the optimizers' moments or the moving average cannot be allocated.
     pub fn new(model: Model, config: StepConfig) -> Result<Self> {
         let finite = FiniteCheck::new(model.device, model.kind, 1 + config.g_steps)?;
         Self::with_check(model, config, finite)
@@ -171,7 +177,8 @@ impl Gan {
             .map(|variable| Ok((variable.tensor.f_detach_copy()?, variable.tensor)))
             .map(|pair| pair.map(|(before, live)| (live, before)))
             .collect::<Result<_>>()?;
-        Ok(Self { model, g_adam, d_adam, config, finite, moving, iterations_done: 0 })
+        let ema = config.ema.map(|decay| Ema::new(&model, decay)).transpose()?;
+        Ok(Self { model, g_adam, d_adam, ema, config, finite, moving, iterations_done: 0 })
     }
 
     /// Runs one iteration.
@@ -211,6 +218,10 @@ impl Gan {
                 self.restore_moving(Some(&gate))?;
             }
             (Ok(_), None) => {}
+        }
+        // After the moving statistics have been set right, because they are averaged too.
+        if let (Ok(_), Some(ema)) = (&stats, &mut self.ema) {
+            ema.update(self.iterations_done, self.finite.current())?;
         }
         stats
     }
@@ -316,6 +327,17 @@ impl Gan {
         }
     }
 
+    /// The networks that images are to be made with: those with the moving average of the generator if there is
+    /// one, otherwise the trained ones.
+    pub fn model_for_images(&self) -> &Model {
+        self.average().unwrap_or(&self.model)
+    }
+
+    /// The networks with the moving average in place of the generator, if there is one.
+    pub fn average(&self) -> Option<&Model> {
+        self.ema.as_ref().map(Ema::model)
+    }
+
     /// Sets the moving statistics back to their values before the iteration. With a `gate`, this happens only
     /// if the gate is 0.
     fn restore_moving(&mut self, gate: Option<&Tensor>) -> Result<()> {
@@ -347,10 +369,15 @@ mod tests {
 
     /// A small GAN on the CPU. If `deferred`, it checks its losses as on an accelerator, otherwise at once.
     fn gan(deferred: bool, kind: Kind, learning_rate: f64) -> Result<Gan> {
+        gan_with(deferred, kind, learning_rate, None)
+    }
+
+    /// Like [`gan`], with a moving average of decay `ema`.
+    fn gan_with(deferred: bool, kind: Kind, learning_rate: f64, ema: Option<f64>) -> Result<Gan> {
         let model = ModelConfig { base_width: 2, z_dim: Z_DIM as i64, ..Default::default() };
         let model = Model::new(&model, 1, Device::Cpu, kind)?;
         let adam = AdamConfig { learning_rate, ..Default::default() };
-        let config = StepConfig { adam, ..Default::default() };
+        let config = StepConfig { adam, ema, ..Default::default() };
         if !deferred {
             return Gan::new(model, config);
         }
@@ -417,6 +444,42 @@ mod tests {
         assert_eq!(state(&gan)[0], generator);
         assert_ne!(state(&gan)[1], discriminator, "its own step was a right one");
         assert!(state(&gan).iter().flatten().all(|x| x.isfinite().all() == Tensor::from(true)));
+        Ok(())
+    }
+
+    #[test]
+    fn an_iteration_that_fails_does_not_move_the_average() -> Result<()> {
+        let averages = |gan: &Gan| -> Vec<Tensor> {
+            let model = gan.average().into_iter();
+            let all = model.flat_map(|average| average.variables(Network::Generator));
+            all.map(|variable| variable.tensor.copy()).collect()
+        };
+        for (deferred, kind) in
+            [(true, Kind::Float), (true, Kind::Double), (false, Kind::Float), (false, Kind::Double)]
+        {
+            // In the discriminator's step.
+            let mut poisoned = gan_with(deferred, kind, 2e-4, Some(0.9))?;
+            run(&mut poisoned, 1, false)?;
+            let before = averages(&poisoned);
+            assert!(!before.is_empty());
+            assert_eq!(run(&mut poisoned, 2, true).is_ok(), deferred);
+            assert_eq!(averages(&poisoned), before);
+            if deferred {
+                // Nothing moves any more until a state from outside replaces this one.
+                run(&mut poisoned, 3, false)?;
+                assert_eq!(averages(&poisoned), before);
+                poisoned.continue_from(2)?;
+            }
+            run(&mut poisoned, 3, false)?;
+            assert_ne!(averages(&poisoned), before);
+        }
+        // In the generator's first step: the discriminator's makes its weights so large that its next logits overflow.
+        for deferred in [true, false] {
+            let mut overflowing = gan_with(deferred, Kind::Float, 1e30, Some(0.9))?;
+            let before = averages(&overflowing);
+            assert_eq!(run(&mut overflowing, 1, false).is_ok(), deferred);
+            assert_eq!(averages(&overflowing), before);
+        }
         Ok(())
     }
 

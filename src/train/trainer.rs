@@ -256,7 +256,8 @@ impl<'a> Trainer<'a> {
         // Sample: from the same z every time, with moving statistics.
         if is_due(self.state.config.sample_every) || is_last {
             self.gan.synchronize()?;
-            self.journal.samples(iteration, &sample(&self.gan.model, &self.fixed_z)?)?;
+            self.journal
+                .samples(iteration, &sample(self.gan.model_for_images(), &self.fixed_z)?)?;
         }
 
         // Evaluate.
@@ -299,8 +300,8 @@ impl<'a> Trainer<'a> {
         let config = &self.state.config;
         self.gan.synchronize()?;
         let start = Instant::now();
-        let images =
-            Sampler::new(&self.gan.model, config.latent)?.sample(config.seed, config.eval_count)?;
+        let images = Sampler::new(self.gan.model_for_images(), config.latent)?
+            .sample(config.seed, config.eval_count)?;
         let images = ImageSet::new("generated", self.state.set.shape(), images)?;
         let measured = match evaluator.measure(&images, false, &mut |_| {}) {
             Ok(measured) => measured,
@@ -439,11 +440,12 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Writes the weights of both networks, and generated images beside real ones.
+    /// Writes the weights of both networks, the generator's moving average if there is one, and generated images beside real ones.
     fn finish(&mut self) -> Result<()> {
-        let images = sample(&self.gan.model, &self.fixed_z)?;
+        let model = self.gan.model_for_images();
+        let images = sample(model, &self.fixed_z)?;
         let Header { config, iteration, .. } = &self.state;
-        self.journal.finish(config, *iteration, &self.gan.model, &images)
+        self.journal.finish(config, *iteration, model, &images)
     }
 
     fn outcome(&self, end: End) -> Outcome {
