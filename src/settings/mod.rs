@@ -23,7 +23,7 @@ use crate::error::SettingError;
 use crate::rng::Latent;
 use crate::shape::{ImageShape, ImageSize};
 pub use resolve::{ENVIRONMENT_KEY, Resolved, read_file, read_run_config, resolve, resolve_on};
-pub use types::{Background, Channels, OnCollapse, Precision, Switch};
+pub use types::{Background, Channels, OnCollapse, Policies, Policy, Precision, Switch};
 pub use value::Form;
 use value::{Field, Rule, Value, any, any_name, checked, meets, shown, whole};
 
@@ -374,6 +374,15 @@ settings! {
         on_resume: OnResume::Fixed("it decides what an iteration computes"),
     }
 
+    /// Augment what the discriminator sees, real and generated images alike: color, translation, cutout, or
+    /// several of them with commas between; without a value all three. For small data sets.
+    augment: Policies {
+        default: Policies::default(), unset: "none",
+        allowed: meets("some of color, translation, cutout, each once", Policies::are_distinct),
+        heading: Training, value: "POLICY,...",
+        on_resume: OnResume::Fixed("it decides what the discriminator sees"),
+    }
+
     /// Distribution of the noise vector z.
     latent: Latent {
         default: Latent::Uniform,
@@ -594,6 +603,11 @@ mod tests {
             ("image-size = '80x48'", "image-size", "this version has 32 only, found 80x48"),
             ("learning-rate = 2.0", "learning-rate", "expected a number above 0, up to 1, found 2"),
             ("range = [1.0, 0.0]", "range", "expected two numbers, low and high, found 1,0"),
+            (
+                "augment = ['cutout', 'color', 'cutout']",
+                "augment",
+                "expected some of color, translation, cutout, each once, found color,cutout,cutout",
+            ),
             ("max-bad = nan", "max-bad", "expected a percentage, 0 to 100, found NaN"),
         ] {
             let error = resolve(toml::Table::new(), flags.parse().unwrap()).unwrap_err();
@@ -646,6 +660,7 @@ eval-metric = "frechet_distance"
             ("channels = \"auto\"\n", "fit = \"crop\"\n"),
             ("background = \"black\"\n", "range = [-1.0, 1.0]\nclasses = [\"3\"]\nlimit = 7\n"),
             ("epochs = 10\n", "iterations = 5\n"),
+            ("g-steps = 2\n", "augment = [\"color\", \"cutout\"]\n"),
             ("seed = 0\n", "threads = 2\n"),
         ] {
             expected = expected.replacen(after, &format!("{after}{line}"), 1);
@@ -656,6 +671,8 @@ eval-metric = "frechet_distance"
             classes: vec!["3".to_owned()],
             limit: Some(7),
             iterations: Some(5),
+            // Whatever their order was, it becomes that in which they are applied.
+            augment: vec![Policy::Cutout, Policy::Color].into(),
             threads: Some(2),
             ..Default::default()
         };
@@ -706,6 +723,7 @@ eval-metric = "frechet_distance"
             beta1 = 0.1
             label-smoothing = 0.2
             g-steps = 1
+            augment = ["translation"]
             latent = "normal"
             z-dim = 9
             base-width = 9
