@@ -26,6 +26,8 @@ pub enum Stream {
     Image = 6,
     /// Random choices that metrics make. The step tells different purposes apart.
     Evaluation = 7,
+    /// Augmentations of what the discriminator sees. The step is the iteration.
+    Augment = 8,
 }
 
 /// The random number generator for (`seed`, `stream`, `step`). Steps must be below 2^56.
@@ -40,7 +42,17 @@ pub fn rng(seed: u64, stream: Stream, step: u64) -> ChaCha8Rng {
 /// The random number generator for the noise of a training iteration, which must be below 2^48. `salt` is the
 /// number of times that the run was rolled back, so that after a rollback it draws other noise.
 pub fn noise(seed: u64, salt: u8, iteration: u64) -> ChaCha8Rng {
-    rng(seed, Stream::Z, u64::from(salt) << 48 | iteration)
+    salted(seed, Stream::Z, salt, iteration)
+}
+
+/// The random number generator for all augmentations of a training iteration. `salt` and `iteration` are those of
+/// [`noise`].
+pub fn augmentations(seed: u64, salt: u8, iteration: u64) -> ChaCha8Rng {
+    salted(seed, Stream::Augment, salt, iteration)
+}
+
+fn salted(seed: u64, stream: Stream, salt: u8, iteration: u64) -> ChaCha8Rng {
+    rng(seed, stream, u64::from(salt) << 48 | iteration)
 }
 
 /// Distribution of the noise `z`.
@@ -67,12 +79,17 @@ impl Latent {
     pub fn sample(self, rng: &mut ChaCha8Rng, rows: usize, z_dim: usize) -> Vec<f32> {
         (0..rows * z_dim)
             .map(|_| match self {
-                // A float32 holds 24 bits. With exactly as many random bits, nothing is rounded up to 1.
-                Self::Uniform => (rng.next_u32() >> 8) as f32 * (2.0 / (1 << 24) as f32) - 1.0,
+                Self::Uniform => unit(rng) * 2.0 - 1.0,
                 Self::Normal => StandardNormal.sample(rng),
             })
             .collect()
     }
+}
+
+/// A random number in [0, 1).
+pub fn unit(rng: &mut ChaCha8Rng) -> f32 {
+    // A float32 holds 24 bits. With exactly as many random bits, nothing is rounded up to 1.
+    (rng.next_u32() >> 8) as f32 * (1.0 / (1 << 24) as f32)
 }
 
 /// A random number in `0..count`, all equally likely. `count` must be below 2^32.
@@ -123,6 +140,9 @@ mod tests {
         let salted = |salt| noise(0, salt, 1).next_u64();
         assert_eq!(one, salted(0));
         assert!(salted(1) != one && salted(2) != salted(1));
+        let augmented = |salt, iteration| augmentations(0, salt, iteration).next_u64();
+        let first = augmented(0, 1);
+        assert!(first != one && augmented(1, 1) != first && augmented(0, 2) != first);
     }
 
     #[test]

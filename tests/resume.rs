@@ -51,9 +51,18 @@ fn a_float64_run_resumes_bit_for_bit_too() -> Result<()> {
 }
 
 #[test]
+fn an_augmented_run_resumes_bit_for_bit_too() -> Result<()> {
+    // An epoch has 3 iterations, the last of them on 2 images.
+    let options = SMALL.replace("--iterations 4", "--iterations 7 --limit 10 --augment");
+    let options = format!("{options} --log-every 1 --checkpoint-every 1 --keep 9");
+    assert_resumes_everywhere(&options, &[0, 2, 3, 5])
+}
+
+#[test]
 fn two_threads_and_every_setting_away_from_its_default_resume_bit_for_bit() -> Result<()> {
     let options = "--device cpu --threads 2 --base-width 16 --z-dim 7 --batch-size 32 --iterations 4 \
-                   --latent normal --g-steps 3 --ema 0.9 --learning-rate 3e-3 --beta1 0.4 --label-smoothing 0.2 \
+                   --latent normal --g-steps 3 --ema 0.9 --augment=cutout,color --learning-rate 3e-3 --beta1 0.4 \
+                   --label-smoothing 0.2 \
                    --seed 9 --log-every 1 --sample-every 2 --checkpoint-every 1 --keep 9";
     assert_resumes_everywhere(options, &[1, 3])
 }
@@ -235,6 +244,9 @@ fn every_change_of_what_decides_the_result_is_refused_with_both_values() -> Resu
         refused(folder.path(), "train --resume run --iterations 9", 2, &parts);
         std::fs::write(&config, text)?;
     }
+    let told = "augment was nothing and is [\"translation\"];";
+    let args = "train --resume run --iterations 9 --augment=translation";
+    refused(folder.path(), args, 2, &[told, "--fork"]);
     assert!(without_lock(files(folder.path())?) == before, "nothing is written");
     Ok(())
 }

@@ -120,6 +120,10 @@ fn flags_are_written_as_people_write_them() -> Result<()> {
         ("--range=-1,1", &["range = [-1.0, 1.0]"]),
         ("--classes 3,7", &["classes = [\"3\", \"7\"]"]),
         ("--classes 3 --classes 7", &["classes = [\"3\", \"7\"]"]),
+        ("--augment", &["augment = [\"color\", \"translation\", \"cutout\"]"]),
+        ("--augment=cutout,color", &["augment = [\"color\", \"cutout\"]"]),
+        ("--augment=cutout --augment=color", &["augment = [\"color\", \"cutout\"]"]),
+        ("--augment=none --augment=cutout", &["augment = [\"cutout\"]"]),
         ("--flip --skip-bad", &["flip = true", "skip-bad = true"]),
         ("--flip=true --flip=false", &["flip = false"]),
         ("--channels 1 --fit pad", &["channels = \"1\"", "fit = \"pad\""]),
@@ -132,6 +136,10 @@ fn flags_are_written_as_people_write_them() -> Result<()> {
             assert!(ran.stdout.contains(&format!("{line}\n")), "{args}: {}", ran.stdout);
         }
     }
+    for args in ["", "--augment --augment=none"] {
+        let ran = train(folder.path(), &format!("{args} --dry-run"));
+        assert!(!ran.stdout.contains("augment"), "{args}: {}", ran.stdout);
+    }
     let ran = train(folder.path(), "data show digits --classes 3 --classes 7 --limit 9 --limit 5");
     assert!(ran.stdout.contains("images    5\n"), "{}", ran.stdout);
     Ok(())
@@ -143,6 +151,11 @@ fn a_wrong_value_is_said_with_its_flag_on_the_command_line_and_with_its_key_in_a
     let folder = tempfile::tempdir()?;
     for (args, parts) in [
         ("--flip=maybe", ["'maybe' for '--flip[=<BOOL>]'", "true, false"]),
+        ("--augment=blur", ["'blur' for '--augment[=<POLICY,...>]'", "color, translation, cutout"]),
+        (
+            "--augment=color,color",
+            ["error: --augment: expected some of color,", "found color,color"],
+        ),
         ("--channels 2", ["'2' for '--channels", "auto, 1, 3"]),
         ("--range 5", ["'5' for '--range <LOW,HIGH>'", "two numbers, such as 0,1"]),
         ("--range 1,0", ["error: --range: expected two numbers, low and high", "found 1,0"]),

@@ -3,8 +3,10 @@
 
 use anyhow::Result;
 use dcgan::model::{Model, ModelConfig, Network};
+use dcgan::settings::Policy;
 use dcgan::shape::ImageShape;
 use dcgan::tf::{Adam, AdamConfig, Statistics, sigmoid_cross_entropy};
+use dcgan::train::augment::Augmentation;
 use dcgan::train::objective::Objective;
 use dcgan::train::step::{Gan, StepConfig, StepValues};
 use tch::{Device, Kind, Tensor};
@@ -31,14 +33,20 @@ fn inputs(iteration: u64, real_rows: i64) -> (Tensor, Tensor) {
 }
 
 /// One iteration as TensorFlow runs it: each run computes the generator's images again and updates its moving
-/// statistics again.
+/// statistics again. Whatever the discriminator sees is augmented first, if the settings ask for that.
 fn separate_runs(
     gan: &mut Gan,
     step: &StepConfig,
+    (salt, iteration): (u8, u64),
     real: &Tensor,
     z: &Tensor,
 ) -> Result<StepValues> {
     let Gan { model, g_adam, d_adam, .. } = gan;
+    let mut augmenter = step.augment.map(|augment| augment.begin(salt, iteration));
+    let mut seen = |images: &Tensor| match &mut augmenter {
+        Some(augmenter) => augmenter.augment(images),
+        None => Ok(images.shallow_clone()),
+    };
     let updating = Statistics::BatchUpdating { momentum: model.config().bn_momentum };
     let step_with = |adam: &mut Adam, loss: &Tensor| {
         let gradients = Tensor::f_run_backward(&[loss], &adam.variables(), false, false)?;
@@ -47,8 +55,8 @@ fn separate_runs(
     let mean_prob = |logits: &Tensor| logits.sigmoid().mean(Kind::Double).double_value(&[]);
 
     let fake = model.generator.forward(z, updating)?;
-    let real_logits = model.discriminator.forward(real, updating)?;
-    let fake_logits = model.discriminator.forward(&fake, updating)?;
+    let real_logits = model.discriminator.forward(&seen(real)?, updating)?;
+    let fake_logits = model.discriminator.forward(&seen(&fake)?, updating)?;
     let Objective::CrossEntropy { label_smoothing } = step.objective;
     let d_loss = sigmoid_cross_entropy(&real_logits, 1.0 - label_smoothing)?
         + sigmoid_cross_entropy(&fake_logits, 0.0)?;
@@ -61,7 +69,7 @@ fn separate_runs(
     step_with(d_adam, &d_loss)?;
     for _ in 0..step.g_steps {
         let fake = model.generator.forward(z, updating)?;
-        let fake_logits = model.discriminator.forward(&fake, Statistics::Batch)?;
+        let fake_logits = model.discriminator.forward(&seen(&fake)?, Statistics::Batch)?;
         let g_loss = sigmoid_cross_entropy(&fake_logits, 1.0)?;
         values.g_loss = g_loss.double_value(&[]);
         step_with(g_adam, &g_loss)?;
@@ -74,8 +82,14 @@ fn assert_separate_runs_agree(step: StepConfig) -> Result<()> {
     // The last batch of an epoch is smaller, and training continues after it.
     for (iteration, real_rows) in [(1, 4), (2, 4), (3, 1), (4, 4), (5, 3)] {
         let (real, z) = inputs(iteration, real_rows);
-        let ours = shared.iteration(&real, &z)?.read()?;
-        let theirs = separate_runs(&mut separate, &step, &real, &z)?;
+        // As if the run had been rolled back once, after two iterations.
+        let salt = u8::from(iteration > 2);
+        shared.salt(salt);
+        let fake = shared.model.generator.forward(&z, Statistics::Batch)?;
+        let stats = shared.iteration(&real, &z)?;
+        assert_close("fake", stats.fake(), &fake, 1e-12);
+        let ours = stats.read()?;
+        let theirs = separate_runs(&mut separate, &step, (salt, iteration), &real, &z)?;
         for (name, ours, theirs) in [
             ("d_loss", ours.d_loss, theirs.d_loss),
             ("g_loss", ours.g_loss, theirs.g_loss),
@@ -121,7 +135,18 @@ fn one_generator_step_shares_its_pass_as_well() -> Result<()> {
 fn three_generator_steps_and_other_settings_equal_separate_passes() -> Result<()> {
     let adam = AdamConfig { learning_rate: 1e-2, beta1: 0.3, ..Default::default() };
     let objective = Objective::CrossEntropy { label_smoothing: 0.25 };
-    assert_separate_runs_agree(StepConfig { g_steps: 3, objective, adam, ..Default::default() })
+    assert_separate_runs_agree(StepConfig::new(objective, 3, adam))
+}
+
+#[test]
+fn every_pass_of_the_discriminator_sees_augmented_images_with_draws_of_their_own() -> Result<()> {
+    let all = vec![Policy::Color, Policy::Translation, Policy::Cutout];
+    for policies in [vec![Policy::Translation], all] {
+        let augment = Augmentation::new(&policies.into(), 3);
+        assert!(augment.is_some());
+        assert_separate_runs_agree(StepConfig { augment, ..Default::default() })?;
+    }
+    Ok(())
 }
 
 #[test]

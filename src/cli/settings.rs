@@ -74,9 +74,11 @@ impl<const ONLY_OF_DATA: bool> FromArgMatches for SettingFlags<ONLY_OF_DATA> {
     }
 }
 
-/// Of a list that is given in parts, all of them; of anything else, the last.
+/// Of a list that is given in parts, all of them; of anything else, the last. An empty list takes back what was
+/// given before it.
 fn joined(first: toml::Value, second: toml::Value) -> toml::Value {
     match (first, second) {
+        (_, toml::Value::Array(second)) if second.is_empty() => second.into(),
         (toml::Value::Array(first), toml::Value::Array(second)) => {
             first.into_iter().chain(second).collect::<Vec<_>>().into()
         }
@@ -102,6 +104,12 @@ fn flag(setting: &'static Setting) -> Arg {
             .default_missing_value("true")
             .value_parser(one_of(&["true", "false"])),
         Form::Choice(names) => flag.value_parser(one_of(names)),
+        Form::Choices(_) => flag
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("all")
+            .action(ArgAction::Append)
+            .value_parser(setting.parse),
         Form::Pair => flag.allow_hyphen_values(true).value_parser(setting.parse),
         Form::List => flag.action(ArgAction::Append).value_parser(setting.parse),
         Form::One => flag.value_parser(setting.parse),

@@ -23,7 +23,7 @@ use crate::error::SettingError;
 use crate::rng::Latent;
 use crate::shape::{ImageShape, ImageSize};
 pub use resolve::{ENVIRONMENT_KEY, Resolved, read_file, read_run_config, resolve, resolve_on};
-pub use types::{Background, Channels, OnCollapse, Precision, Size, Switch};
+pub use types::{Background, Channels, OnCollapse, Policies, Policy, Precision, Size, Switch};
 pub use value::Form;
 use value::{Field, Rule, Value, any, any_name, checked, meets, shown, whole};
 
@@ -387,6 +387,15 @@ settings! {
         on_resume: OnResume::Fixed("it decides what the run's images are"),
     }
 
+    /// Augment what the discriminator sees, real and generated images alike: color, translation, cutout, or
+    /// several of them with commas between; without a value all three. For small data sets.
+    augment: Policies {
+        default: Policies::default(), unset: "none",
+        allowed: meets("some of color, translation, cutout, each once", Policies::are_distinct),
+        heading: Training, value: "POLICY,...",
+        on_resume: OnResume::Fixed("it decides what the discriminator sees"),
+    }
+
     /// Distribution of the noise vector z.
     latent: Latent {
         default: Latent::Uniform,
@@ -638,6 +647,11 @@ mod tests {
             ),
             ("learning-rate = 2.0", "learning-rate", "expected a number above 0, up to 1, found 2"),
             ("range = [1.0, 0.0]", "range", "expected two numbers, low and high, found 1,0"),
+            (
+                "augment = ['cutout', 'color', 'cutout']",
+                "augment",
+                "expected some of color, translation, cutout, each once, found color,cutout,cutout",
+            ),
             ("max-bad = nan", "max-bad", "expected a percentage, 0 to 100, found NaN"),
         ] {
             let error = resolve(toml::Table::new(), flags.parse().unwrap()).unwrap_err();
@@ -690,7 +704,7 @@ eval-metric = "frechet_distance"
             ("channels = \"auto\"\n", "fit = \"crop\"\n"),
             ("background = \"black\"\n", "range = [-1.0, 1.0]\nclasses = [\"3\"]\nlimit = 7\n"),
             ("epochs = 10\n", "iterations = 5\n"),
-            ("g-steps = 2\n", "ema = 0.999\n"),
+            ("g-steps = 2\n", "ema = 0.999\naugment = [\"color\", \"cutout\"]\n"),
             ("seed = 0\n", "threads = 2\n"),
         ] {
             expected = expected.replacen(after, &format!("{after}{line}"), 1);
@@ -702,6 +716,8 @@ eval-metric = "frechet_distance"
             limit: Some(7),
             iterations: Some(5),
             ema: Some(0.999),
+            // Whatever their order was, it becomes that in which they are applied.
+            augment: vec![Policy::Cutout, Policy::Color].into(),
             threads: Some(2),
             ..Default::default()
         };
@@ -753,6 +769,7 @@ eval-metric = "frechet_distance"
             label-smoothing = 0.2
             g-steps = 1
             ema = 0.9
+            augment = ["translation"]
             latent = "normal"
             z-dim = 9
             base-width = 9

@@ -133,7 +133,7 @@ fn unknown(key: &str) -> Usage {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Background, Channels, Precision, Switch};
+    use super::super::{Background, Channels, Policy, Precision, Switch};
     use super::*;
     use crate::data::Fit;
     use crate::rng::Latent;
@@ -204,6 +204,7 @@ mod tests {
                 device: "cuda:1".parse().map_err(|e| anyhow!("{e}"))?,
                 precision: Precision::F64,
                 tf32: Switch::On,
+                augment: vec![Policy::Cutout, Policy::Translation].into(),
                 latent: Latent::Normal,
                 learning_rate: 0.1 + 0.2,
                 ..Default::default()
@@ -221,6 +222,8 @@ mod tests {
         assert!(error_of("qqqq = 3").contains("expected one of"));
         assert!(error_of("batch-size = \"many\"").contains("`batch-size`"));
         assert!(error_of("latent = \"gamma\"").contains("`uniform`"));
+        assert!(error_of("augment = ['colour']").contains("`color`, `translation`, `cutout`"));
+        assert!(error_of("augment = 'color'").contains("`augment`"));
         assert!(error_of("batch-size = 3\nbatch_size = 4").contains("twice"));
         assert!(error_of("batch-size = ").contains("some.toml"));
         assert!(error_of("seed = -1").contains("seed"));
@@ -255,6 +258,7 @@ mod tests {
             "beta1 = 1.0",
             "beta1 = -0.1",
             "label-smoothing = 1.0",
+            "augment = ['color', 'color']",
             "label-smoothing = inf",
             "ema = 0.0",
             "ema = 1.0",

@@ -57,6 +57,47 @@ impl Precision {
     }
 }
 
+/// A kind of augmentation. What each one computes, [`crate::train::augment`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// Another brightness, saturation and contrast.
+    Color,
+    /// A shift by whole pixels.
+    Translation,
+    /// A rectangle without an image.
+    Cutout,
+}
+
+/// Kinds of augmentation, in the order in which they are applied, whatever the order in which they were named.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<Policy>")]
+pub struct Policies(Vec<Policy>);
+
+impl From<Vec<Policy>> for Policies {
+    fn from(mut policies: Vec<Policy>) -> Self {
+        policies.sort_unstable();
+        Self(policies)
+    }
+}
+
+impl Policies {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `policy` is one of them.
+    pub fn has(&self, policy: Policy) -> bool {
+        self.0.contains(&policy)
+    }
+
+    /// Whether each is there only once.
+    pub(super) fn are_distinct(&self) -> bool {
+        self.0.windows(2).all(|pair| pair[0] != pair[1])
+    }
+}
+
 /// A setting that is on or off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

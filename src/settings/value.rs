@@ -8,7 +8,7 @@ use serde::de::value::Error as NamesError;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde::{Serialize, forward_to_deserialize_any};
 
-use super::types::{Background, Channels, OnCollapse, Precision, Size, Switch};
+use super::types::{Background, Channels, OnCollapse, Policies, Policy, Precision, Size, Switch};
 use crate::data::Fit;
 use crate::device::DeviceChoice;
 use crate::rng::Latent;
@@ -24,6 +24,9 @@ pub enum Form {
     Pair,
     /// Texts with commas between them.
     List,
+    /// Some of these names with commas between them, `all` or `none`; without a value, naming the setting means
+    /// all.
+    Choices(&'static [&'static str]),
     /// One number or text.
     One,
 }
@@ -146,6 +149,32 @@ impl Value for Vec<String> {
 
     fn parse(text: &str) -> Result<toml::Value, String> {
         Ok(text.split(',').collect::<Vec<_>>().into())
+    }
+
+    fn is_given(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+impl Value for Policies {
+    fn form() -> Form {
+        Form::Choices(names_of::<Policy>())
+    }
+
+    fn parse(text: &str) -> Result<toml::Value, String> {
+        let all = names_of::<Policy>();
+        let names = match text {
+            "all" => all.to_vec(),
+            "none" => Vec::new(),
+            names => names.split(',').collect(),
+        };
+        match names.iter().find(|name| !all.contains(name)) {
+            Some(name) => {
+                let expected = format!("some of {}, or all, or none", all.join(", "));
+                Err(format!("expected {expected}, found `{name}`"))
+            }
+            None => Ok(names.into()),
+        }
     }
 
     fn is_given(&self) -> bool {
@@ -310,6 +339,9 @@ mod tests {
         assert_eq!(Channels::parse("3"), Ok(value("x = '3'")));
         assert_eq!(<[f64; 2]>::parse("-1, 1"), Ok(value("x = [-1.0, 1.0]")));
         assert_eq!(Vec::<String>::parse("3,a b"), Ok(value("x = ['3', 'a b']")));
+        assert_eq!(Policies::parse("cutout,color"), Ok(value("x = ['cutout', 'color']")));
+        assert_eq!(Policies::parse("all"), Ok(value("x = ['color', 'translation', 'cutout']")));
+        assert_eq!(Policies::parse("none"), Ok(value("x = []")));
         assert_eq!(<Size as Value>::parse("32"), Ok(value("x = 32")));
         assert_eq!(<Size as Value>::parse("80x48"), Ok(value("x = '80x48'")));
         assert_eq!(<Size as Value>::parse("auto"), Ok(value("x = 'auto'")));
@@ -320,6 +352,11 @@ mod tests {
             (<f64 as Value>::parse("x"), "expected a number"),
             (<[f64; 2]>::parse("5"), "expected two numbers, such as 0,1"),
             (Channels::parse("2"), "expected one of auto, 1, 3"),
+            (
+                Policies::parse("color,all"),
+                "some of color, translation, cutout, or all, or none, found `all`",
+            ),
+            (Policies::parse(""), "or none, found ``"),
             (<DeviceChoice as Value>::parse("gpu"), "cuda:N or mps, found `gpu`"),
         ] {
             assert!(wrong.clone().unwrap_err().contains(told), "{wrong:?}");

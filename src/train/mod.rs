@@ -1,5 +1,6 @@
 //! Training: one iteration ([`step`]), the loop around it ([`train`]), and what a checkpoint holds ([`state`]).
 
+pub mod augment;
 mod ema;
 mod finite;
 pub mod import;

@@ -6,6 +6,7 @@
 use anyhow::{Result, ensure};
 use tch::Tensor;
 
+use super::augment::{Augmentation, Augmenter};
 use super::ema::Ema;
 use super::finite::FiniteCheck;
 use super::objective::Objective;
@@ -24,11 +25,19 @@ pub struct StepConfig {
     pub adam: AdamConfig,
     /// The decay of a moving average of the generator; `None`: there is no average.
     pub ema: Option<f64>,
+    /// How the images that the discriminator sees are augmented, if they are.
+    pub augment: Option<Augmentation>,
 }
 
 impl Default for StepConfig {
     fn default() -> Self {
-        Self { objective: Objective::default(), g_steps: 2, adam: AdamConfig::default(), ema: None }
+        Self {
+            objective: Objective::default(),
+            g_steps: 2,
+            adam: AdamConfig::default(),
+            ema: None,
+            augment: None,
+        }
     }
 }
 
@@ -50,6 +59,7 @@ impl From<&TrainConfig> for StepConfig {
                 ..Default::default()
             },
             ema: config.ema,
+            augment: Augmentation::of(config),
         }
     }
 }
@@ -86,6 +96,8 @@ pub struct Gan {
     /// The live moving statistics of both networks, each with a copy of its value before the iteration.
     moving: Vec<(Tensor, Tensor)>,
     iterations_done: u64,
+    /// The number of rollbacks; see [`Self::salt`].
+    salt: u8,
 }
 
 /// What an iteration reports, as tensors that are still on the device.
@@ -113,7 +125,7 @@ pub struct StepValues {
 }
 
 impl StepStats {
-    /// The generated images that the discriminator saw in its step: `[N, C, H, W]`, mirrored.
+    /// The generated images of the discriminator's step, not augmented: `[N, C, H, W]`, mirrored.
     pub fn fake(&self) -> &Tensor {
         &self.fake
     }
@@ -148,9 +160,17 @@ pub fn spread(images: &Tensor) -> Result<Option<f64>> {
 }
 
 /// The discriminator's logits for `images`. Every image that training shows to the discriminator passes through
-/// here, whether real or generated.
-fn judge(discriminator: &Discriminator, images: &Tensor, statistics: Statistics) -> Result<Tensor> {
-    discriminator.forward(images, statistics)
+/// here, whether real or generated, and is augmented here if the settings ask for that.
+fn judge(
+    discriminator: &Discriminator,
+    images: &Tensor,
+    augmenter: &mut Option<Augmenter>,
+    statistics: Statistics,
+) -> Result<Tensor> {
+    match augmenter {
+        None => discriminator.forward(images, statistics),
+        Some(augmenter) => discriminator.forward(&augmenter.augment(images)?, statistics),
+    }
 }
 
 impl Gan {
@@ -178,7 +198,7 @@ impl Gan {
             .map(|pair| pair.map(|(before, live)| (live, before)))
             .collect::<Result<_>>()?;
         let ema = config.ema.map(|decay| Ema::new(&model, decay)).transpose()?;
-        Ok(Self { model, g_adam, d_adam, ema, config, finite, moving, iterations_done: 0 })
+        Ok(Self { model, g_adam, d_adam, ema, config, finite, moving, iterations_done: 0, salt: 0 })
     }
 
     /// Runs one iteration.
@@ -236,6 +256,12 @@ impl Gan {
         self.finite.reset()
     }
 
+    /// Lets augmentations draw other numbers, as z does with this `salt`: the number of times that the run was
+    /// rolled back.
+    pub fn salt(&mut self, salt: u8) {
+        self.salt = salt;
+    }
+
     /// Waits for the device.
     ///
     /// # Errors
@@ -251,7 +277,8 @@ impl Gan {
         z: &Tensor,
         done: &mut dyn FnMut(Phase) -> Result<()>,
     ) -> Result<StepStats> {
-        let StepConfig { objective, g_steps, .. } = self.config;
+        let StepConfig { objective, g_steps, augment, .. } = self.config;
+        let mut augmenter = augment.map(|augment| augment.begin(self.salt, self.iterations_done));
         let momentum = self.model.config().bn_momentum;
         let updating = Statistics::BatchUpdating { momentum };
         // In TensorFlow, the discriminator's run and the first generator run each update the generator's moving
@@ -265,9 +292,9 @@ impl Gan {
 
         // TF: real and generated images are two batches, each normalized with its own statistics.
         let discriminator = self.model.discriminator.cast(compute)?;
-        let real_logits = judge(&discriminator, real, updating)?; // [n, 1]
+        let real_logits = judge(&discriminator, real, &mut augmenter, updating)?; // [n, 1]
         let d_fake = fake.f_detach()?;
-        let fake_logits = judge(&discriminator, &d_fake, updating)?; // [N, 1]
+        let fake_logits = judge(&discriminator, &d_fake, &mut augmenter, updating)?; // [N, 1]
         let d_loss = objective.discriminator(&real_logits, &fake_logits)?;
         done(Phase::DiscriminatorForward)?;
         self.update(Network::Discriminator, &d_loss, 0, done)?;
@@ -280,7 +307,7 @@ impl Gan {
                 done(Phase::GeneratorForward)?;
             }
             // TF: this run also feeds the discriminator's moving statistics, which nothing reads.
-            let logits = judge(&discriminator, &fake, Statistics::Batch)?;
+            let logits = judge(&discriminator, &fake, &mut augmenter, Statistics::Batch)?;
             let loss = objective.generator(&logits)?;
             done(Phase::DiscriminatorForward)?;
             self.update(Network::Generator, &loss, g_step, done)?;

@@ -230,6 +230,7 @@ impl<'a> Trainer<'a> {
             config.batch_size,
             self.gan.model.config().z_dim as usize,
         );
+        self.gan.salt(self.state.salt);
         let stats = self.gan.iteration(&real, &self.gan.model.z(&z)?)?;
         self.images += real.size()[0];
         // Reading the losses waits for the device, so the time that it takes counts as training.
