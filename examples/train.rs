@@ -17,7 +17,7 @@ fn main() -> Result<()> {
     let (device, kind) = (Device::Cpu, Kind::Float);
 
     let mut batches = Batches::new(builtin::digits()?, config.batch_size, config.seed);
-    let model = Model::new(&config.model(batches.shape()), config.seed, device, kind)?;
+    let model = Model::new(&config.model(batches.shape(), 0), config.seed, device, kind)?;
     let mut gan = Gan::new(model, (&config).into())?;
 
     for iteration in 1..=20 {

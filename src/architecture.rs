@@ -29,6 +29,8 @@ pub struct ModelConfig {
     pub max_width: Option<i64>,
     /// Length of the noise vector.
     pub z_dim: i64,
+    /// Number of classes that steer both networks; 0 for networks that know no classes.
+    pub classes: i64,
     /// Slope of the leaky ReLU.
     pub alpha: f64,
     /// Share of a new batch's statistics in batch norm's moving statistics: 1 − TensorFlow's decay.
@@ -45,10 +47,19 @@ impl Default for ModelConfig {
             base_width: 64,
             max_width: None,
             z_dim: 100,
+            classes: 0,
             alpha: 0.2,
             bn_momentum: 0.1,
             bn_epsilon: 1e-5,
         }
+    }
+}
+
+impl ModelConfig {
+    /// Length of a row of the generator's input: the noise and, where there are classes, which one is asked for, as
+    /// one 1 among zeros.
+    pub fn input_len(&self) -> i64 {
+        self.z_dim + self.classes
     }
 }
 
@@ -129,13 +140,17 @@ pub enum Operation {
     Conv,
     /// A transposed convolution that doubles height and width, as `tf.layers.conv2d_transpose`.
     ConvTranspose,
+    /// The projection of a conditional discriminator: a matrix product without bias that gives a value for each class,
+    /// of which that of the image's class is added to the logit (T. Miyato and M. Koyama, *cGANs with Projection
+    /// Discriminator*, 2018). It has the same input as the layer before it.
+    Projection,
 }
 
 impl Operation {
     /// TensorFlow's name of such a layer, before a number is appended.
     fn name(self) -> &'static str {
         match self {
-            Self::Dense => "dense",
+            Self::Dense | Self::Projection => "dense",
             Self::Conv => "conv2d",
             Self::ConvTranspose => "conv2d_transpose",
         }
@@ -177,7 +192,9 @@ impl Layer {
     pub fn tf_kernel_shape(&self) -> Vec<i64> {
         let (inputs, outputs) = (self.input.channels(), self.output.channels());
         match self.operation {
-            Operation::Dense => vec![self.input.values(), self.output.values()],
+            Operation::Dense | Operation::Projection => {
+                vec![self.input.values(), self.output.values()]
+            }
             Operation::Conv => vec![KERNEL, KERNEL, inputs, outputs],
             Operation::ConvTranspose => vec![KERNEL, KERNEL, outputs, inputs],
         }
@@ -188,6 +205,7 @@ impl Layer {
         let biases = match self.operation {
             Operation::Dense => self.output.values(),
             Operation::Conv | Operation::ConvTranspose => self.output.channels(),
+            Operation::Projection => 0,
         };
         self.tf_kernel_shape().iter().product::<i64>() + biases
     }
@@ -199,11 +217,13 @@ impl Layer {
 
     /// Names of the layer's variables and of its batch norm's variables in `tch`'s variable stores.
     fn torch_names(&self) -> impl Iterator<Item = String> {
-        let own = ["weight", "bias"].map(|name| format!("{}.{name}", self.name));
+        let own: &[_] =
+            if self.operation == Operation::Projection { &["weight"] } else { &["weight", "bias"] };
+        let own = own.iter().map(|name| format!("{}.{name}", self.name));
         let norm = self.norm.iter().flat_map(|norm| {
             ["weight", "bias", "running_mean", "running_var"].map(|name| format!("{norm}.{name}"))
         });
-        own.into_iter().chain(norm)
+        own.chain(norm)
     }
 }
 
@@ -291,7 +311,8 @@ impl Architecture {
     /// If images of the configured size are not supported, or a width, `z_dim` or the number of channels is not
     /// above 0.
     pub fn new(config: ModelConfig) -> Result<Self> {
-        let ModelConfig { image, base_width, z_dim, .. } = config;
+        let ModelConfig { image, base_width, z_dim, classes, .. } = config;
+        ensure!(classes >= 0, "classes: expected 0 or more, found {classes}");
         let max_width = config.max_width.unwrap_or(base_width.saturating_mul(16));
         let channels = i64::try_from(image.channels)?;
         for (name, value) in [
@@ -309,7 +330,7 @@ impl Architecture {
 
         let mut names = LayerNames::default();
         let mut generator = Vec::new();
-        let mut input = Features::Vector(z_dim);
+        let mut input = Features::Vector(config.input_len());
         let mut output = Features::Map { channels: width(levels), grid };
         generator.push(names.layer(Operation::Dense, input, output, true, Activation::Relu));
         for left in (0..levels).rev() {
@@ -348,6 +369,11 @@ impl Architecture {
         }
         let logit = Features::Vector(1);
         discriminator.push(names.layer(Operation::Dense, x, logit, false, Activation::None));
+        if classes > 0 {
+            let of_classes = Features::Vector(classes);
+            let projection = Operation::Projection;
+            discriminator.push(names.layer(projection, x, of_classes, false, Activation::None));
+        }
         Ok(Self { config, generator, discriminator })
     }
 

@@ -1,7 +1,7 @@
 //! The check that values are finite, before they are written to a file or shown.
 
-use anyhow::{Result, anyhow};
-use tch::Tensor;
+use anyhow::{Result, anyhow, ensure};
+use tch::{Kind, Tensor};
 
 /// The error that a value which was to be written or shown is NaN or infinite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,11 +15,13 @@ impl std::fmt::Display for NotFinite {
 
 impl std::error::Error for NotFinite {}
 
-/// Checks that every value of `tensor` is finite.
+/// Checks that `tensor` holds floats, and that every one of them is finite.
 ///
 /// # Errors
 /// [`NotFinite`], if a value is not. The message says that it is one of `what`.
 pub fn ensure_finite(what: &str, tensor: &Tensor) -> Result<()> {
+    let kind = tensor.f_kind()?;
+    ensure!(kind != Kind::Int64, "{what}: expected floats, found {kind:?}");
     let finite = tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
     if finite { Ok(()) } else { Err(anyhow!(NotFinite).context(what.to_owned())) }
 }

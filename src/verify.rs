@@ -20,7 +20,7 @@ use crate::tf::frame::rotate_images;
 use crate::tf::{AdamConfig, Role, Statistics, Variable};
 use crate::train::objective::Objective;
 use crate::train::state::{Part, state};
-use crate::train::step::{Gan, StepConfig};
+use crate::train::step::{BatchClasses, Gan, StepConfig};
 
 /// How a reference file was made, according to its metadata.
 #[derive(Debug, Clone)]
@@ -241,9 +241,11 @@ impl Settings {
             .map_err(|problem| anyhow!("metadata `image_size`: {problem}"))?;
         halvings(image_size).context("metadata `image_size`")?;
         let channels = usize::try_from(size("channels", 1..=1 << 16)?)?;
-        // Files in which the usual largest width holds do not state it.
-        let is_stated = metadata.contains_key("max_width");
-        let max_width = is_stated.then(|| size("max_width", 1..=1 << 20)).transpose()?;
+        // Files in which the usual largest width holds, or whose networks know no classes, do not state these.
+        let is_stated = |key: &str| metadata.contains_key(key);
+        let max_width =
+            is_stated("max_width").then(|| size("max_width", 1..=1 << 20)).transpose()?;
+        let classes = if is_stated("classes") { size("classes", 1..=1 << 20)? } else { 0 };
         Ok(Self {
             framework: get(metadata, "framework")?.to_owned(),
             kind,
@@ -252,6 +254,7 @@ impl Settings {
             model: ModelConfig {
                 image: ImageShape { size: image_size, channels },
                 max_width,
+                classes,
                 base_width: size("base_width", 1..=1 << 16)?,
                 z_dim: size("z_dim", 1..=1 << 20)?,
                 alpha: real("alpha")?,
@@ -353,6 +356,9 @@ impl<'a> Comparison<'a> {
         }
         for i in 0..self.settings.iterations {
             expected.extend([format!("input/images/{i}"), format!("input/z/{i}")]);
+            if self.settings.model.classes > 0 {
+                expected.extend([format!("input/labels/{i}"), format!("input/z_labels/{i}")]);
+            }
         }
         let found: BTreeSet<String> = self.file.tensors.keys().cloned().collect();
         let count_and_first = |names: Vec<&String>| {
@@ -418,16 +424,62 @@ impl<'a> Comparison<'a> {
         Ok(rotate_images(&images.f_permute([0, 3, 1, 2])?)?.f_to_device(self.device)?)
     }
 
+    /// The rows of the generator's input: noise and, of conditional networks, the classes that are asked for.
     fn z(&self, iteration: usize) -> Result<Tensor> {
-        let shape = [self.settings.batch, self.settings.model.z_dim];
-        Ok(self.tensor(&format!("input/z/{iteration}"), &shape)?.f_to_device(self.device)?)
+        let ModelConfig { z_dim, classes, .. } = self.settings.model;
+        let name = format!("input/z/{iteration}");
+        let z = self.tensor(&name, &[self.settings.batch, z_dim])?.f_to_device(self.device)?;
+        match self.classes_of(&format!("input/z_labels/{iteration}"), self.settings.batch)? {
+            None => Ok(z),
+            Some(asked) => {
+                let one_hot = asked.f_one_hot(classes)?.f_to_kind(z.kind())?;
+                Ok(Tensor::f_cat(&[z, one_hot], 1)?)
+            }
+        }
+    }
+
+    /// The file's tensor `name` of the classes of `rows` images, on the device; `None` where the networks know no
+    /// classes.
+    fn classes_of(&self, name: &str, rows: i64) -> Result<Option<Tensor>> {
+        let count = self.settings.model.classes;
+        if count == 0 {
+            return Ok(None);
+        }
+        let classes =
+            self.file.tensors.get(name).with_context(|| format!("tensor {name} is missing"))?;
+        ensure!(
+            classes.kind() == Kind::Int64 && classes.size() == [rows],
+            "tensor {name}: expected Int64 [{rows}], found {:?} {:?}",
+            classes.kind(),
+            classes.size()
+        );
+        let (least, most) =
+            (classes.f_min()?.f_int64_value(&[])?, classes.f_max()?.f_int64_value(&[])?);
+        ensure!(
+            (0..count).contains(&least) && (0..count).contains(&most),
+            "tensor {name}: expected classes of 0 to {}, found {least} to {most}",
+            count - 1
+        );
+        Ok(Some(classes.f_to_device(self.device)?))
+    }
+
+    /// The classes of an iteration's images; `None` where the networks know no classes.
+    fn classes(&self, iteration: usize) -> Result<Option<BatchClasses>> {
+        let real = self.images(iteration)?.size()[0];
+        let real = self.classes_of(&format!("input/labels/{iteration}"), real)?;
+        let asked = format!("input/z_labels/{iteration}");
+        let generated = self.classes_of(&asked, self.settings.batch)?;
+        Ok(real.zip(generated).map(|(real, generated)| BatchClasses { real, generated }))
     }
 
     fn compare_first_pass(&mut self, model: &Model) -> Result<()> {
         let (real, z) = (self.images(0)?, self.z(0)?);
         let fake = model.generator.forward(&z, Statistics::Batch)?;
-        let real_logits = model.discriminator.forward(&real, Statistics::Batch)?;
-        let fake_logits = model.discriminator.forward(&fake, Statistics::Batch)?;
+        let classes = self.classes(0)?;
+        let (of_real, of_fake) =
+            (classes.as_ref().map(|c| &c.real), classes.as_ref().map(|c| &c.generated));
+        let real_logits = model.discriminator.forward(&real, of_real, Statistics::Batch)?;
+        let fake_logits = model.discriminator.forward(&fake, of_fake, Statistics::Batch)?;
         let objective = self.settings.step.objective;
         let d_loss = objective.discriminator(&real_logits, &fake_logits)?;
         let g_loss = objective.generator(&fake_logits)?;
@@ -471,7 +523,9 @@ impl<'a> Comparison<'a> {
         let mut gan = Gan::new(model, self.settings.step)?;
         let (mut d_losses, mut g_losses) = (Vec::new(), Vec::new());
         for i in 0..self.settings.iterations {
-            let values = gan.iteration(&self.images(i)?, &self.z(i)?)?.read()?;
+            let (real, z, classes) = (self.images(i)?, self.z(i)?, self.classes(i)?);
+            let stats = gan.observed_iteration(&real, &z, classes.as_ref(), &mut |_| Ok(()))?;
+            let values = stats.read()?;
             d_losses.push(values.d_loss);
             g_losses.push(values.g_loss);
         }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
 use crate::architecture;
+use crate::data::Classes;
 use crate::error::SettingError;
 use crate::files::TensorFile;
 use crate::finite::ensure_finite;
@@ -22,6 +23,9 @@ const FORMAT: &str = "dcgan-weights";
 const TF_FORMAT: &str = "dcgan-tf";
 /// The format version of both kinds of file.
 const VERSION: &str = "1";
+
+/// The key of the classes in the metadata of conditional networks.
+const CLASSES_KEY: &str = "classes";
 
 /// The built-in generator: base width 16, trained by this program on its built-in digits.
 const BUILT_IN: &[u8] = include_bytes!("../assets/generator.safetensors");
@@ -62,6 +66,8 @@ pub struct Weights {
     pub config: TrainConfig,
     /// The shape of the images.
     pub image: ImageShape,
+    /// The classes that steer the network, if any do.
+    pub classes: Option<Classes>,
     /// How many iterations they were trained.
     pub iteration: u64,
     /// Whether they are a moving average or the weights that it is of; `None` where there is no average.
@@ -79,6 +85,7 @@ impl Weights {
             network,
             config: config.clone(),
             image: model.config().image,
+            classes: None,
             iteration,
             variant: None,
             tensors: tensors.map(|variable| (variable.torch_name, variable.tensor)).collect(),
@@ -131,6 +138,19 @@ impl Weights {
             .with_context(|| format!("`channels` is {:?}", get("channels").unwrap_or("missing")))?;
         let size = config.image_size.known().context("`config` lacks the size of images")?;
         let image = ImageShape { size, channels };
+        let classes: Option<Classes> = match get(CLASSES_KEY) {
+            None => None,
+            Some(text) => {
+                Some(serde_json::from_str(text).with_context(|| format!("`{CLASSES_KEY}`"))?)
+            }
+        };
+        ensure!(
+            classes.is_some() == config.conditional
+                && classes.as_ref().is_none_or(Classes::are_possible),
+            "`{CLASSES_KEY}` is {}, and `conditional` is {}",
+            get(CLASSES_KEY).unwrap_or("missing"),
+            config.conditional
+        );
         let iteration = get("iteration").map_or(Some(0), |text| text.parse().ok());
         // The same limit as for a checkpoint.
         let iteration = iteration.filter(|&iteration: &u64| iteration < 1 << 48);
@@ -147,14 +167,24 @@ impl Weights {
             }
         };
         let tensors = if is_tf {
-            mirrored(&config.model(image), network, tensors)?
+            let count = classes.as_ref().map_or(0, |classes| classes.names.len());
+            mirrored(&config.model(image, count), network, tensors)?
         } else {
             let found = get("network").context("lacks `network`")?;
             let expected = network.name();
             ensure!(found == expected, "expected a {expected}, found a {found}");
             tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
         };
-        Ok(Self { name: name.to_owned(), network, config, image, iteration, variant, tensors })
+        Ok(Self {
+            name: name.to_owned(),
+            network,
+            config,
+            image,
+            classes,
+            iteration,
+            variant,
+            tensors,
+        })
     }
 
     /// These weights, if they are what is asked for. Where there is no average, all weights are raw.
@@ -184,7 +214,8 @@ impl Weights {
 
     /// The numbers that decide the networks' layers.
     pub fn model_config(&self) -> ModelConfig {
-        self.config.model(self.image)
+        let classes = self.classes.as_ref().map_or(0, |classes| classes.names.len());
+        self.config.model(self.image, classes)
     }
 
     /// A model of both networks, where this network has these weights and the other one its initial values.
@@ -282,7 +313,9 @@ impl Weights {
             ("config", toml::to_string(&self.config)?),
         ];
         let variant = self.variant.map(|variant| (VARIANT_KEY, variant.name().to_owned()));
-        let about = about.into_iter().chain(variant);
+        let classes = self.classes.as_ref().map(serde_json::to_string).transpose()?;
+        let classes = classes.map(|classes| (CLASSES_KEY, classes));
+        let about = about.into_iter().chain(variant).chain(classes);
         Ok(about.map(|(key, value)| (key.to_owned(), value)).collect())
     }
 

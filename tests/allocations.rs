@@ -128,7 +128,7 @@ impl Case {
         let mut d_loss = Tensor::new();
         let both = counted(|| {
             let on = |images: &Tensor, label| {
-                sigmoid_cross_entropy(&discriminator.forward(images, updating)?, label)
+                sigmoid_cross_entropy(&discriminator.forward(images, None, updating)?, label)
             };
             d_loss = on(real, 0.9)?.f_add(&on(&fake.f_detach()?, 0.0)?)?;
             Ok(())
@@ -144,7 +144,7 @@ impl Case {
         let discriminator = gan.model.discriminator.cast(compute)?;
         let mut g_loss = Tensor::new();
         let judging = counted(|| {
-            let logits = discriminator.forward(&fake, Statistics::Batch)?;
+            let logits = discriminator.forward(&fake, None, Statistics::Batch)?;
             g_loss = sigmoid_cross_entropy(&logits, 1.0)?;
             Ok(())
         })?;

@@ -130,7 +130,7 @@ fn error_of(path: &Path, change: impl FnOnce(&mut TensorFile)) -> Result<String>
     file.write_sealed(&changed)?;
     let config: TrainConfig = TrainConfig { base_width: 1, z_dim: 3, ..Default::default() };
     let model = dcgan::model::Model::new(
-        &config.model(ImageShape::reference(1)),
+        &config.model(ImageShape::reference(1), 0),
         7,
         Device::Cpu,
         Kind::Float,

@@ -230,7 +230,8 @@ fn the_whole_discriminator_equals_the_upright_one() -> Result<()> {
         let model = random_model(channels as usize, width)?;
         let upright = Upright::of(&model.variables(Network::Discriminator))?;
         let images = normal(1, &[4, channels, 32, 32]);
-        let ours = model.discriminator.forward(&rotate_images(&images)?, Statistics::Batch)?;
+        let ours =
+            model.discriminator.forward(&rotate_images(&images)?, None, Statistics::Batch)?;
         let theirs = upright.discriminator(&images);
         assert_close(&format!("{channels} channels"), &ours, &theirs, BOUND);
     }
@@ -246,7 +247,7 @@ fn every_gradient_of_the_whole_network_equals_the_upright_one() -> Result<()> {
         let (generator, discriminator) = (generator?, discriminator?);
         let z = normal(1, &[4, 5]);
         let fake = model.generator.forward(&z, Statistics::Batch)?;
-        let logits = model.discriminator.forward(&fake, Statistics::Batch)?;
+        let logits = model.discriminator.forward(&fake, None, Statistics::Batch)?;
         let ours = sigmoid_cross_entropy(&logits, 1.0)?;
         let logits = discriminator.discriminator(&generator.generator(&z, false));
         let theirs = sigmoid_cross_entropy(&logits, 1.0)?;

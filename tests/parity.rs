@@ -18,7 +18,13 @@ fn report(file: &str) -> Result<Report> {
     verify(&path, Device::Cpu)
 }
 
+/// For networks of three halvings, such as the reference's.
 fn agrees(file: &str) -> Result<()> {
+    agrees_with(file, 3, 0)
+}
+
+/// For networks of `levels` halvings, and a conditional file with `projections` more.
+fn agrees_with(file: &str, levels: usize, projections: usize) -> Result<()> {
     let report = report(file)?;
     let failures: Vec<_> = report
         .checks
@@ -30,16 +36,18 @@ fn agrees(file: &str) -> Result<()> {
         .collect();
     assert!(failures.is_empty(), "{file}:\n{}", failures.join("\n"));
     // Every file has these groups with these numbers of tensors. They are counted because a comparison that never
-    // took place would pass, too.
+    // took place would pass, too. Kernels and biases of all layers, and scale and shift of all batch norms, but for
+    // the biases of no effect.
+    let trained = 4 * (levels + 1) + 2 * (2 * levels - 1) - 2 * (levels - 1) + projections;
     let groups = report.worst();
     for (group, count) in [
         (Group::Forward, 3),
         (Group::Losses, 2),
-        (Group::Gradients, 22),
+        (Group::Gradients, trained),
         (Group::Trace, 2),
-        (Group::Variables, 22),
-        (Group::Moments, 44),
-        (Group::MovingMeans, 3),
+        (Group::Variables, trained),
+        (Group::Moments, 2 * trained),
+        (Group::MovingMeans, levels),
     ] {
         assert_eq!(groups.get(&group).map(|(count, _)| *count), Some(count), "{file}: {group:?}");
     }
@@ -59,6 +67,24 @@ fn every_setting_away_from_its_default_equals_tensorflows() -> Result<()> {
 #[test]
 fn gray_images_in_float64_equal_tensorflows() -> Result<()> {
     agrees("f64_gray_w2_5it.safetensors")
+}
+
+#[test]
+fn images_of_every_size_equal_tensorflows() -> Result<()> {
+    agrees_with("f64_gray_w2_16x16_5it.safetensors", 2, 0)?;
+    agrees_with("f64_gray_w2_28x28_2it.safetensors", 2, 0)?;
+    agrees_with("f64_rgb_w2_64x64_2it.safetensors", 4, 0)?;
+    agrees_with("f64_rgb_w2_80x48_2it.safetensors", 3, 0)
+}
+
+#[test]
+fn widths_that_stop_doubling_equal_tensorflows() -> Result<()> {
+    agrees("f64_gray_w2_max_width_3it.safetensors")
+}
+
+#[test]
+fn classes_that_steer_both_networks_equal_tensorflows() -> Result<()> {
+    agrees_with("f64_gray_w2_classes_3it.safetensors", 3, 1)
 }
 
 #[test]
@@ -86,7 +112,7 @@ fn the_defaults_are_the_references() -> Result<()> {
     assert_eq!((model.alpha, model.bn_epsilon), (settings.model.alpha, settings.model.bn_epsilon));
     assert!((model.bn_momentum - settings.model.bn_momentum).abs() < 1e-15);
     // The reference's own sizes and intervals.
-    assert_eq!(ours.model(ImageShape::reference(1)), model);
+    assert_eq!(ours.model(ImageShape::reference(1), 0), model);
     assert_eq!((ours.batch_size, model.z_dim, model.base_width), (128, 100, 64));
     assert_eq!((ours.log_every, ours.sample_every), (10, 100));
     Ok(())

@@ -232,7 +232,8 @@ fn a_dry_run_writes_nothing_and_prints_the_configuration_and_the_layers() -> Res
     assert!(ran.stdout.contains("79 iterations an epoch, 790 in all"), "{}", ran.stdout);
 
     // The table of layers states as many trained values as the networks have.
-    let model = Model::new(&config.model(ImageShape::reference(1)), 0, Device::Cpu, Kind::Float)?;
+    let model =
+        Model::new(&config.model(ImageShape::reference(1), 0), 0, Device::Cpu, Kind::Float)?;
     let sums: Vec<usize> = ran
         .stdout
         .lines()

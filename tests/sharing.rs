@@ -55,8 +55,8 @@ fn separate_runs(
     let mean_prob = |logits: &Tensor| logits.sigmoid().mean(Kind::Double).double_value(&[]);
 
     let fake = model.generator.forward(z, updating)?;
-    let real_logits = model.discriminator.forward(&seen(real)?, updating)?;
-    let fake_logits = model.discriminator.forward(&seen(&fake)?, updating)?;
+    let real_logits = model.discriminator.forward(&seen(real)?, None, updating)?;
+    let fake_logits = model.discriminator.forward(&seen(&fake)?, None, updating)?;
     let Objective::CrossEntropy { label_smoothing } = step.objective;
     let d_loss = sigmoid_cross_entropy(&real_logits, 1.0 - label_smoothing)?
         + sigmoid_cross_entropy(&fake_logits, 0.0)?;
@@ -69,7 +69,7 @@ fn separate_runs(
     step_with(d_adam, &d_loss)?;
     for _ in 0..step.g_steps {
         let fake = model.generator.forward(z, updating)?;
-        let fake_logits = model.discriminator.forward(&seen(&fake)?, Statistics::Batch)?;
+        let fake_logits = model.discriminator.forward(&seen(&fake)?, None, Statistics::Batch)?;
         let g_loss = sigmoid_cross_entropy(&fake_logits, 1.0)?;
         values.g_loss = g_loss.double_value(&[]);
         step_with(g_adam, &g_loss)?;

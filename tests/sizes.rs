@@ -42,9 +42,9 @@ fn a_run_of_any_size_trains_and_everything_that_is_made_of_it_has_that_size() ->
     let config = read_run_config(&here.join("wide/config.toml"))?;
     assert_eq!(config.image_size, Size::Of(ImageSize { width: 80, height: 48 }));
 
-    // 8 × 8 images with gaps, as at every other size.
+    // 6 × 6 images with gaps, as at every other size.
     let grid = size_of_picture(&here.join("wide/samples/iteration-000004.png"))?;
-    assert_eq!(grid, (8 * (80 + 2) - 2, 8 * (48 + 2) - 2));
+    assert_eq!(grid, (6 * (80 + 2) - 2, 6 * (48 + 2) - 2));
 
     train(here, "sample wide --count 3 --layout each --out singles --threads 1");
     assert_eq!(size_of_picture(&here.join("singles/000000.png"))?, (80, 48));

@@ -130,7 +130,7 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
         let z = Latent::Uniform.sample(&mut rng(0, Stream::Z, i), batch_size, z_dim);
         let z = gan.model.z(&z)?;
         done(None);
-        let stats = gan.observed_iteration(&real, &z, &mut |phase| {
+        let stats = gan.observed_iteration(&real, &z, None, &mut |phase| {
             done(Some(phase));
             Ok(())
         })?;

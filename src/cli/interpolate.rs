@@ -31,6 +31,10 @@ pub struct InterpolateArgs {
     /// Your own keyframes of one walk instead: a .npy file of floats [N, z_dim]
     #[arg(long, value_name = "FILE.npy", conflicts_with_all = ["seed", "keyframes", "walks"])]
     pub z: Option<PathBuf>,
+    /// Of a conditional generator (train --conditional): stay in this class, or go from class to class with the same z,
+    /// such as 3,8
+    #[arg(long = "class", value_name = "CLASS,...", value_delimiter = ',')]
+    pub classes: Vec<String>,
     /// Straight from z to z [default for uniform noise]
     #[arg(long, conflicts_with = "slerp")]
     pub linear: bool,

@@ -21,6 +21,10 @@ pub struct SampleArgs {
     /// Your own z instead: a .npy file of floats [N, z_dim]
     #[arg(long, value_name = "FILE.npy", conflicts_with = "seed")]
     pub z: Option<PathBuf>,
+    /// Of a conditional generator (train --conditional): images of this class; of several, such as cat,dog, in turn
+    /// [default: each class as often as in training]
+    #[arg(long = "class", value_name = "CLASS,...", value_delimiter = ',')]
+    pub classes: Vec<String>,
     /// Columns and rows of the picture [default: as square as --count allows]
     #[arg(long, value_name = "COLUMNSxROWS", value_parser = grid_size, conflicts_with_all = ["out_dir", "npz", "npy"])]
     pub grid: Option<GridSize>,

@@ -60,6 +60,26 @@ pub(super) fn note_on(choice: DeviceChoice, device: Device) -> Option<&'static s
     })
 }
 
+/// The classes called `names`, as numbers that `sampler` knows.
+///
+/// # Errors
+/// [`Usage`], if there is no such class.
+pub(super) fn classes_of(sampler: &Sampler, names: &[String]) -> Result<Vec<usize>> {
+    let number = |name: &String| {
+        let Some(classes) = sampler.classes() else {
+            let message =
+                "the generator knows no classes; one that is trained with --conditional does";
+            return Err(Usage(format!("--class {name}: {message}")).into());
+        };
+        let name = name.trim();
+        classes.number(name).with_context(|| {
+            let known = classes.names.join(", ");
+            Usage(format!("--class {name}: there is no such class; expected one of {known}"))
+        })
+    };
+    names.iter().map(number).collect()
+}
+
 /// The latents in a `.npy` file, row by row.
 pub(super) fn read_z(path: &Path, z_dim: usize) -> Result<Vec<f32>> {
     let name = || format!("--z {}", path.display());

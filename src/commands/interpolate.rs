@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::error::Usage;
 use dcgan::files::write_bytes;
 use dcgan::record::grid::Picture;
 use dcgan::record::movie::Movie;
 use dcgan::rng::Latent;
 use dcgan::sample::walk;
 
-use super::generator::{read_z, sampler};
+use super::generator::{classes_of, read_z, sampler};
 use super::movie::ensure_rate;
 use super::output::{columns_for, ending, ensure_ending, ensure_free, ensure_picture};
 use super::progress::{TaskProgress, say};
@@ -39,17 +40,38 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
         _ if sampler.latent() == Latent::Normal => walk::Path::Spherical,
         _ => walk::Path::Linear,
     };
+    let asked = classes_of(&sampler, &args.classes)?;
     let own = args.z.as_deref().map(|file| read_z(file, z_dim)).transpose()?;
+    // From class to class, z stays as it is.
+    let is_of_classes = own.is_none() && asked.len() > 1;
+    if let Some(found) = args.keyframes.filter(|_| is_of_classes) {
+        let message = format!(
+            "--keyframes {found}: a walk from class to class has a keyframe for each --class"
+        );
+        return Err(Usage(message).into());
+    }
     let (walks, keys) = match &own {
         Some(own) => (1, own.len() / z_dim),
+        None if is_of_classes => (walks, asked.len()),
         None => (walks, keys),
     };
-    let key = |walk: usize, i: usize| match &own {
-        Some(own) => own[i * z_dim..][..z_dim].to_vec(),
-        None => sampler.noise(args.seed, (walk * keys + i) as u64, 1),
+    let key = |walk: usize, i: usize| {
+        let number = if is_of_classes { walk } else { walk * keys + i } as u64;
+        let class = asked.get(i % asked.len().max(1)).copied();
+        match (&own, class) {
+            (Some(own), _) => sampler.input_of(&own[i * z_dim..][..z_dim], class, i),
+            (None, Some(class)) => sampler.noise_of(args.seed, number, 1, &[class]),
+            (None, None) => sampler.noise(args.seed, number, 1),
+        }
     };
     let z_at = |walk: usize, frame: usize| {
-        path.through(|i| key(walk, i), keys, (frame, frames), !is_strip)
+        let frame = (frame, frames);
+        let noise = |i: usize| key(walk, i)[..z_dim].to_vec();
+        // Between two classes lies a mixture of both, whatever way z takes.
+        let class = |i: usize| key(walk, i)[z_dim..].to_vec();
+        let mut row = path.through(noise, keys, frame, !is_strip);
+        row.extend(walk::Path::Linear.through(class, keys, frame, !is_strip));
+        row
     };
     let scale = args.scale as usize;
     let mut work = TaskProgress::new(Verbosity::unless(args.quiet));

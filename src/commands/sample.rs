@@ -17,7 +17,7 @@ use zip::write::SimpleFileOptions;
 use dcgan::pixels::to_bytes;
 use dcgan::shape::ImageShape;
 
-use super::generator::{read_z, sampler};
+use super::generator::{classes_of, read_z, sampler};
 use super::output::{columns_for, ending, ensure_ending, ensure_free};
 use super::progress::{TaskProgress, say};
 use crate::cli::{GridSize, SampleArgs, Verbosity};
@@ -39,6 +39,7 @@ pub fn sample(args: &SampleArgs) -> Result<ExitCode> {
     let is_folder = matches!(target, Target::Folder(_));
     ensure_free(target.path(), is_folder, args.force)?;
     let sampler = sampler(&args.generator)?;
+    let asked = classes_of(&sampler, &args.classes)?;
     let source = match &args.z {
         Some(path) => Source::File(read_z(path, sampler.z_dim())?),
         None => Source::Seed(args.seed),
@@ -57,7 +58,7 @@ pub fn sample(args: &SampleArgs) -> Result<ExitCode> {
         (Source::Seed(_), count, _) => count.map_or(64, |count| count as usize),
     };
     let verbosity = Verbosity::unless(args.quiet);
-    let mut job = Job { sampler, source, count, work: TaskProgress::new(verbosity) };
+    let mut job = Job { sampler, source, asked, count, work: TaskProgress::new(verbosity) };
     job.work.images(count);
     match &target {
         Target::Grid(path) => job.grid(path, args.grid)?,
@@ -127,6 +128,8 @@ enum Source {
 struct Job {
     sampler: Sampler,
     source: Source,
+    /// The classes of the images, in turn; where there are none, any.
+    asked: Vec<usize>,
     count: usize,
     work: TaskProgress,
 }
@@ -134,18 +137,22 @@ struct Job {
 impl Job {
     /// Hands on all images, some at a time, as the network gives them.
     fn each_tensor(&mut self, take: &mut dyn FnMut(&Tensor) -> Result<()>) -> Result<()> {
-        let Self { sampler, source, count, work } = self;
+        let Self { sampler, source, asked, count, work } = self;
         for first in (0..*count).step_by(BLOCK) {
             let rows = BLOCK.min(*count - first);
-            let made;
-            let z = match source {
-                Source::Seed(seed) => {
-                    made = sampler.noise(*seed, first as u64, rows);
-                    &made
+            let input = match source {
+                Source::Seed(seed) if asked.is_empty() => sampler.noise(*seed, first as u64, rows),
+                Source::Seed(seed) => sampler.noise_of(*seed, first as u64, rows, asked),
+                Source::File(z) => {
+                    let row = |i: usize| {
+                        let class = asked.get(i % asked.len().max(1)).copied();
+                        let z_dim = sampler.z_dim();
+                        sampler.input_of(&z[i * z_dim..][..z_dim], class, i)
+                    };
+                    (first..first + rows).flat_map(row).collect()
                 }
-                Source::File(z) => &z[first * sampler.z_dim()..][..rows * sampler.z_dim()],
             };
-            sampler.each_tensor(z, &mut |images| {
+            sampler.each_tensor(&input, &mut |images| {
                 take(images)?;
                 work.advance(images.size()[0] as usize);
                 Ok(())

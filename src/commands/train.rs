@@ -91,7 +91,8 @@ fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
     let prepared = Prepared::new(args, args.resolve_on(&saved.config)?)?;
     refuse(
         "--resume",
-        &saved.changes(&prepared.config, &prepared.set.identity()?)?,
+        &saved
+            .changes(&prepared.config, &prepared.set.identity_for(prepared.config.conditional)?)?,
         "a resumed run is the same run, whatever flags or its config.toml say now; with --fork NEWRUN another starts \
          from its checkpoint",
     )?;
@@ -142,7 +143,11 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
     let prepared = Prepared::new(args, args.resolve_on(&checkpoint.header.config)?)?;
     refuse(
         "--fork",
-        &network_changes(&checkpoint, &prepared.config, &prepared.set.identity()?)?,
+        &network_changes(
+            &checkpoint,
+            &prepared.config,
+            &prepared.set.identity_for(prepared.config.conditional)?,
+        )?,
         "a checkpoint's networks keep their shapes",
     )?;
     let (iteration, total) = (checkpoint.header.iteration, prepared.total());
@@ -206,7 +211,8 @@ impl Prepared {
         config.threads = Some(threads);
         let set = load_with_progress(&config.dataset, &config.data(), args.verbosity())?;
         let config = config.with_size(set.shape().size)?;
-        let architecture = Architecture::new(config.model(set.shape()))?;
+        let classes = set.identity_for(config.conditional)?.class_count();
+        let architecture = Architecture::new(config.model(set.shape(), classes))?;
         let memory = estimate(&architecture, config.batch_size.min(set.count()), config.precision);
         if device == Device::Cpu {
             ensure_enough(memory)?;

@@ -4,11 +4,20 @@ use anyhow::Result;
 use rand_chacha::rand_core::Rng;
 use tch::{Device, Kind, Tensor};
 
-use super::ImageSet;
+use super::{ImageSet, Labels};
 use crate::pixels;
 use crate::rng::{Stream, permutation, rng};
 use crate::shape::ImageShape;
 use crate::tf::frame::rotate_pixels;
+
+/// The images of an iteration and, where they are asked for, their classes.
+#[derive(Debug)]
+pub struct Batch {
+    /// `[n, C, H, W]` in [−1, 1], mirrored, in channels-last memory order.
+    pub images: Tensor,
+    /// `[n]`, int64: of each image, an index into the set's classes.
+    pub classes: Option<Tensor>,
+}
 
 /// A data set in training order: shuffled once an epoch, the last, smaller batch kept.
 #[derive(Debug)]
@@ -17,6 +26,8 @@ pub struct Batches {
     batch_size: usize,
     /// Whether half of the images are mirrored left to right.
     flip: bool,
+    /// The class of each image, where batches are to have them.
+    labels: Option<Vec<u32>>,
     seed: u64,
     /// The epoch whose order is at hand, counted from 0, and that order.
     order: (u64, Vec<u32>),
@@ -26,13 +37,20 @@ impl Batches {
     /// Batches of `batch_size` (at least 1) from `set`, in an order that `seed` decides.
     pub fn new(set: ImageSet, batch_size: usize, seed: u64) -> Self {
         let order = order_of(&set, seed, 0);
-        Self { set, batch_size: batch_size.max(1), flip: false, seed, order: (0, order) }
+        let batch_size = batch_size.max(1);
+        Self { set, batch_size, flip: false, labels: None, seed, order: (0, order) }
     }
 
     /// The same, but each image of a batch is mirrored left to right with probability one half.
     #[must_use]
     pub fn flipped(self, flip: bool) -> Self {
         Self { flip, ..self }
+    }
+
+    /// The same, but each batch comes with the classes of its images: `labels` are those of the whole set.
+    #[must_use]
+    pub fn labelled(self, labels: Option<&Labels>) -> Self {
+        Self { labels: labels.map(|labels| labels.of_images.clone()), ..self }
     }
 
     /// Number of images.
@@ -66,11 +84,11 @@ impl Batches {
     /// # Errors
     /// If an image cannot be read, or the device cannot hold the batch.
     pub fn batch(&mut self, iteration: u64, device: Device, kind: Kind) -> Result<Tensor> {
-        pixels::place(self.prepare(iteration, device, kind)?, device, kind)
+        pixels::place(self.prepare(iteration, device, kind)?.images, device, kind)
     }
 
-    /// The batch of an iteration on the host, as [`pixels::place`] takes it. Starts no thread of libtorch's.
-    pub(super) fn prepare(&mut self, iteration: u64, device: Device, kind: Kind) -> Result<Tensor> {
+    /// The batch of an iteration on the host, its images as [`pixels::place`] takes them. Starts no thread of libtorch's.
+    pub(super) fn prepare(&mut self, iteration: u64, device: Device, kind: Kind) -> Result<Batch> {
         let epoch = self.epoch_of(iteration) - 1;
         if self.order.0 != epoch {
             self.order = (epoch, order_of(&self.set, self.seed, epoch));
@@ -91,7 +109,12 @@ impl Batches {
                 }
             }
         }
-        pixels::prepare(&bytes, self.shape(), device, kind)
+        let class = |labels: &Vec<u32>| -> Result<Tensor> {
+            let classes: Vec<i64> = rows.iter().map(|&row| labels[row as usize].into()).collect();
+            Ok(Tensor::f_from_slice(&classes)?)
+        };
+        let classes = self.labels.as_ref().map(class).transpose()?;
+        Ok(Batch { images: pixels::prepare(&bytes, self.shape(), device, kind)?, classes })
     }
 }
 

@@ -28,10 +28,10 @@ pub mod set;
 pub mod sink;
 pub mod spec;
 
-pub use batches::Batches;
+pub use batches::{Batch, Batches};
 pub use findings::{Examples, Findings};
 pub use fit::Fit;
 pub use formats::{builtin, npy};
 pub use load::{Event, Options, decoded_bytes, load};
 pub use prefetch::Prefetch;
-pub use set::{ImageSet, Labels, SetIdentity};
+pub use set::{Classes, ImageSet, Labels, SetIdentity};

@@ -4,10 +4,10 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, anyhow};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
-use super::Batches;
 use super::batches::epoch_of;
+use super::{Batch, Batches};
 use crate::pixels::place;
 
 /// Batches that lie ready, besides the one that is being made.
@@ -27,7 +27,7 @@ enum State {
     /// Nobody is making any.
     Idle(Box<Batches>),
     /// The next one to come is that of `iteration`.
-    Making { iteration: u64, ready: Receiver<Result<Tensor>>, maker: JoinHandle<Box<Batches>> },
+    Making { iteration: u64, ready: Receiver<Result<Batch>>, maker: JoinHandle<Box<Batches>> },
     /// The maker could not be started, or has panicked.
     Lost,
 }
@@ -53,7 +53,7 @@ impl Prefetch {
     ///
     /// # Errors
     /// As [`Batches::batch`]; if there is no thread to be had.
-    pub fn batch(&mut self, iteration: u64) -> Result<Tensor> {
+    pub fn batch(&mut self, iteration: u64) -> Result<Batch> {
         if !matches!(self.state, State::Making { iteration: next, .. } if next == iteration) {
             self.start_at(iteration)?;
         }
@@ -63,7 +63,9 @@ impl Prefetch {
         *next += 1;
         // After an error the maker has ended; `next` is then the iteration of no one.
         let batch = ready.recv().map_err(|_| lost())?.inspect_err(|_| *next = u64::MAX)?;
-        place(batch, self.device, self.kind)
+        let classes = batch.classes.map(|classes| classes.f_to_device(self.device));
+        let images = place(batch.images, self.device, self.kind)?;
+        Ok(Batch { images, classes: classes.transpose()? })
     }
 
     fn start_at(&mut self, iteration: u64) -> Result<()> {
@@ -117,7 +119,8 @@ mod tests {
         assert_eq!(ahead.per_epoch(), 3);
         for iteration in [1, 2, 3, 4, 5, 2, 3, 9, 1, 1, 2] {
             let expected = plain.batch(iteration, Device::Cpu, Kind::Double)?;
-            assert_eq!(ahead.batch(iteration)?, expected, "{iteration}");
+            let batch = ahead.batch(iteration)?;
+            assert_eq!((batch.images, batch.classes), (expected, None), "{iteration}");
         }
         Ok(())
     }

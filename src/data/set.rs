@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::cache::{Description, Pixels};
 use super::findings::Findings;
+use crate::error::SettingError;
 use crate::rng::{Stream, permutation, rng};
 use crate::shape::{ImageShape, ImageSize};
 
@@ -275,6 +276,30 @@ impl ImageSet {
         Ok(self.identity.get_or_init(|| identity).clone())
     }
 
+    /// As [`Self::identity`], with the classes of the images.
+    ///
+    /// # Errors
+    /// As [`Self::identity`]; [`SettingError`], if the images have no classes.
+    pub fn identity_with_classes(&self) -> Result<SetIdentity> {
+        let labels = self.labels().ok_or_else(|| {
+            let problem = format!(
+                "the images of {} have no classes, or only one; expected a set with labels, or images in a folder for \
+                 each class",
+                self.name
+            );
+            SettingError::new("conditional", problem)
+        })?;
+        Ok(SetIdentity { classes: Some(Classes::from(&labels)), ..self.identity()? })
+    }
+
+    /// The identity that a run records: with the classes if they steer its networks.
+    ///
+    /// # Errors
+    /// As [`Self::identity_with_classes`].
+    pub fn identity_for(&self, conditional: bool) -> Result<SetIdentity> {
+        if conditional { self.identity_with_classes() } else { self.identity() }
+    }
+
     /// Hands on each image.
     fn for_each(&self, mut each: impl FnMut(&[u8])) -> Result<()> {
         let mut image = vec![0; self.image_len()];
@@ -308,6 +333,51 @@ pub struct SetIdentity {
     pub width: usize,
     /// SHA-256 of the upright pixels, in hexadecimal.
     pub sha256: String,
+    /// The classes of the images, where they steer the networks ([`ImageSet::identity_with_classes`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Classes>,
+}
+
+/// The classes of a set, and how many of its images each has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Classes {
+    /// The names of the classes, in order.
+    pub names: Vec<String>,
+    /// How many images each class has.
+    pub counts: Vec<u64>,
+    /// SHA-256 of the class of each image, as 32-bit numbers, in hexadecimal; empty where the images are not known.
+    pub sha256: String,
+}
+
+impl Classes {
+    /// The class of this name, as its number.
+    pub fn number(&self, name: &str) -> Option<usize> {
+        self.names.iter().position(|known| known == name)
+    }
+
+    /// Whether there are two classes or more, of different names, with as many counts, of which one is above 0.
+    pub fn are_possible(&self) -> bool {
+        let names: std::collections::BTreeSet<_> = self.names.iter().collect();
+        let total = self.counts.iter().try_fold(0_u64, |sum, &count| sum.checked_add(count));
+        names.len() == self.names.len()
+            && self.names.len() >= 2
+            && self.counts.len() == self.names.len()
+            && total.is_some_and(|total| total > 0)
+    }
+}
+
+impl From<&Labels> for Classes {
+    fn from(labels: &Labels) -> Self {
+        let mut counts = vec![0; labels.classes.len()];
+        let mut digest = Sha256::new();
+        for &label in &labels.of_images {
+            counts[label as usize] += 1;
+            digest.update(label.to_le_bytes());
+        }
+        let sha256 = hex::encode(digest.finalize());
+        Self { names: labels.classes.clone(), counts, sha256 }
+    }
 }
 
 fn reference_height() -> usize {
@@ -333,7 +403,12 @@ impl SetIdentity {
     /// The identity of `images` images of `shape` whose pixels have this SHA-256.
     pub fn new(images: usize, shape: ImageShape, sha256: String) -> Self {
         let ImageShape { size: ImageSize { width, height }, channels } = shape;
-        Self { images, channels, height, width, sha256 }
+        Self { images, channels, height, width, sha256, classes: None }
+    }
+
+    /// The number of classes that steer the networks; 0 where none do.
+    pub fn class_count(&self) -> usize {
+        self.classes.as_ref().map_or(0, |classes| classes.names.len())
     }
 
     /// The shape of every image.

@@ -24,7 +24,9 @@ const IR_VERSION: i64 = 8;
 /// How much TensorFlow's "same" padding crops from a transposed convolution's output: top, left, bottom, right.
 const PADS: [i64; 4] = [1, 1, 2, 2];
 
-/// The bytes of the ONNX file. Its input is `z` `[batch, z_dim]`, its output `images` `[batch, C, H, W]`, both float32.
+/// The bytes of the ONNX file. Its input is `z` `[batch, z_dim]`, its output `images` `[batch, C, H, W]`, both float32. A
+/// conditional generator has a second input, `class` `[batch]` (int64): the number of the class that each image is to be
+/// of, in the order of the metadata's `classes`.
 ///
 /// # Errors
 /// If the weights are not a generator's or not finite in float32, or the file is larger than the format allows.
@@ -39,6 +41,7 @@ pub fn onnx(weights: &Weights) -> Result<Vec<u8>> {
     };
     let layers = model.architecture.layers(Network::Generator);
     let variables = model.generator.folded()?.variables();
+    let ModelConfig { image, z_dim, classes, .. } = *model.config();
     let mut x = "z".to_owned();
     // Each layer has a kernel and a bias.
     for (layer, variables) in layers.iter().zip(variables.chunks_exact(2)) {
@@ -50,17 +53,28 @@ pub fn onnx(weights: &Weights) -> Result<Vec<u8>> {
                 (Operation::ConvTranspose, _, Role::Kernel) => upright.f_permute([3, 2, 0, 1])?, // hwoi -> iohw
                 _ => upright,
             };
-            graph.initializer.push(tensor(&variable.tf_name.replace('/', "."), &values)?);
+            let name = variable.tf_name.replace('/', ".");
+            if x == "z" && variable.role == Role::Kernel && classes > 0 {
+                // Behind the rows of the noise are those of the classes, of which each image takes one.
+                let [of_noise, of_classes] =
+                    [values.f_narrow(0, 0, z_dim)?, values.f_narrow(0, z_dim, classes)?];
+                graph.initializer.push(tensor(&name, &of_noise)?);
+                graph.initializer.push(tensor(&class_kernel(layer), &of_classes)?);
+            } else {
+                graph.initializer.push(tensor(&name, &values)?);
+            }
         }
-        x = layer_nodes(&mut graph, layer, &x)?;
+        x = layer_nodes(&mut graph, layer, &x, x == "z" && classes > 0)?;
     }
     if let Some(Features::Map { channels, grid }) = layers.first().map(|layer| layer.output) {
         graph.initializer.push(shape_tensor("grid", &[-1, channels, grid.height, grid.width]));
     }
-    let ModelConfig { image, z_dim, .. } = *model.config();
-    graph.input = vec![value("z", &[z_dim])];
+    graph.input = vec![value("z", FLOAT, &[z_dim])];
+    if classes > 0 {
+        graph.input.push(value("class", INT64, &[]));
+    }
     let image = [image.channels, image.size.height, image.size.width];
-    graph.output = vec![value(&x, &image.map(|n| n as i64))];
+    graph.output = vec![value(&x, FLOAT, &image.map(|n| n as i64))];
 
     let about = weights.about()?.into_iter();
     let file = Model {
@@ -81,9 +95,14 @@ pub fn onnx(weights: &Weights) -> Result<Vec<u8>> {
     Ok(file.encode_to_vec())
 }
 
-/// Adds the operators of a layer and its activation to `graph`. `x` is the name of the layer's input; returns the name
-/// of its output.
-fn layer_nodes(graph: &mut Graph, layer: &Layer, x: &str) -> Result<String> {
+/// The name of the rows of a dense layer's kernel that belong to classes.
+fn class_kernel(layer: &Layer) -> String {
+    format!("{}.class_kernel", layer.name)
+}
+
+/// Adds the operators of a layer and its activation to `graph`. `x` is the name of the layer's input; if it is
+/// `of_classes`, the input `class` steers the layer too. Returns the name of the layer's output.
+fn layer_nodes(graph: &mut Graph, layer: &Layer, x: &str, of_classes: bool) -> Result<String> {
     let name = &layer.name;
     let parameters = [format!("{name}.kernel"), format!("{name}.bias")];
     let inputs = [&[x.to_owned()][..], &parameters].concat();
@@ -91,7 +110,15 @@ fn layer_nodes(graph: &mut Graph, layer: &Layer, x: &str) -> Result<String> {
     match layer.operation {
         Operation::Dense => {
             graph.node.push(Node::new("Gemm", &inputs, name, vec![]));
-            let shaped = [name.clone(), "grid".to_owned()];
+            let mut flat = name.clone();
+            if of_classes {
+                let (of_noise, chosen) = (flat, format!("{name}.of_class"));
+                flat = format!("{name}.sum");
+                let rows = [class_kernel(layer), "class".to_owned()];
+                graph.node.push(Node::new("Gather", &rows, &chosen, vec![]));
+                graph.node.push(Node::new("Add", &[of_noise, chosen], &flat, vec![]));
+            }
+            let shaped = [flat, "grid".to_owned()];
             out = format!("{name}.grid");
             graph.node.push(Node::new("Reshape", &shaped, &out, vec![]));
         }
@@ -103,7 +130,7 @@ fn layer_nodes(graph: &mut Graph, layer: &Layer, x: &str) -> Result<String> {
             ];
             graph.node.push(Node::new("ConvTranspose", &inputs, name, attributes));
         }
-        Operation::Conv => bail!("{name}: a generator has no such layer"),
+        Operation::Conv | Operation::Projection => bail!("{name}: a generator has no such layer"),
     }
     let (activation, output) = match layer.activation {
         Activation::Relu => ("Relu", format!("{name}.relu")),
@@ -144,15 +171,15 @@ fn shape_tensor(name: &str, shape: &[i64]) -> TensorProto {
     }
 }
 
-/// The description of an input or output: a float32 tensor of any batch size, whose other sizes are `shape`.
-fn value(name: &str, shape: &[i64]) -> ValueInfo {
+/// The description of an input or output: a tensor of any batch size, whose other sizes are `shape`.
+fn value(name: &str, elem_type: i32, shape: &[i64]) -> ValueInfo {
     let batch = Dimension { dim_value: None, dim_param: Some("batch".to_owned()) };
     let fixed = shape.iter().map(|&n| Dimension { dim_value: Some(n), dim_param: None });
     let dim = std::iter::once(batch).chain(fixed).collect();
     ValueInfo {
         name: name.to_owned(),
         r#type: Some(Type {
-            tensor_type: Some(TensorType { elem_type: FLOAT, shape: Some(Shape { dim }) }),
+            tensor_type: Some(TensorType { elem_type, shape: Some(Shape { dim }) }),
         }),
     }
 }
@@ -311,12 +338,18 @@ mod tests {
     use anyhow::Context;
 
     use super::*;
+    use crate::data::Classes;
     use crate::sample::Sampler;
+    use crate::settings::{Size, TrainConfig};
+    use crate::shape::{ImageShape, ImageSize};
 
     /// Computes the images of `z` by the definitions of the operators in `file`.
-    fn evaluate(file: &[u8], z: &Tensor) -> Result<Tensor> {
+    fn evaluate(file: &[u8], z: &Tensor, class: Option<&Tensor>) -> Result<Tensor> {
         let graph = Model::decode(file)?.graph.context("no graph")?;
         let mut values = BTreeMap::from([("z".to_owned(), z.shallow_clone())]);
+        values.extend(class.map(|class| ("class".to_owned(), class.shallow_clone())));
+        let inputs: Vec<_> = graph.input.iter().map(|input| &input.name).collect();
+        assert!(values.keys().rev().eq(inputs), "{:?}", graph.input);
         for TensorProto { dims, data_type, name, raw_data } in graph.initializer {
             let kind = if data_type == FLOAT { Kind::Float } else { Kind::Int64 };
             values.insert(name, Tensor::f_from_data_size(&raw_data, &dims, kind)?);
@@ -329,6 +362,8 @@ mod tests {
             };
             let y = match node.op_type.as_str() {
                 "Gemm" => x(0).matmul(x(1)) + x(2),
+                "Gather" => x(0).index_select(0, x(1)),
+                "Add" => x(0) + x(1),
                 "Reshape" => x(0).reshape(Vec::<i64>::try_from(x(1))?),
                 "Relu" => x(0).relu(),
                 "Tanh" => x(0).tanh(),
@@ -353,10 +388,45 @@ mod tests {
         let weights = Weights::built_in()?;
         let sampler = Sampler::of(&weights, Device::Cpu, Kind::Double)?;
         let z = Tensor::from_slice(&sampler.noise(3, 0, 5)).view([5, -1]);
-        let images = evaluate(&onnx(&weights)?, &z)?;
+        let images = evaluate(&onnx(&weights)?, &z, None)?;
         let expected = sampler.upright(&z.to_kind(Kind::Double))?;
         let error = (images.to_kind(Kind::Double) - expected).abs().max().double_value(&[]);
         assert!(error <= 1e-5, "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_conditional_generator_of_any_size_takes_the_class_as_its_second_input() -> Result<()> {
+        let (z_dim, classes) = (6, 3);
+        let config = ModelConfig {
+            image: ImageShape { size: ImageSize { width: 80, height: 48 }, channels: 3 },
+            base_width: 2,
+            z_dim,
+            classes,
+            ..Default::default()
+        };
+        let model = crate::model::Model::new(&config, 5, Device::Cpu, Kind::Double)?;
+        let names = ["a", "b", "c"].map(str::to_owned).into();
+        let known = Classes { names, counts: vec![1, 2, 3], sha256: String::new() };
+        let settings = TrainConfig {
+            image_size: Size::Of(config.image.size),
+            base_width: 2,
+            z_dim,
+            conditional: true,
+            ..Default::default()
+        };
+        let weights = Weights::of_model(&model, Network::Generator, &settings, 1);
+        let weights = Weights { classes: Some(known), ..weights };
+        let sampler = Sampler::of(&weights, Device::Cpu, Kind::Double)?;
+        let asked = [2, 0, 1, 2];
+        let input = sampler.noise_of(3, 0, 4, &asked);
+        let input = Tensor::from_slice(&input).view([4, z_dim + classes]);
+        let class = Tensor::from_slice(&asked.map(|class| class as i64));
+        let images = evaluate(&onnx(&weights)?, &input.narrow(1, 0, z_dim), Some(&class))?;
+        let expected = sampler.upright(&input.to_kind(Kind::Double))?;
+        assert_eq!(images.size(), [4, 3, 48, 80]);
+        let error = (images.to_kind(Kind::Double) - expected).abs().max().double_value(&[]);
+        assert!(error <= 1e-6, "{error}");
         Ok(())
     }
 }

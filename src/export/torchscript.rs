@@ -10,13 +10,14 @@ use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use super::DESCRIPTION;
-use crate::architecture::{Activation, Features, Layer, Network, Operation};
+use crate::architecture::{Activation, Features, Layer, ModelConfig, Network, Operation};
 use crate::finite::ensure_finite;
 use crate::tf::frame::{OUTPUT_PADDING, PADDING, STRIDE, rotate_images};
 use crate::weights::Weights;
 
-/// The bytes of the archive. Its `forward` takes z `[N, z_dim]` in float32 and gives images `[N, C, H, W]`; the weights
-/// are constants in it. The file `extra/dcgan.json` in it says where the generator comes from.
+/// The bytes of the archive. Its `forward` takes z `[N, z_dim]` in float32 and gives images `[N, C, H, W]`; of a conditional
+/// generator it takes the classes `[N]` (int64) too, as numbers in the order of the metadata's `classes`. The weights are
+/// constants in it. The file `extra/dcgan.json` in it says where the generator comes from.
 ///
 /// # Errors
 /// If the weights are not a generator's or not finite in float32, or if memory or the folder for temporary files has no
@@ -34,7 +35,8 @@ pub fn torchscript(weights: &Weights) -> Result<Vec<u8>> {
     }
     let layers = model.architecture.layers(Network::Generator);
     let mut failure = None;
-    let mut forward = |inputs: &[Tensor]| match trace(&inputs[0], layers, &parameters) {
+    let ModelConfig { z_dim, classes, .. } = *model.config();
+    let mut forward = |inputs: &[Tensor]| match trace(inputs, classes, layers, &parameters) {
         Ok(images) => vec![images],
         Err(error) => {
             failure = Some(error);
@@ -42,8 +44,11 @@ pub fn torchscript(weights: &Weights) -> Result<Vec<u8>> {
         }
     };
     // Traced with more than one row, so that the batch size is not recorded as the constant 1.
-    let z = Tensor::f_zeros([3, model.config().z_dim], (Kind::Float, Device::Cpu))?;
-    let module = CModule::create_by_tracing("Generator", "forward", &[z], &mut forward)?;
+    let mut inputs = vec![Tensor::f_zeros([3, z_dim], (Kind::Float, Device::Cpu))?];
+    if classes > 0 {
+        inputs.push(Tensor::f_zeros([3], (Kind::Int64, Device::Cpu))?);
+    }
+    let module = CModule::create_by_tracing("Generator", "forward", &inputs, &mut forward)?;
     if let Some(error) = failure {
         return Err(error);
     }
@@ -59,9 +64,18 @@ pub fn torchscript(weights: &Weights) -> Result<Vec<u8>> {
 }
 
 /// Computes the generator's images in plain operations, which are recorded and must not fix the batch size.
-/// `parameters` are each layer's kernel and bias.
-fn trace(z: &Tensor, layers: &[Layer], parameters: &[Tensor]) -> Result<Tensor> {
-    let mut x = z.shallow_clone();
+/// `inputs` are z and, where there are `classes`, those asked for. `parameters` are each layer's kernel and bias.
+fn trace(
+    inputs: &[Tensor],
+    classes: i64,
+    layers: &[Layer],
+    parameters: &[Tensor],
+) -> Result<Tensor> {
+    let mut x = inputs[0].shallow_clone();
+    if let Some(asked) = inputs.get(1) {
+        let one_hot = asked.f_one_hot(classes)?.f_to_kind(Kind::Float)?;
+        x = Tensor::f_cat(&[x, one_hot], 1)?;
+    }
     for (layer, parameters) in layers.iter().zip(parameters.chunks_exact(2)) {
         let (weight, bias) = (&parameters[0], Some(&parameters[1]));
         x = match layer.operation {
@@ -71,7 +85,9 @@ fn trace(z: &Tensor, layers: &[Layer], parameters: &[Tensor]) -> Result<Tensor> 
                 let output_padding = [OUTPUT_PADDING, OUTPUT_PADDING];
                 x.f_conv_transpose2d(weight, bias, stride, padding, output_padding, 1, [1, 1])?
             }
-            Operation::Conv => bail!("{}: a generator has no such layer", layer.name),
+            Operation::Conv | Operation::Projection => {
+                bail!("{}: a generator has no such layer", layer.name)
+            }
         };
         x = match layer.activation {
             Activation::Relu => x.f_relu()?,

@@ -33,7 +33,7 @@ impl TensorFile {
     ///
     /// # Errors
     /// If the file cannot be read, is not a safetensors file, is truncated, or holds a tensor of a kind
-    /// other than float32 or float64; the message names the file and the tensor.
+    /// other than float32, float64 or int64; the message names the file and the tensor.
     pub fn read(path: &Path) -> Result<Self> {
         // This checks the length of the file against its header before all of it is read.
         Self::read_metadata(path)?;
@@ -56,7 +56,8 @@ impl TensorFile {
             let kind = match view.dtype() {
                 Dtype::F32 => Kind::Float,
                 Dtype::F64 => Kind::Double,
-                other => bail!("{file}: tensor {name}: expected F32 or F64, found {other:?}"),
+                Dtype::I64 => Kind::Int64,
+                other => bail!("{file}: tensor {name}: expected F32, F64 or I64, found {other:?}"),
             };
             let shape =
                 view.shape().iter().map(|&n| i64::try_from(n)).collect::<Result<Vec<_>, _>>();

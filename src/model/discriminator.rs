@@ -16,6 +16,9 @@ use crate::tf::{Statistics, Variable};
 /// conv2d_2   [N, 2w, 8, 8]    -> [N, 4w, 4, 4]    batch norm, leaky ReLU
 /// dense      [N, 4·4·4w]      -> [N, 1]           no activation: the loss takes logits
 /// ```
+///
+/// A conditional discriminator has one more layer, `dense_1` `[N, 4·4·4w] -> [N, classes]`, whose value for the image's
+/// class is added to the logit ([`crate::architecture::Operation::Projection`]).
 #[derive(Debug)]
 pub struct Discriminator(Stack);
 
@@ -40,12 +43,18 @@ impl Discriminator {
         Ok(Self(self.0.cast(kind)?))
     }
 
-    /// Images `[N, C, H, W]`, mirrored → logits `[N, 1]`, same kind and device.
+    /// Images `[N, C, H, W]`, mirrored → logits `[N, 1]`, same kind and device. A conditional discriminator judges pairs
+    /// of an image and a class: `classes` `[N]` (int64).
     ///
     /// # Errors
-    /// If the size or the channels of `images` are not the architecture's.
-    pub fn forward(&self, images: &Tensor, statistics: Statistics) -> Result<Tensor> {
-        self.0.forward(images, statistics)
+    /// If the size or the channels of `images` are not the architecture's, or classes are missing or none are expected.
+    pub fn forward(
+        &self,
+        images: &Tensor,
+        classes: Option<&Tensor>,
+        statistics: Statistics,
+    ) -> Result<Tensor> {
+        self.0.forward(images, classes, statistics)
     }
 
     /// The variables, in TensorFlow's order of creation.

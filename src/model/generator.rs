@@ -45,12 +45,13 @@ impl Generator {
         Ok(Self(self.0.cast(kind)?))
     }
 
-    /// `z` `[N, z_dim]` → images `[N, C, H, W]` in [−1, 1], mirrored, same kind and device.
+    /// `z` `[N, z_dim]` → images `[N, C, H, W]` in [−1, 1], mirrored, same kind and device. A conditional generator takes
+    /// `[N, z_dim + classes]`: behind its noise each row has a 1 for its class and zeros for the others.
     ///
     /// # Errors
-    /// If `z` is not `[N, z_dim]`.
+    /// If `z` has another shape.
     pub fn forward(&self, z: &Tensor, statistics: Statistics) -> Result<Tensor> {
-        self.0.forward(z, statistics)
+        self.0.forward(z, None, statistics)
     }
 
     /// The network for sampling: each batch norm, with its moving statistics, is folded into the weights of the
@@ -73,15 +74,14 @@ impl Generator {
 pub struct FoldedGenerator(Stack);
 
 impl FoldedGenerator {
-    /// `z` `[N, z_dim]` → images `[N, C, H, W]` in [−1, 1], mirrored, same kind and device. The images carry no
-    /// gradients.
+    /// As [`Generator::forward`], but the images carry no gradients.
     ///
     /// # Errors
-    /// If `z` is not `[N, z_dim]`.
+    /// If `z` has another shape.
     pub fn forward(&self, z: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
         // The statistics do not matter, because no batch norm is left.
-        self.0.forward(z, Statistics::Moving)
+        self.0.forward(z, None, Statistics::Moving)
     }
 
     /// The same network, computing in `kind`.

@@ -148,12 +148,13 @@ impl Model {
         Ok(())
     }
 
-    /// Noise values as a tensor `[rows, z_dim]` of the model's kind on its device.
+    /// Rows of the generator's input as a tensor `[rows, z_dim]` of the model's kind on its device; of a conditional
+    /// model `[rows, z_dim + classes]`.
     ///
     /// # Errors
-    /// If the number of `values` is not a multiple of `z_dim`.
+    /// If `values` are not whole rows.
     pub fn z(&self, values: &[f32]) -> Result<Tensor> {
-        let z = Tensor::f_from_slice(values)?.f_view([-1, self.config().z_dim])?;
+        let z = Tensor::f_from_slice(values)?.f_view([-1, self.config().input_len()])?;
         Ok(z.f_to_device(self.device)?.f_to_kind(self.kind)?)
     }
 }

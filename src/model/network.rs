@@ -5,14 +5,16 @@ use tch::{Kind, Tensor, nn};
 
 use crate::architecture::{Activation, Features, Layer, ModelConfig, Operation};
 use crate::tf::{
-    BatchNorm, BatchNormConfig, Conv, ConvConfig, ConvTranspose, Dense, DenseConfig, Statistics,
-    Variable, leaky_relu,
+    BatchNorm, BatchNormConfig, Conv, ConvConfig, ConvTranspose, Dense, DenseConfig, Projection,
+    Statistics, Variable, leaky_relu,
 };
 
 /// The layers of a network, in order and in the mirrored frame.
 #[derive(Debug)]
 pub(super) struct Stack {
     blocks: Vec<Block>,
+    /// What the classes of the images add to the output of the last block, from the same input.
+    projection: Option<Projection>,
     /// Slope of the leaky ReLU.
     alpha: f64,
 }
@@ -51,6 +53,7 @@ impl TfLayer {
                 let from_grid = DenseConfig::FromGrid { channels, grid, features };
                 Self::Dense(Dense::new(path, name, from_grid))
             }
+            (Operation::Projection, ..) => bail!("{name}: a projection must be the last layer"),
             (Operation::Dense, ..) => {
                 bail!("{name}: a dense layer connects a vector and a grid, in either direction")
             }
@@ -97,12 +100,8 @@ impl TfLayer {
 impl Block {
     /// Computes the layer's output before its batch norm and its activation.
     fn linear(&self, x: &Tensor) -> Result<Tensor> {
-        // TF: dense layers read and write grids as vectors in (h, w, c) order. This is libtorch's channels-last
-        // memory order, so the permutations here move nothing in memory.
         let flat = match (&self.operation, self.input) {
-            (TfLayer::Dense(_), Features::Map { .. }) => {
-                Some(x.f_permute([0, 2, 3, 1])?.f_flatten(1, 3)?) // [N, C, H, W] -> [N, H·W·C]
-            }
+            (TfLayer::Dense(_), Features::Map { .. }) => Some(flattened(x)?),
             _ => None,
         };
         let y = self.operation.forward(flat.as_ref().unwrap_or(x))?;
@@ -114,6 +113,13 @@ impl Block {
             _ => Ok(y),
         }
     }
+}
+
+/// A grid as the vector that dense layers read: `[N, C, H, W]` → `[N, H·W·C]`.
+fn flattened(x: &Tensor) -> Result<Tensor> {
+    // TF: dense layers read and write grids as vectors in (h, w, c) order. This is libtorch's channels-last memory
+    // order, so the permutations here and in `Block::linear` move nothing in memory.
+    Ok(x.f_permute([0, 2, 3, 1])?.f_flatten(1, 3)?)
 }
 
 impl Stack {
@@ -132,10 +138,23 @@ impl Stack {
                 output: layer.output,
             })
         };
-        Ok(Self { blocks: layers.iter().map(block).collect::<Result<_>>()?, alpha: config.alpha })
+        let (projections, layers): (Vec<_>, Vec<_>) =
+            layers.iter().partition(|layer| layer.operation == Operation::Projection);
+        let projection = |layer: &Layer| match (layer.input, layer.output) {
+            (Features::Map { channels, grid }, Features::Vector(classes)) => {
+                Ok(Projection::new(path, &layer.name, channels, grid, classes))
+            }
+            _ => bail!("{}: a projection connects a grid and a vector", layer.name),
+        };
+        Ok(Self {
+            blocks: layers.into_iter().map(block).collect::<Result<_>>()?,
+            projection: projections.first().map(|layer| projection(layer)).transpose()?,
+            alpha: config.alpha,
+        })
     }
 
-    /// The same stack, with the layer and the batch norm of each block replaced by what `change` returns.
+    /// The same stack, with the layer and the batch norm of each block replaced by what `change` returns, and without
+    /// its projection.
     fn map(&self, change: impl Fn(&Block) -> Result<(TfLayer, Option<BatchNorm>)>) -> Result<Self> {
         let block = |block: &Block| -> Result<Block> {
             let (operation, norm) = change(block)?;
@@ -144,6 +163,7 @@ impl Stack {
         };
         Ok(Self {
             blocks: self.blocks.iter().map(block).collect::<Result<_>>()?,
+            projection: None,
             alpha: self.alpha,
         })
     }
@@ -152,10 +172,12 @@ impl Stack {
     /// any number of passes, and gradients flow through them to the variables. Batch norm stays in the
     /// variables' kind.
     pub(super) fn cast(&self, kind: Kind) -> Result<Self> {
-        self.map(|block| {
+        let cast = self.map(|block| {
             let norm = block.norm.as_ref().map(BatchNorm::shallow_clone);
             Ok((block.operation.cast(kind)?, norm))
-        })
+        })?;
+        let projection = self.projection.as_ref().map(|projection| projection.cast(kind));
+        Ok(Self { projection: projection.transpose()?, ..cast })
     }
 
     /// The network for sampling: each batch norm, with its moving statistics, is folded into the weights of the
@@ -189,8 +211,14 @@ impl Stack {
         }
     }
 
-    /// Passes `x` through all layers. The output has the kind of `x`, whatever kind the layers compute in.
-    pub(super) fn forward(&self, x: &Tensor, statistics: Statistics) -> Result<Tensor> {
+    /// Passes `x` through all layers. The output has the kind of `x`, whatever kind the layers compute in. `classes` `[N]`
+    /// (int64) are those of the rows of `x`, for a stack with a projection.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        classes: Option<&Tensor>,
+        statistics: Statistics,
+    ) -> Result<Tensor> {
         let (last, inner) = self.blocks.split_last().context("the network has no layers")?;
         let mut y = x.f_to_kind(last.operation.kind())?;
         for block in inner {
@@ -200,7 +228,19 @@ impl Stack {
             }
             y = self.activate(y, block.activation)?;
         }
-        self.activate(last.linear(&y)?.f_to_kind(x.kind())?, last.activation)
+        let mut output = last.linear(&y)?.f_to_kind(x.kind())?;
+        match (&self.projection, classes) {
+            (None, None) => {}
+            (Some(projection), Some(classes)) => {
+                let of_classes = projection.forward(&flattened(&y)?, classes)?;
+                output = output.f_add(&of_classes.f_to_kind(x.kind())?)?;
+            }
+            (Some(_), None) => {
+                bail!("the network judges images of classes, and no classes are given")
+            }
+            (None, Some(_)) => bail!("the network knows no classes, and classes are given"),
+        }
+        self.activate(output, last.activation)
     }
 
     fn activate(&self, mut x: Tensor, activation: Activation) -> Result<Tensor> {
@@ -219,6 +259,7 @@ impl Stack {
             let norm = block.norm.iter().flat_map(BatchNorm::variables);
             block.operation.variables().into_iter().chain(norm).collect::<Vec<_>>()
         };
-        self.blocks.iter().flat_map(of_block).collect()
+        let projection = self.projection.iter().flat_map(Projection::variables);
+        self.blocks.iter().flat_map(of_block).chain(projection).collect()
     }
 }

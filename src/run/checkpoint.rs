@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::architecture::{Architecture, Network};
-use crate::data::SetIdentity;
+use crate::data::{Classes, SetIdentity};
 use crate::device;
 use crate::files::{TensorFile, remove};
 use crate::finite::ensure_finite;
@@ -124,6 +124,12 @@ impl Header {
         let set: SetIdentity = serde_json::from_str(get("set")?).context("`set`")?;
         let is_possible = set.images > 0 && (1..=1024).contains(&set.channels);
         ensure!(is_possible && config.image_size == Size::Of(set.shape().size), "`set` is {set:?}");
+        ensure!(
+            set.classes.is_some() == config.conditional
+                && set.classes.as_ref().is_none_or(Classes::are_possible),
+            "`set` is {set:?}, and `conditional` is {}",
+            config.conditional
+        );
         let rollbacks: Vec<Rollback> =
             serde_json::from_str(get("rollbacks")?).context("`rollbacks`")?;
         let salt = u8::try_from(number("salt")?).context("`salt`")?;
@@ -223,7 +229,7 @@ impl Checkpoint {
         let found = has_average.then_some(variant.unwrap_or(Variant::Average));
         let ending = if found == Some(Variant::Average) { AVERAGE_ENDING } else { "" };
         let Header { config, set, iteration, .. } = &self.header;
-        let architecture = Architecture::new(config.model(set.shape()))?;
+        let architecture = Architecture::new(config.model(set.shape(), set.class_count()))?;
         let tensors = architecture.torch_names(network).filter_map(|name| {
             let tensor = self.tensors.get(&format!("{}.{name}{ending}", network.name()))?;
             Some((name, tensor.shallow_clone()))
@@ -233,6 +239,7 @@ impl Checkpoint {
             network,
             config: config.clone(),
             image: set.shape(),
+            classes: set.classes.clone(),
             iteration: *iteration,
             variant: found,
             tensors: tensors.collect(),

@@ -5,19 +5,63 @@ use tch::Device;
 
 use super::folder::{FINISHED, RunDir};
 use super::observer::Observer;
-use crate::data::{ImageSet, SetIdentity};
+use crate::data::{Classes, ImageSet, Labels, SetIdentity};
 use crate::device::{self, DeviceChoice};
 use crate::files::write_bytes;
 use crate::model::{Model, Network};
 use crate::record::grid::Picture;
 use crate::record::jsonl::{Evaluation, JsonLines, Line, Metrics, Rollback, rewind};
 use crate::record::tensorboard::TensorBoard;
+use crate::sample::with_classes;
 use crate::settings::{ENVIRONMENT_KEY, TrainConfig};
 use crate::shape::ImageShape;
 use crate::weights::{Variant, Weights};
 
-/// Number of columns of a sample grid, and of its rows.
+/// Number of columns of a sample grid, and of its rows where no classes steer the networks.
 pub(crate) const GRID: usize = 6;
+/// The most rows of a grid of classes.
+const MAX_ROWS: usize = 32;
+
+/// The class of each row of a grid of `count` classes: a row for each class; where they are few, several, and where they
+/// are many, only some of them have one.
+fn classes_of_rows(count: usize) -> Vec<usize> {
+    let rows = if count < GRID { count * (GRID / count.max(1)) } else { count.min(MAX_ROWS) };
+    (0..rows).map(|row| row * count / rows).collect()
+}
+
+/// The generator's input for a sample grid, from noise `z` of `GRID * GRID` rows. With `count` classes above 0, every row
+/// of the grid has images of one class, and all classes have the same noise.
+pub(crate) fn class_grid(z: &[f32], z_dim: usize, count: usize) -> Vec<f32> {
+    if count == 0 {
+        return z.to_vec();
+    }
+    let classes = classes_of_rows(count);
+    let mut all = Vec::new();
+    for (row, &class) in classes.iter().enumerate() {
+        // A class with several rows has other noise in each.
+        let before = classes[..row].iter().filter(|&&other| other == class).count();
+        let z = &z[before * GRID * z_dim..][..GRID * z_dim];
+        all.extend(with_classes(z, z_dim, &[class; GRID], count));
+    }
+    all
+}
+
+/// The first images of `set`; of a labelled one as many as a grid of classes has, in its rows.
+fn real_images(set: &ImageSet, labels: Option<&Labels>) -> Result<Vec<u8>> {
+    let Some(labels) = labels else { return set.first(GRID * GRID) };
+    let mut taken: Vec<usize> = Vec::new();
+    let mut images = Vec::new();
+    for class in classes_of_rows(labels.classes.len()) {
+        let of_class = labels.of_images.iter().enumerate().filter(|(_, of)| **of as usize == class);
+        let rows: Vec<_> =
+            of_class.map(|(i, _)| i).filter(|i| !taken.contains(i)).take(GRID).collect();
+        images.extend(set.rows(rows.iter().copied())?);
+        // A class may have fewer images than a row has room for.
+        images.resize(images.len() + (GRID - rows.len()) * set.image_len(), 0);
+        taken.extend(rows);
+    }
+    Ok(images)
+}
 
 /// The run's configuration, metrics, events, pictures and weights.
 pub(crate) struct Journal<'a> {
@@ -40,6 +84,7 @@ impl<'a> Journal<'a> {
     pub(crate) fn open(
         config_toml: &str,
         set: &ImageSet,
+        labels: Option<&Labels>,
         run: &'a RunDir,
         progress: &'a dyn Observer,
         (iteration, rollbacks): (u64, &[Rollback]),
@@ -51,7 +96,8 @@ impl<'a> Journal<'a> {
             write_bytes(&config_path, config_toml.as_bytes())?;
         }
         let shape = set.shape();
-        let real = Picture::grid(&set.first(GRID * GRID)?, shape.size, shape.channels, GRID)?;
+        let images = real_images(set, labels)?;
+        let real = Picture::grid(&images, shape.size, shape.channels, GRID)?;
         let png = real.png()?;
         write_bytes(&run.file("real.png"), &png)?;
         let Rewound { metrics, last, evaluations } = Rewound::to(run, iteration, rollbacks)?;
@@ -186,6 +232,7 @@ impl<'a> Journal<'a> {
         &self,
         config: &TrainConfig,
         iteration: u64,
+        classes: Option<&Classes>,
         model: &Model,
         images: &[u8],
     ) -> Result<()> {
@@ -194,7 +241,8 @@ impl<'a> Journal<'a> {
             let is_averaged = network == Network::Generator && config.ema.is_some();
             let variant = is_averaged.then_some(Variant::Average);
             let weights = Weights::of_model(model, network, config, iteration);
-            Weights { variant, ..weights }.file()?.write(&path)?;
+            let classes = classes.cloned();
+            Weights { variant, classes, ..weights }.file()?.write(&path)?;
         }
         let both = Picture::side_by_side(&self.real, &self.picture(images)?)?;
         write_bytes(&self.run.file(FINISHED), &both.png()?)

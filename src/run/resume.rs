@@ -106,14 +106,22 @@ pub fn network_changes(
     if saved.channels != set.channels {
         changes.push(change("channels of the data set", saved.channels, set.channels));
     }
+    // Whether there are any, the setting `conditional` says.
+    if let (Some(was), Some(is)) = (&saved.classes, &set.classes)
+        && was.names != is.names
+    {
+        changes.push(change("classes of the data set", was.names.join(","), is.names.join(",")));
+    }
     Ok(changes)
 }
 
 fn set_changes(was: &SetIdentity, is: &SetIdentity) -> Vec<Change> {
+    let labels = |set: &SetIdentity| set.classes.as_ref().map_or("", |c| &c.sha256).to_owned();
     let all = [
         change("number of images", was.images, is.images),
         change("channels of the data set", was.channels, is.channels),
         change("SHA-256 of the images", &was.sha256, &is.sha256),
+        change("SHA-256 of the images' classes", labels(was), labels(is)),
     ];
     all.into_iter().filter(|change| change.was != change.is).collect()
 }

@@ -3,12 +3,14 @@
 pub mod walk;
 
 use anyhow::{Result, ensure};
+use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
+use crate::data::Classes;
 use crate::finite::ensure_finite;
 use crate::model::{FoldedGenerator, Model};
 use crate::pixels::to_bytes;
-use crate::rng::{Latent, Stream, rng};
+use crate::rng::{Latent, Stream, below, rng};
 use crate::shape::ImageShape;
 use crate::tf::frame::rotate_images;
 use crate::weights::Weights;
@@ -32,6 +34,10 @@ pub struct Sampler {
     generator: FoldedGenerator,
     shape: ImageShape,
     z_dim: usize,
+    /// The number of classes that the generator is steered by; 0 where it knows none.
+    class_count: usize,
+    /// What they are, where that is known.
+    classes: Option<Classes>,
     latent: Latent,
     /// The data set that it was trained on, where that is known.
     dataset: Option<String>,
@@ -50,6 +56,8 @@ impl Sampler {
             generator: model.generator.folded()?,
             shape: model.config().image,
             z_dim: usize::try_from(model.config().z_dim)?,
+            class_count: usize::try_from(model.config().classes)?,
+            classes: None,
             latent,
             dataset: None,
             device: model.device,
@@ -71,7 +79,24 @@ impl Sampler {
     /// As [`Weights::generator`].
     pub fn of(weights: &Weights, device: Device, kind: Kind) -> Result<Self> {
         let sampler = Self::new(&weights.generator(device, kind)?, weights.config.latent)?;
-        Ok(Self { dataset: Some(weights.config.dataset.clone()), ..sampler })
+        let sampler = Self { dataset: Some(weights.config.dataset.clone()), ..sampler };
+        sampler.of_classes(weights.classes.clone())
+    }
+
+    /// The same generator, which is steered by `classes`.
+    ///
+    /// # Errors
+    /// If it is steered by another number of classes.
+    pub fn of_classes(self, classes: Option<Classes>) -> Result<Self> {
+        let (expected, found) =
+            (self.class_count, classes.as_ref().map_or(0, |classes| classes.names.len()));
+        ensure!(expected == found, "expected {expected} classes, found {found}");
+        Ok(Self { classes, ..self })
+    }
+
+    /// The classes that it is steered by, if any.
+    pub fn classes(&self) -> Option<&Classes> {
+        self.classes.as_ref()
     }
 
     /// The same generator, but its convolutions and dense layers compute in `compute`, such as a float32 network in
@@ -108,7 +133,12 @@ impl Sampler {
         self.shape.channels
     }
 
-    /// The length of a row of z.
+    /// The length of a row of the generator's input: the noise, and behind it a number for each class.
+    pub fn input_len(&self) -> usize {
+        self.z_dim + self.class_count
+    }
+
+    /// The length of a row of noise.
     pub fn z_dim(&self) -> usize {
         self.z_dim
     }
@@ -118,11 +148,46 @@ impl Sampler {
         self.shape.len()
     }
 
-    /// The noise of `count` images of `seed`, from image number `first` on, row by row. The noise of an image depends
-    /// only on the seed and its number, not on which other images are asked for.
+    /// The generator's input for `count` images of `seed`, from image number `first` on, row by row. The input of an
+    /// image depends only on the seed and its number, not on which other images are asked for. Its class is drawn:
+    /// each is as likely as among the images of training.
     pub fn noise(&self, seed: u64, first: u64, count: usize) -> Vec<f32> {
-        let row = |image| self.latent.sample(&mut rng(seed, Stream::Image, image), 1, self.z_dim);
+        let row = |image| {
+            let mut rng = rng(seed, Stream::Image, image);
+            let z = self.latent.sample(&mut rng, 1, self.z_dim);
+            let class = self.classes.as_ref().map(|classes| drawn_class(&mut rng, classes));
+            with_classes(&z, self.z_dim, class.as_slice(), self.class_count)
+        };
         (first..first + count as u64).flat_map(row).collect()
+    }
+
+    /// As [`Self::noise`], but the class of an image is not drawn: image number i has that of `asked` at i modulo its
+    /// length. The noise is the same.
+    pub fn noise_of(&self, seed: u64, first: u64, count: usize, asked: &[usize]) -> Vec<f32> {
+        let row = |image: u64| {
+            let z = self.latent.sample(&mut rng(seed, Stream::Image, image), 1, self.z_dim);
+            let class = asked.get((image % asked.len().max(1) as u64) as usize).copied();
+            with_classes(&z, self.z_dim, class.as_slice(), self.class_count)
+        };
+        (first..first + count as u64).flat_map(row).collect()
+    }
+
+    /// The generator's input for one row of noise: of `class`, or without one of the class that `number` has when all
+    /// classes take turns.
+    pub fn input_of(&self, z: &[f32], class: Option<usize>, number: usize) -> Vec<f32> {
+        let class = class.unwrap_or(number % self.class_count.max(1));
+        with_classes(z, self.z_dim, &[class], self.class_count)
+    }
+
+    /// The classes that [`Self::noise`] draws for `count` images of `seed`, as numbers; `None` where there are none.
+    pub fn drawn_classes(&self, seed: u64, first: u64, count: usize) -> Option<Vec<u32>> {
+        let classes = self.classes.as_ref()?;
+        let class = |image| {
+            let mut rng = rng(seed, Stream::Image, image);
+            self.latent.sample(&mut rng, 1, self.z_dim);
+            drawn_class(&mut rng, classes) as u32
+        };
+        Some((first..first + count as u64).map(class).collect())
     }
 
     /// The first `count` images of `seed`: `[count, H, W, C]`, upright.
@@ -165,18 +230,18 @@ impl Sampler {
         z: &[f32],
         take: &mut dyn FnMut(&Tensor) -> Result<()>,
     ) -> Result<()> {
+        let length = self.input_len();
         ensure!(
-            z.len().is_multiple_of(self.z_dim),
-            "expected rows of {} values, found {} values",
-            self.z_dim,
+            z.len().is_multiple_of(length),
+            "expected rows of {length} values, found {} values",
             z.len()
         );
-        for block in z.chunks(BLOCK * self.z_dim) {
+        for block in z.chunks(BLOCK * length) {
             let mut whole = block.to_vec();
-            whole.resize(BLOCK * self.z_dim, 0.);
-            let z = Tensor::f_from_slice(&whole)?.f_view([BLOCK as i64, self.z_dim as i64])?;
+            whole.resize(BLOCK * length, 0.);
+            let z = Tensor::f_from_slice(&whole)?.f_view([BLOCK as i64, length as i64])?;
             let images = self.upright(&z.f_to_device(self.device)?.f_to_kind(self.kind)?)?;
-            take(&images.f_narrow(0, 0, (block.len() / self.z_dim) as i64)?)?;
+            take(&images.f_narrow(0, 0, (block.len() / length) as i64)?)?;
         }
         Ok(())
     }
@@ -199,6 +264,34 @@ impl Sampler {
         ensure_finite("the generator's images", &images)?;
         rotate_images(&images)
     }
+}
+
+/// Rows of noise `z` of length `z_dim` as rows of a generator's input: behind each a 1 for its class among `count` numbers,
+/// the others of which are 0. Without classes (`count` 0) the rows stay as they are.
+pub fn with_classes(z: &[f32], z_dim: usize, classes: &[usize], count: usize) -> Vec<f32> {
+    if count == 0 {
+        return z.to_vec();
+    }
+    let mut rows = Vec::with_capacity(z.len() / z_dim * (z_dim + count));
+    for (z, &class) in z.chunks_exact(z_dim).zip(classes) {
+        rows.extend_from_slice(z);
+        rows.extend((0..count).map(|other| if other == class { 1.0 } else { 0.0 }));
+    }
+    rows
+}
+
+/// A class at random, each as likely as it is frequent.
+pub fn drawn_class(rng: &mut ChaCha8Rng, classes: &Classes) -> usize {
+    let total: u64 = classes.counts.iter().sum();
+    let mut left = below(rng, total as usize) as u64;
+    for (class, &count) in classes.counts.iter().enumerate() {
+        if left < count {
+            return class;
+        }
+        left -= count;
+    }
+    // Only if there are no images at all, which `Classes::are_possible` rules out.
+    0
 }
 
 #[cfg(test)]

@@ -271,6 +271,15 @@ settings! {
         on_resume: OnResume::Fixed("it decides which images there are"),
     }
 
+    /// Let the classes of the images steer both networks: the generator makes images of the class that it is
+    /// asked for.
+    conditional: bool {
+        default: false,
+        allowed: any_name(),
+        heading: Networks, value: "BOOL",
+        on_resume: OnResume::FixedByNetworks("the networks are made for the classes"),
+    }
+
     /// Mirror images left to right, each with probability one half.
     flip: bool {
         default: false,
@@ -608,10 +617,11 @@ impl TrainConfig {
         }
     }
 
-    /// The networks for images of this shape.
-    pub fn model(&self, image: ImageShape) -> ModelConfig {
+    /// The networks for images of this shape and so many classes, 0 where none steer them.
+    pub fn model(&self, image: ImageShape, classes: usize) -> ModelConfig {
         ModelConfig {
             image,
+            classes: classes as i64,
             base_width: self.base_width,
             max_width: self.max_width,
             z_dim: self.z_dim,
@@ -755,6 +765,7 @@ eval-metric = "frechet_distance"
             range = [0.0, 1.0]
             classes = ["3"]
             limit = 9
+            conditional = true
             flip = true
             skip-bad = true
             max-bad = 6.0
@@ -798,7 +809,8 @@ eval-metric = "frechet_distance"
             };
             let expected = if free.contains(&&*name) { vec![] } else { vec![name.clone()] };
             assert_eq!(keys(base.changes(&changed)?), expected);
-            let in_forks = ["image-size", "z-dim", "base-width", "max-width"].contains(&&*name);
+            let in_forks =
+                ["image-size", "z-dim", "base-width", "max-width", "conditional"].contains(&&*name);
             let expected = if in_forks { vec![name] } else { vec![] };
             assert_eq!(keys(base.network_changes(&changed)?), expected);
         }

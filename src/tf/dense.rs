@@ -5,7 +5,7 @@ use tch::{Kind, Tensor, nn};
 
 use super::batch_norm::BatchNorm;
 use super::frame::Layout;
-use super::variable::{Variable, kernel_and_bias};
+use super::variable::{Role, Variable, kernel_and_bias};
 use crate::shape::Grid;
 
 /// Whether a dense layer's input or its output is a grid of channels, which the mirrored frame rotates.
@@ -106,5 +106,49 @@ impl Dense {
             DenseConfig::FromGrid { grid, .. } => (Layout::KernelFromGrid(grid), Layout::Channels),
         };
         kernel_and_bias(&self.name, (kernel, &self.weight), (bias, &self.bias))
+    }
+}
+
+/// A matrix product from a grid to one value for each class, without bias, in the mirrored frame. Of these values that of
+/// each row's class is taken.
+#[derive(Debug)]
+pub struct Projection {
+    name: String,
+    grid: Grid,
+    weight: Tensor,
+}
+
+impl Projection {
+    /// Creates the layer's kernel, all zero, under `path / name`, for a grid with `channels` at each position.
+    pub fn new(path: &nn::Path, name: &str, channels: i64, grid: Grid, classes: i64) -> Self {
+        let path = path / name;
+        let weight = path.zeros("weight", &[classes, grid.cells() * channels]);
+        Self { name: name.to_owned(), grid, weight }
+    }
+
+    /// The same layer, computing in `kind`, as [`Dense::cast`].
+    ///
+    /// # Errors
+    /// If the device cannot hold the cast.
+    pub fn cast(&self, kind: Kind) -> Result<Self> {
+        let weight = self.weight.f_to_kind(kind)?;
+        Ok(Self { name: self.name.clone(), grid: self.grid, weight })
+    }
+
+    /// `x` `[N, inputs]`, grids in (h, w, c) order, and `classes` `[N]` (int64) → the value of each row's class `[N, 1]`,
+    /// same kind and device as `x`.
+    ///
+    /// # Errors
+    /// If `x` is not `[N, inputs]`, or a class is none of the layer's.
+    pub fn forward(&self, x: &Tensor, classes: &Tensor) -> Result<Tensor> {
+        let all = x.f_linear(&self.weight, None::<&Tensor>); // [N, classes]
+        all.and_then(|all| all.f_gather(1, &classes.f_unsqueeze(1)?, false))
+            .with_context(|| format!("{}: input {:?}", self.name, x.size()))
+    }
+
+    /// The layer's variable: its kernel.
+    pub fn variables(&self) -> Vec<Variable> {
+        let layout = Layout::KernelFromGrid(self.grid);
+        vec![Variable::new(&self.name, "weight", Role::Kernel, layout, &self.weight)]
     }
 }

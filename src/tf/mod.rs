@@ -18,6 +18,6 @@ pub use batch_norm::{BatchNorm, BatchNormConfig, Statistics};
 pub use conv::{Conv, ConvConfig};
 pub use conv_transpose::ConvTranspose;
 pub use cpu::all_finite;
-pub use dense::{Dense, DenseConfig};
+pub use dense::{Dense, DenseConfig, Projection};
 pub use loss::{leaky_relu, sigmoid_cross_entropy};
 pub use variable::{Role, Variable};

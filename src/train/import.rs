@@ -69,6 +69,15 @@ impl Imported {
         let (first, _) = all.first().context("no file to import")?;
         let (config, kind) = (first.config.clone(), first.kind());
         let mut others = all.iter().map(|(other, _)| other);
+        let names =
+            |weights: &Weights| weights.classes.as_ref().map(|classes| classes.names.clone());
+        if let Some(other) = others.clone().find(|other| names(other) != names(first)) {
+            bail!(
+                "{} and {} do not fit together: they are of different classes",
+                first.name,
+                other.name
+            );
+        }
         if let Some(other) = others.find(|other| other.model_config() != first.model_config()) {
             let (ours, theirs) = (first.model_config(), other.model_config());
             let ModelConfig { image, base_width, z_dim, .. } = ours;
@@ -112,6 +121,7 @@ impl Imported {
         let iteration = all.iter().map(|(weights, _)| weights.iteration).max().unwrap_or(0);
         // Weights do not tell which images they were trained on, so the number and the hash are placeholders.
         let set = SetIdentity::new(1, first.model_config().image, String::new());
+        let set = SetIdentity { classes: first.classes.clone(), ..set };
         let header = Header {
             iteration,
             config,

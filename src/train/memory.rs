@@ -27,6 +27,7 @@ pub fn estimate(architecture: &Architecture, batch: usize, precision: Precision)
 fn held_values(layer: &Layer) -> f64 {
     let output = layer.output.values() as f64;
     match layer.operation {
+        Operation::Projection => output,
         Operation::Dense | Operation::Conv => 2.0 * output,
         Operation::ConvTranspose => 2.0 * output,
     }

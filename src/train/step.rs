@@ -100,6 +100,15 @@ pub struct Gan {
     salt: u8,
 }
 
+/// The classes of an iteration's images, for conditional networks. Both tensors are int64 and on the model's device.
+#[derive(Debug)]
+pub struct BatchClasses {
+    /// Of the real images: `[n]`.
+    pub real: Tensor,
+    /// Of the images that are generated: `[N]`. The rows of z ask for the same classes.
+    pub generated: Tensor,
+}
+
 /// What an iteration reports, as tensors that are still on the device.
 #[derive(Debug)]
 pub struct StepStats {
@@ -164,12 +173,13 @@ pub fn spread(images: &Tensor) -> Result<Option<f64>> {
 fn judge(
     discriminator: &Discriminator,
     images: &Tensor,
+    classes: Option<&Tensor>,
     augmenter: &mut Option<Augmenter>,
     statistics: Statistics,
 ) -> Result<Tensor> {
     match augmenter {
-        None => discriminator.forward(images, statistics),
-        Some(augmenter) => discriminator.forward(&augmenter.augment(images)?, statistics),
+        None => discriminator.forward(images, classes, statistics),
+        Some(augmenter) => discriminator.forward(&augmenter.augment(images)?, classes, statistics),
     }
 }
 
@@ -211,11 +221,24 @@ impl Gan {
     /// [`super::NonFinite`] on the CPU, before a value that is not finite has entered a weight. On an
     /// accelerator, [`Self::synchronize`] reports it instead.
     pub fn iteration(&mut self, real: &Tensor, z: &Tensor) -> Result<StepStats> {
-        self.observed_iteration(real, z, &mut |_| Ok(()))
+        self.observed_iteration(real, z, None, &mut |_| Ok(()))
     }
 
-    /// Runs one iteration like [`Self::iteration`], and calls `done` after each part of it. On an accelerator
-    /// the part may only have been queued by then.
+    /// Runs one iteration of conditional networks like [`Self::iteration`]. `z` is `[N, z_dim + classes]`.
+    ///
+    /// # Errors
+    /// As [`Self::iteration`].
+    pub fn conditional_iteration(
+        &mut self,
+        real: &Tensor,
+        z: &Tensor,
+        classes: &BatchClasses,
+    ) -> Result<StepStats> {
+        self.observed_iteration(real, z, Some(classes), &mut |_| Ok(()))
+    }
+
+    /// Runs one iteration like [`Self::iteration`] or [`Self::conditional_iteration`], and calls `done` after each part
+    /// of it. On an accelerator the part may only have been queued by then.
     ///
     /// # Errors
     /// As [`Self::iteration`], and the errors of `done`.
@@ -223,13 +246,14 @@ impl Gan {
         &mut self,
         real: &Tensor,
         z: &Tensor,
+        classes: Option<&BatchClasses>,
         done: &mut dyn FnMut(Phase) -> Result<()>,
     ) -> Result<StepStats> {
         self.iterations_done += 1;
         tch::no_grad(|| {
             self.moving.iter_mut().try_for_each(|(live, before)| before.f_copy_(live))
         })?;
-        let stats = self.steps(real, z, done);
+        let stats = self.steps(real, z, classes, done);
         match (&stats, self.finite.current()) {
             // A pass that failed may have updated the moving statistics with values that are not finite.
             (Err(_), _) => self.restore_moving(None)?,
@@ -275,6 +299,7 @@ impl Gan {
         &mut self,
         real: &Tensor,
         z: &Tensor,
+        classes: Option<&BatchClasses>,
         done: &mut dyn FnMut(Phase) -> Result<()>,
     ) -> Result<StepStats> {
         let StepConfig { objective, g_steps, augment, .. } = self.config;
@@ -292,9 +317,11 @@ impl Gan {
 
         // TF: real and generated images are two batches, each normalized with its own statistics.
         let discriminator = self.model.discriminator.cast(compute)?;
-        let real_logits = judge(&discriminator, real, &mut augmenter, updating)?; // [n, 1]
+        let (of_real, of_fake) =
+            (classes.map(|classes| &classes.real), classes.map(|classes| &classes.generated));
+        let real_logits = judge(&discriminator, real, of_real, &mut augmenter, updating)?; // [n, 1]
         let d_fake = fake.f_detach()?;
-        let fake_logits = judge(&discriminator, &d_fake, &mut augmenter, updating)?; // [N, 1]
+        let fake_logits = judge(&discriminator, &d_fake, of_fake, &mut augmenter, updating)?; // [N, 1]
         let d_loss = objective.discriminator(&real_logits, &fake_logits)?;
         done(Phase::DiscriminatorForward)?;
         self.update(Network::Discriminator, &d_loss, 0, done)?;
@@ -307,7 +334,7 @@ impl Gan {
                 done(Phase::GeneratorForward)?;
             }
             // TF: this run also feeds the discriminator's moving statistics, which nothing reads.
-            let logits = judge(&discriminator, &fake, &mut augmenter, Statistics::Batch)?;
+            let logits = judge(&discriminator, &fake, of_fake, &mut augmenter, Statistics::Batch)?;
             let loss = objective.generator(&logits)?;
             done(Phase::DiscriminatorForward)?;
             self.update(Network::Generator, &loss, g_step, done)?;

@@ -4,13 +4,13 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::finite::NonFinite;
 use super::interrupt::{Interrupt, Signal};
 use super::state;
-use super::step::{Gan, StepStats, StepValues, spread};
-use crate::data::{Batches, ImageSet, Prefetch};
+use super::step::{BatchClasses, Gan, StepStats, StepValues, spread};
+use crate::data::{Batch, Batches, ImageSet, Prefetch};
 use crate::eval::evaluator::Evaluator;
 use crate::eval::metric::{Better, Metric};
 use crate::files::remove;
@@ -20,10 +20,10 @@ use crate::record::jsonl::{Evaluation, Metrics, Rollback};
 use crate::rng::{Stream, noise, rng};
 use crate::run::RunDir;
 use crate::run::checkpoint::{Checkpoint, Header, Origin};
-use crate::run::journal::{GRID, Journal, config_toml};
+use crate::run::journal::{GRID, Journal, class_grid, config_toml};
 use crate::run::observer::Observer;
 use crate::run::watch::{Alarm, Collapse, READ_EVERY, Reading, Watch};
-use crate::sample::{Sampler, sample};
+use crate::sample::{Sampler, drawn_class, sample, with_classes};
 use crate::settings::{OnCollapse, TrainConfig};
 
 /// How often a run is rolled back before it stops with an error.
@@ -150,13 +150,16 @@ impl<'a> Trainer<'a> {
         // The networks come first: if they cannot be made, for example for lack of memory, nothing has been
         // written yet.
         let kind = config.precision.kind();
-        let model = Model::new(&config.model(set.shape()), config.seed, device, kind)?
-            .computing_in(config.precision.compute());
+        let identity = set.identity_for(config.conditional)?;
+        let labels = if config.conditional { set.labels() } else { None };
+        let model = config.model(set.shape(), identity.class_count());
+        let model =
+            Model::new(&model, config.seed, device, kind)?.computing_in(config.precision.compute());
         let mut gan = Gan::new(model, config.into())?;
         let mut state = Header {
             iteration: 0,
             config: config.clone(),
-            set: set.identity()?,
+            set: identity,
             watch: Watch::default(),
             healthy: 0,
             salt: 0,
@@ -185,12 +188,15 @@ impl<'a> Trainer<'a> {
         }
         let text = config_toml(config, device, &state.set, how_to_repeat)?;
         let at = (state.iteration, &state.rollbacks[..]);
-        let journal = Journal::open(&text, &set, run, progress, at, lines_every)?;
+        let journal = Journal::open(&text, &set, labels.as_ref(), run, progress, at, lines_every)?;
         let fixed_z = {
             let mut rng = rng(config.seed, Stream::SampleZ, 0);
-            config.latent.sample(&mut rng, GRID * GRID, gan.model.config().z_dim as usize)
+            let z_dim = gan.model.config().z_dim as usize;
+            let z = config.latent.sample(&mut rng, GRID * GRID, z_dim);
+            class_grid(&z, z_dim, state.set.class_count())
         };
-        let batches = Batches::new(set, config.batch_size, config.seed).flipped(config.flip);
+        let batches = Batches::new(set, config.batch_size, config.seed);
+        let batches = batches.flipped(config.flip).labelled(labels.as_ref());
         let batches = Prefetch::new(batches, device, kind);
         let trainer = Self {
             run,
@@ -224,14 +230,25 @@ impl<'a> Trainer<'a> {
 
         // Train: one batch of real images, one z.
         let step_start = Instant::now();
-        let real = self.batches.batch(iteration)?;
-        let z = config.latent.sample(
-            &mut noise(config.seed, self.state.salt, iteration),
-            config.batch_size,
-            self.gan.model.config().z_dim as usize,
-        );
+        let Batch { images: real, classes: of_real } = self.batches.batch(iteration)?;
+        let mut noise = noise(config.seed, self.state.salt, iteration);
+        let z_dim = self.gan.model.config().z_dim as usize;
+        let z = config.latent.sample(&mut noise, config.batch_size, z_dim);
         self.gan.salt(self.state.salt);
-        let stats = self.gan.iteration(&real, &self.gan.model.z(&z)?)?;
+        let stats = match (of_real, &self.state.set.classes) {
+            (Some(of_real), Some(classes)) => {
+                // As often as among the real images, so that the discriminator learns nothing from how often a class
+                // comes.
+                let asked: Vec<_> =
+                    (0..config.batch_size).map(|_| drawn_class(&mut noise, classes)).collect();
+                let z = with_classes(&z, z_dim, &asked, classes.names.len());
+                let asked: Vec<_> = asked.into_iter().map(|class| class as i64).collect();
+                let generated = Tensor::f_from_slice(&asked)?.f_to_device(of_real.device())?;
+                let classes = BatchClasses { real: of_real, generated };
+                self.gan.conditional_iteration(&real, &self.gan.model.z(&z)?, &classes)?
+            }
+            _ => self.gan.iteration(&real, &self.gan.model.z(&z)?)?,
+        };
         self.images += real.size()[0];
         // Reading the losses waits for the device, so the time that it takes counts as training.
         let values = if is_logged || is_checked {
@@ -301,8 +318,9 @@ impl<'a> Trainer<'a> {
         let config = &self.state.config;
         self.gan.synchronize()?;
         let start = Instant::now();
-        let images = Sampler::new(self.gan.model_for_images(), config.latent)?
-            .sample(config.seed, config.eval_count)?;
+        let sampler = Sampler::new(self.gan.model_for_images(), config.latent)?
+            .of_classes(self.state.set.classes.clone())?;
+        let images = sampler.sample(config.seed, config.eval_count)?;
         let images = ImageSet::new("generated", self.state.set.shape(), images)?;
         let measured = match evaluator.measure(&images, false, &mut |_| {}) {
             Ok(measured) => measured,
@@ -446,7 +464,7 @@ impl<'a> Trainer<'a> {
         let model = self.gan.model_for_images();
         let images = sample(model, &self.fixed_z)?;
         let Header { config, iteration, .. } = &self.state;
-        self.journal.finish(config, *iteration, model, &images)
+        self.journal.finish(config, *iteration, self.state.set.classes.as_ref(), model, &images)
     }
 
     fn outcome(&self, end: End) -> Outcome {
