@@ -145,11 +145,11 @@ impl Weights {
             }
         };
         ensure!(
-            classes.is_some() == config.conditional
+            classes.is_some() == config.conditional.is_on()
                 && classes.as_ref().is_none_or(Classes::are_possible),
             "`{CLASSES_KEY}` is {}, and `conditional` is {}",
             get(CLASSES_KEY).unwrap_or("missing"),
-            config.conditional
+            config.conditional.is_on()
         );
         let iteration = get("iteration").map_or(Some(0), |text| text.parse().ok());
         // The same limit as for a checkpoint.

@@ -318,7 +318,7 @@ fn a_run_on_a_folder_trains_resumes_and_refuses_other_images() -> Result<()> {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let ran = train("train --resume run --iterations 6 --limit 3")?;
     assert_eq!(ran.code, Some(2));
-    assert!(ran.stderr.contains("limit was nothing and is 3"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("limit was all and is 3"), "{}", ran.stderr);
     png(&folder.path().join("photos/cat/1.png"), color(11))?;
     let ran = train("train --resume run --iterations 6")?;
     assert_eq!(ran.code, Some(2));

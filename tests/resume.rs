@@ -244,7 +244,7 @@ fn every_change_of_what_decides_the_result_is_refused_with_both_values() -> Resu
         refused(folder.path(), "train --resume run --iterations 9", 2, &parts);
         std::fs::write(&config, text)?;
     }
-    let told = "augment was nothing and is [\"translation\"];";
+    let told = "augment was none and is [\"translation\"];";
     let args = "train --resume run --iterations 9 --augment=translation";
     refused(folder.path(), args, 2, &[told, "--fork"]);
     assert!(without_lock(files(folder.path())?) == before, "nothing is written");

@@ -46,14 +46,14 @@ fn a_run_of_any_size_trains_and_everything_that_is_made_of_it_has_that_size() ->
     let grid = size_of_picture(&here.join("wide/samples/iteration-000004.png"))?;
     assert_eq!(grid, (6 * (80 + 2) - 2, 6 * (48 + 2) - 2));
 
-    train(here, "sample wide --count 3 --layout each --out singles --threads 1");
+    train(here, "sample wide --count 3 --out-dir singles --threads 1");
     assert_eq!(size_of_picture(&here.join("singles/000000.png"))?, (80, 48));
     train(here, "film wide --out film.gif --scale 1");
     train(here, "interpolate wide --frames 3 --walks 2 --out walk.png --threads 1");
     assert_eq!(size_of_picture(&here.join("walk.png"))?, (3 * 82 - 2, 2 * 50 - 2));
     train(
         here,
-        "nearest wide --dataset folder:photos --count 2 --k 2 --out nearest.png --threads 1",
+        "nearest wide --dataset folder:photos --count 2 --neighbours 2 --out nearest.png --threads 1",
     );
     train(here, "report wide --out report.html");
     let measured = train(here, "eval wide --dataset folder:photos --count 6 --json --threads 1");
@@ -85,11 +85,10 @@ fn a_run_of_any_size_trains_and_everything_that_is_made_of_it_has_that_size() ->
         assert_eq!(again, expected, "{format}");
     }
     train(here, "export wide --format tf --network discriminator --out d.safetensors");
+    train(here, "import tf.safetensors d.safetensors --out imported.safetensors");
     train(
         here,
-        &format!(
-            "import tf.safetensors d.safetensors --out imported.safetensors {QUICK} --dataset folder:photos --image-size 80x48"
-        ),
+        "--resume imported.safetensors --fork more --iterations 5 --dataset folder:photos --threads 1",
     );
     Ok(())
 }

@@ -9,6 +9,7 @@
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod allocations;
 mod checkpoint;
+mod classes;
 mod cli;
 mod collapse;
 mod common;

@@ -91,8 +91,10 @@ fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
     let prepared = Prepared::new(args, args.resolve_on(&saved.config)?)?;
     refuse(
         "--resume",
-        &saved
-            .changes(&prepared.config, &prepared.set.identity_for(prepared.config.conditional)?)?,
+        &saved.changes(
+            &prepared.config,
+            &prepared.set.identity_for(prepared.config.conditional.is_on())?,
+        )?,
         "a resumed run is the same run, whatever flags or its config.toml say now; with --fork NEWRUN another starts \
          from its checkpoint",
     )?;
@@ -146,7 +148,7 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
         &network_changes(
             &checkpoint,
             &prepared.config,
-            &prepared.set.identity_for(prepared.config.conditional)?,
+            &prepared.set.identity_for(prepared.config.conditional.is_on())?,
         )?,
         "a checkpoint's networks keep their shapes",
     )?;
@@ -211,7 +213,7 @@ impl Prepared {
         config.threads = Some(threads);
         let set = load_with_progress(&config.dataset, &config.data(), args.verbosity())?;
         let config = config.with_size(set.shape().size)?;
-        let classes = set.identity_for(config.conditional)?.class_count();
+        let classes = set.identity_for(config.conditional.is_on())?.class_count();
         let architecture = Architecture::new(config.model(set.shape(), classes))?;
         let memory = estimate(&architecture, config.batch_size.min(set.count()), config.precision);
         if device == Device::Cpu {

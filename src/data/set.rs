@@ -346,7 +346,7 @@ pub struct Classes {
     pub names: Vec<String>,
     /// How many images each class has.
     pub counts: Vec<u64>,
-    /// SHA-256 of the class of each image, as 32-bit numbers, in hexadecimal; empty where the images are not known.
+    /// SHA-256 of the names and of the class of each image, in hexadecimal; empty where the images are not known.
     pub sha256: String,
 }
 
@@ -371,6 +371,10 @@ impl From<&Labels> for Classes {
     fn from(labels: &Labels) -> Self {
         let mut counts = vec![0; labels.classes.len()];
         let mut digest = Sha256::new();
+        for name in &labels.classes {
+            digest.update((name.len() as u64).to_le_bytes());
+            digest.update(name);
+        }
         for &label in &labels.of_images {
             counts[label as usize] += 1;
             digest.update(label.to_le_bytes());

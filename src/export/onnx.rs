@@ -412,7 +412,7 @@ mod tests {
             image_size: Size::Of(config.image.size),
             base_width: 2,
             z_dim,
-            conditional: true,
+            conditional: true.into(),
             ..Default::default()
         };
         let weights = Weights::of_model(&model, Network::Generator, &settings, 1);

@@ -125,10 +125,10 @@ impl Header {
         let is_possible = set.images > 0 && (1..=1024).contains(&set.channels);
         ensure!(is_possible && config.image_size == Size::Of(set.shape().size), "`set` is {set:?}");
         ensure!(
-            set.classes.is_some() == config.conditional
+            set.classes.is_some() == config.conditional.is_on()
                 && set.classes.as_ref().is_none_or(Classes::are_possible),
             "`set` is {set:?}, and `conditional` is {}",
-            config.conditional
+            config.conditional.is_on()
         );
         let rollbacks: Vec<Rollback> =
             serde_json::from_str(get("rollbacks")?).context("`rollbacks`")?;

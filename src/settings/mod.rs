@@ -23,7 +23,9 @@ use crate::error::SettingError;
 use crate::rng::Latent;
 use crate::shape::{ImageShape, ImageSize};
 pub use resolve::{ENVIRONMENT_KEY, Resolved, read_file, read_run_config, resolve, resolve_on};
-pub use types::{Background, Channels, OnCollapse, Policies, Policy, Precision, Size, Switch};
+pub use types::{
+    Background, Channels, OnCollapse, OptIn, Policies, Policy, Precision, Size, Switch,
+};
 pub use value::Form;
 use value::{Field, Rule, Value, any, any_name, checked, meets, shown, whole};
 
@@ -273,8 +275,8 @@ settings! {
 
     /// Let the classes of the images steer both networks: the generator makes images of the class that it is
     /// asked for.
-    conditional: bool {
-        default: false,
+    conditional: OptIn {
+        default: OptIn::default(), unset: "false",
         allowed: any_name(),
         heading: Networks, value: "BOOL",
         on_resume: OnResume::FixedByNetworks("the networks are made for the classes"),
@@ -573,13 +575,16 @@ impl TrainConfig {
 
     fn differences(&self, other: &Self, counts: fn(OnResume) -> bool) -> Result<Vec<Change>> {
         let (ours, theirs) = (toml::Table::try_from(self)?, toml::Table::try_from(other)?);
-        let told =
-            |value: Option<&toml::Value>| value.map_or("nothing".to_owned(), |v| v.to_string());
         let counted = SETTINGS.iter().filter(|setting| counts(setting.on_resume));
         Ok(counted
-            .map(|Setting { name, .. }| (name, ours.get(name), theirs.get(name)))
+            .map(|setting| (setting, ours.get(&setting.name), theirs.get(&setting.name)))
             .filter(|(_, was, is)| was != is)
-            .map(|(name, was, is)| Change { key: name.clone(), was: told(was), is: told(is) })
+            .map(|(Setting { name, default, .. }, was, is)| {
+                let default = || default.as_deref().unwrap_or("nothing").to_owned();
+                let told =
+                    |value: Option<&toml::Value>| value.map_or_else(default, |v| v.to_string());
+                Change { key: name.clone(), was: told(was), is: told(is) }
+            })
             .collect())
     }
 

@@ -109,6 +109,25 @@ pub enum Switch {
     Off,
 }
 
+/// Something that is done only where it is asked for. Where it is not, files do not mention it, so that they are the same
+/// bytes as those of versions that could not do it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OptIn(bool);
+
+impl OptIn {
+    /// Whether it is done.
+    pub fn is_on(self) -> bool {
+        self.0
+    }
+}
+
+impl From<bool> for OptIn {
+    fn from(on: bool) -> Self {
+        Self(on)
+    }
+}
+
 /// How many channels images are to have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Channels {

@@ -8,7 +8,9 @@ use serde::de::value::Error as NamesError;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde::{Serialize, forward_to_deserialize_any};
 
-use super::types::{Background, Channels, OnCollapse, Policies, Policy, Precision, Size, Switch};
+use super::types::{
+    Background, Channels, OnCollapse, OptIn, Policies, Policy, Precision, Size, Switch,
+};
 use crate::data::Fit;
 use crate::device::DeviceChoice;
 use crate::rng::Latent;
@@ -114,6 +116,20 @@ impl Value for f64 {
 impl Value for String {
     fn parse(text: &str) -> Result<toml::Value, String> {
         Ok(text.into())
+    }
+}
+
+impl Value for OptIn {
+    fn form() -> Form {
+        Form::Bool
+    }
+
+    fn parse(text: &str) -> Result<toml::Value, String> {
+        bool::parse(text)
+    }
+
+    fn is_given(&self) -> bool {
+        self.is_on()
     }
 }
 

@@ -150,8 +150,8 @@ impl<'a> Trainer<'a> {
         // The networks come first: if they cannot be made, for example for lack of memory, nothing has been
         // written yet.
         let kind = config.precision.kind();
-        let identity = set.identity_for(config.conditional)?;
-        let labels = if config.conditional { set.labels() } else { None };
+        let identity = set.identity_for(config.conditional.is_on())?;
+        let labels = if config.conditional.is_on() { set.labels() } else { None };
         let model = config.model(set.shape(), identity.class_count());
         let model =
             Model::new(&model, config.seed, device, kind)?.computing_in(config.precision.compute());
