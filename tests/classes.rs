@@ -9,16 +9,16 @@ use tch::{CModule, Device, Kind, Tensor};
 use super::common::{dcgan, files, one_thread, trace, train};
 
 /// Options of a conditional run of the built-in digits that takes less than a second.
-const QUICK: &str = "--device cpu --threads 1 --base-width 1 --z-dim 3 --batch-size 8 --learning-rate 0.1 \
+const QUICK: &str = "--device cpu --threads 1 --base-width 1 --z-dim 3 --batch-size 16 --learning-rate 0.1 \
                      --conditional";
 
 #[test]
 fn a_resumed_conditional_run_equals_an_uninterrupted_one_bit_for_bit() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let here = folder.path();
-    // 20 images in batches of 8: the last batch of an epoch is smaller.
+    // 60 images in batches of 16: the last batch of an epoch is smaller.
     let run =
-        format!("{QUICK} --limit 20 --ema 0.9 --augment --flip --checkpoint-every 1 --keep 9");
+        format!("{QUICK} --limit 60 --ema 0.9 --augment --flip --checkpoint-every 1 --keep 9");
     train(here, &format!("{run} --iterations 5 --run whole"));
     for stopped_at in [1, 3] {
         let name = format!("stopped-{stopped_at}");

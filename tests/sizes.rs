@@ -49,7 +49,7 @@ fn a_run_of_any_size_trains_and_everything_that_is_made_of_it_has_that_size() ->
     train(here, "sample wide --count 3 --out-dir singles --threads 1");
     assert_eq!(size_of_picture(&here.join("singles/000000.png"))?, (80, 48));
     train(here, "film wide --out film.gif --scale 1");
-    train(here, "interpolate wide --frames 3 --walks 2 --out walk.png --threads 1");
+    train(here, "interpolate wide --frames 3 --walks 2 --scale 1 --out walk.png --threads 1");
     assert_eq!(size_of_picture(&here.join("walk.png"))?, (3 * 82 - 2, 2 * 50 - 2));
     train(
         here,

@@ -90,7 +90,9 @@ fn a_batch_too_small_and_a_grid_of_odd_size_are_computed_all_the_same() -> Resul
     store.double();
     randomize(&mut layer.variables(), 1);
     let weights: Vec<Tensor> = layer.variables().into_iter().map(|v| v.tensor).collect();
-    for (batch, height, width) in [(1, 4, 4), (31, 4, 4), (64, 5, 5), (64, 4, 8), (40, 8, 8)] {
+    for (batch, height, width) in
+        [(1, 4, 4), (31, 4, 4), (64, 5, 5), (64, 4, 8), (64, 4, 16), (40, 8, 8)]
+    {
         let x = normal(2, &[batch, 3, height, width]);
         let bias = Some(&weights[1]);
         let theirs = x.conv_transpose2d(&weights[0], bias, [2, 2], [2, 2], [1, 1], 1, [1, 1]);

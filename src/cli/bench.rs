@@ -35,7 +35,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "SIZE", default_value_t = ImageSize::REFERENCE, value_parser = image_size)]
     pub image_size: ImageSize,
     /// Channels of the images
-    #[arg(long, value_name = "CHANNELS", default_value = "1", value_parser = one_of(&[("1", 1), ("3", 3)]))]
+    #[arg(long, value_name = "CHANNELS", default_value = "1", value_parser = one_of(&[("1", 1_usize), ("3", 3)]))]
     pub channels: usize,
     /// Warm-up iterations, not timed
     #[arg(long, value_name = "N", default_value = "2")]

@@ -156,7 +156,7 @@ fn generate(sampler: &Sampler, seed: u64, count: usize, verbosity: Verbosity) ->
             Ok(())
         })?;
     }
-    ImageSet::new("generated", sampler.shape(), pixels)
+    sampler.as_set(seed, pixels)
 }
 
 /// An error of reading `--images`. The flags that decide how `--dataset` is read do not help here, so the error must not

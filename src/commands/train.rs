@@ -271,7 +271,7 @@ impl Prepared {
             let sum: i64 = rows.iter().map(|row| row.parameters).sum();
             writeln!(text, "  {:<34} {:>14} {sum:>12}", "all", "")?;
         }
-        writeln!(text, "\n# an iteration takes about {} of memory", told(*memory))?;
+        writeln!(text, "\n# training takes about {} of memory", told(*memory))?;
         Ok(text)
     }
 

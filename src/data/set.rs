@@ -69,8 +69,8 @@ impl ImageSet {
         })
     }
 
-    /// The same images, each of one of `classes`.
-    pub(crate) fn labelled(self, labels: Vec<u32>, classes: Vec<String>) -> Self {
+    /// The same images, each of one of `classes`: `labels` are indices into those, one for each image.
+    pub fn labelled(self, labels: Vec<u32>, classes: Vec<String>) -> Self {
         Self { labels, classes, ..self }
     }
 

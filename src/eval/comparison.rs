@@ -129,6 +129,8 @@ pub struct ClassComparison<'a> {
     pub real_shares: &'a [f64],
     /// `[n, classes]`: what the classifier says of the generated images.
     pub logits: &'a Tensor,
+    /// `[n]`: the class that each image was asked to be of, as the classifier numbers them, where that is known.
+    pub asked: Option<&'a [i64]>,
     /// Whether uncertainties that take resampling are computed; else they are 0.
     pub resamples: bool,
     /// Decides all random choices.

@@ -44,6 +44,8 @@ pub struct Evaluator {
     settings: Settings,
     /// The real images that are compared with, and those that were held out; `None` where no metric needs features.
     features: Option<(RealFeatures, Features)>,
+    /// The classes of the images that were held out, as the classifier numbers them.
+    held_classes: Option<Vec<i64>>,
     metrics: Vec<Metric>,
     /// The real images that are compared with.
     pub real_rows: Vec<usize>,
@@ -94,7 +96,9 @@ impl Evaluator {
         let has_classes = matches!(extractor, Extractor::Classifier(_));
         let mut metrics = metrics.to_vec();
         metrics.retain(|metric| has_classes || !metric.is_of_classes());
+        let held_classes = classes_by(&extractor, set, &held_rows);
         let mut evaluator = Self {
+            held_classes,
             extractor,
             settings,
             features: None,
@@ -151,7 +155,7 @@ impl Evaluator {
     /// If a metric cannot be computed.
     pub fn floor(&self) -> Result<Vec<Measured>> {
         match &self.features {
-            Some((_, held)) => self.measure_features(held, true),
+            Some((_, held)) => self.measure_features(held, self.held_classes.as_deref(), true),
             None => Ok(Vec::new()),
         }
     }
@@ -181,10 +185,16 @@ impl Evaluator {
         let mut advanced = |count| progress(Event::Advanced(count));
         let features =
             self.extractor.features(generated, &rows, self.settings.device, &mut advanced)?;
-        self.measure_features(&features, resamples)
+        let asked = classes_by(&self.extractor, generated, &rows);
+        self.measure_features(&features, asked.as_deref(), resamples)
     }
 
-    fn measure_features(&self, generated: &Features, resamples: bool) -> Result<Vec<Measured>> {
+    fn measure_features(
+        &self,
+        generated: &Features,
+        asked: Option<&[i64]>,
+        resamples: bool,
+    ) -> Result<Vec<Measured>> {
         let Some((real, _)) = &self.features else { return Ok(Vec::new()) };
         let seed = self.settings.seed;
         let by_features = FeatureComparison::new(real, &generated.values, resamples, seed);
@@ -192,6 +202,7 @@ impl Evaluator {
         let by_classes = both.map(|(logits, real_shares)| ClassComparison {
             real_shares,
             logits,
+            asked,
             resamples,
             seed,
         });
@@ -199,7 +210,9 @@ impl Evaluator {
         for &metric in &self.metrics {
             let estimate = match metric.computation() {
                 Computation::Features(compute) => Some(compute(&by_features)?),
-                Computation::Classes(compute) => by_classes.as_ref().map(compute).transpose()?,
+                Computation::Classes(compute) => {
+                    by_classes.as_ref().map(compute).transpose()?.flatten()
+                }
                 Computation::Images(_) | Computation::Nearest(_) => None,
             };
             all.extend(estimate.map(|estimate| Measured::new(metric, estimate)));
@@ -272,6 +285,16 @@ impl Settings {
         let name = hex::encode(Sha256::digest(key));
         Ok(Some(cache.join(format!("features-{}.safetensors", &name[..32]))))
     }
+}
+
+/// The classes of the images `rows` of `set`, as the classifier numbers them; `None` without a classifier, or if it does
+/// not know them all.
+fn classes_by(extractor: &Extractor, set: &ImageSet, rows: &[usize]) -> Option<Vec<i64>> {
+    let Extractor::Classifier(classifier) = extractor else { return None };
+    let labels = set.labels()?;
+    let number = |class: &String| classifier.classes.iter().position(|known| known == class);
+    let numbers: Vec<_> = labels.classes.iter().map(number).collect::<Option<_>>()?;
+    Some(rows.iter().map(|&row| numbers[labels.of_images[row] as usize] as i64).collect())
 }
 
 /// Splits the images of `set` at random into those that are compared with and those that are held out to be compared

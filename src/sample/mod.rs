@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
-use crate::data::Classes;
+use crate::data::{Classes, ImageSet};
 use crate::finite::ensure_finite;
 use crate::model::{FoldedGenerator, Model};
 use crate::pixels::to_bytes;
@@ -196,6 +196,20 @@ impl Sampler {
     /// As [`Self::each`].
     pub fn sample(&self, seed: u64, count: usize) -> Result<Vec<u8>> {
         self.all(&self.noise(seed, 0, count))
+    }
+
+    /// `pixels` `[count, H, W, C]`, the first images of `seed` as [`Self::sample`] makes them, as a set; of a conditional
+    /// generator with the classes that were drawn.
+    ///
+    /// # Errors
+    /// If there is no image.
+    pub fn as_set(&self, seed: u64, pixels: Vec<u8>) -> Result<ImageSet> {
+        let set = ImageSet::new("generated", self.shape, pixels)?;
+        let drawn = self.drawn_classes(seed, 0, set.count());
+        Ok(match drawn.zip(self.classes.as_ref()) {
+            Some((labels, classes)) => set.labelled(labels, classes.names.clone()),
+            None => set,
+        })
     }
 
     /// All images of `z` (values row by row): `[n, H, W, C]`, upright.

@@ -98,6 +98,22 @@ impl ConvTranspose {
         })
     }
 
+    /// How many values a layer of these channels holds on the CPU in transformed form while it is trained in `kind` on
+    /// inputs with this grid: of its kernels, and of a batch of inputs. Both are 0 where it computes without transforms.
+    pub fn transformed_values(
+        config: ConvConfig,
+        kind: Kind,
+        batch: i64,
+        grid: Grid,
+    ) -> (i64, i64) {
+        let ConvConfig { in_channels, out_channels } = config;
+        if out_channels == 1 || !Winograd::is_faster(kind, batch, grid) {
+            return (0, 0);
+        }
+        let (points, products) = Winograd::sizes(kind, grid);
+        (products * in_channels * out_channels, points * batch * in_channels)
+    }
+
     /// `x` `[N, I, H, W]` → `[N, O, 2H, 2W]`, same kind and device.
     ///
     /// # Errors

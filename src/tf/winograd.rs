@@ -86,15 +86,24 @@ impl Winograd {
     /// coarse grid of this size. `benches/NOTES.md` has the measurements.
     pub(super) fn is_faster(kind: Kind, batch: i64, grid: Grid) -> bool {
         let Grid { height, width } = grid;
-        let is_whole = height == width && height > 0 && height % tile(kind) == 0;
+        let is_whole = |side: i64| side > 0 && side % tile(kind) == 0;
         let is_large_enough = batch * grid.cells() >= LEAST_POSITIONS;
-        is_whole
+        is_whole(height)
+            && is_whole(width)
             && is_large_enough
             && match kind {
-                Kind::Float | Kind::Double => height <= LARGEST_SIDE,
-                Kind::BFloat16 => height == BF16_SIDE,
+                Kind::Float | Kind::Double => grid.cells() <= LARGEST_SIDE * LARGEST_SIDE,
+                Kind::BFloat16 => grid.cells() == BF16_SIDE * BF16_SIDE,
                 _ => false,
             }
+    }
+
+    /// At how many points all tiles of a coarse grid are evaluated, and at how many the kernels of all phases.
+    pub(super) fn sizes(kind: Kind, grid: Grid) -> (i64, i64) {
+        let points = tile(kind) + 2;
+        let tiles = (grid.height / tile(kind)) * (grid.width / tile(kind));
+        // A phase of a kernel of two taps does without one point.
+        (points * points * tiles, (points + points - 1).pow(2))
     }
 
     /// The matrices for a coarse grid and tensors of `kind` on the CPU. The last tiles may reach beyond the grid.

@@ -321,7 +321,7 @@ impl<'a> Trainer<'a> {
         let sampler = Sampler::new(self.gan.model_for_images(), config.latent)?
             .of_classes(self.state.set.classes.clone())?;
         let images = sampler.sample(config.seed, config.eval_count)?;
-        let images = ImageSet::new("generated", self.state.set.shape(), images)?;
+        let images = sampler.as_set(config.seed, images)?;
         let measured = match evaluator.measure(&images, false, &mut |_| {}) {
             Ok(measured) => measured,
             // A failed measurement must not end the run.

@@ -1,7 +1,8 @@
-//! The classifier score and the class balance as metrics: their uncertainties.
+//! The metrics of classes: the classifier score, the class balance and the class accuracy.
 
 use anyhow::Result;
 use rand_chacha::rand_core::Rng;
+use tch::{Kind, Tensor};
 
 use crate::eval::comparison::{ClassComparison, Estimate};
 use crate::eval::draw::Draw;
@@ -14,17 +15,26 @@ const SPLITS: i64 = 10;
 const RESAMPLES: usize = 200;
 
 /// Mean and standard deviation over parts of the generated images.
-pub(super) fn score(compared: &ClassComparison) -> Result<Estimate> {
+pub(super) fn score(compared: &ClassComparison) -> Result<Option<Estimate>> {
     let count = compared.logits.size2()?.0;
-    Ok(classifier_score(compared.logits, SPLITS.min(count))?.into())
+    Ok(Some(classifier_score(compared.logits, SPLITS.min(count))?.into()))
+}
+
+/// The share of images that the classifier finds to be of the class that was asked for. `None` if none was.
+pub(super) fn accuracy(compared: &ClassComparison) -> Result<Option<Estimate>> {
+    let Some(asked) = compared.asked else { return Ok(None) };
+    let found = compared.logits.f_argmax(1, false)?;
+    let right = found.f_eq_tensor(&Tensor::f_from_slice(asked)?)?;
+    let share = right.f_mean(Kind::Double)?.f_double_value(&[])?;
+    Ok(Some(Estimate::of_share(share, asked.len())))
 }
 
 /// The divergence of the classes; its uncertainty is that of as many classes, drawn from the same shares.
-pub(super) fn balance(compared: &ClassComparison) -> Result<Estimate> {
+pub(super) fn balance(compared: &ClassComparison) -> Result<Option<Estimate>> {
     let shares = class_shares(compared.logits)?;
     let value = class_balance(&shares, compared.real_shares)?;
     let uncertainty = if compared.resamples { balance_deviation(compared, &shares)? } else { 0.0 };
-    Ok(Estimate { value, uncertainty })
+    Ok(Some(Estimate { value, uncertainty }))
 }
 
 fn balance_deviation(compared: &ClassComparison, shares: &[f64]) -> Result<f64> {

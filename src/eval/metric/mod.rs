@@ -37,7 +37,7 @@ pub enum Computation {
     /// From features of the images.
     Features(fn(&FeatureComparison) -> Result<Estimate>),
     /// From the classes that a classifier finds in the images.
-    Classes(fn(&ClassComparison) -> Result<Estimate>),
+    Classes(fn(&ClassComparison) -> Result<Option<Estimate>>),
     /// From the images themselves.
     Images(fn(&ImageComparison) -> Result<Option<Estimate>>),
     /// From the distances of images to the nearest real ones.
@@ -98,6 +98,8 @@ metrics! {
     ClassifierScore: "classifier_score", Higher, Classes(classes::score);
     /// How far the shares of classes are from those of real images.
     ClassBalance: "class_balance", Lower, Classes(classes::balance);
+    /// The share of images that are of the class that the generator was asked for.
+    ClassAccuracy: "class_accuracy", Higher, Classes(classes::accuracy);
     /// How far patches of generated images are from patches of real ones.
     SlicedWasserstein: "sliced_wasserstein", Lower, Images(wasserstein::distance);
     /// How similar pairs of generated images are.
@@ -174,7 +176,7 @@ mod tests {
         for name in ["copies", "fid"] {
             let error = Metric::that_decides(name).unwrap_err().to_string();
             assert!(error.starts_with("eval-metric: expected one of frechet_distance, "));
-            assert!(error.ends_with(&format!("class_balance, found {name}")), "{error}");
+            assert!(error.ends_with(&format!("class_accuracy, found {name}")), "{error}");
         }
     }
 }
