@@ -69,6 +69,7 @@ test("a class is drawn behind z, as the program draws it", () => {
     const { z, label } = sample("uniform", seed, image, 2, [3, 0, 1, 6]);
     assert.deepEqual(z, noise("uniform", seed, image, 2));
     assert.equal(label, left < 3 ? 0 : left < 4 ? 2 : 3);
+    assert.equal(sample("uniform", seed, image, 2, Array(10).fill(1)).label, left);
     assert.equal(sample("uniform", seed, image, 2).label, null);
   }
 });
