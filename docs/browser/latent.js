@@ -276,7 +276,7 @@ function dot(a, b) {
 
 // ---- layout ------------------------------------------------------------------------------------
 
-const LARGE = 320; // CSS pixels of the sides of the large image, at most
+const LARGE = 256; // CSS pixels of the sides of the large image, at most
 const BATCH_PIXELS = 46 * 64 * 64;
 
 /**
@@ -292,8 +292,7 @@ export function layout({ width, height }) {
   return {
     columns, // of the samples
     rows,
-    /** The width of all samples, as a part of what there is, so that they are no higher than that. */
-    share: Math.min(1, (columns * width) / (rows * height)),
+    aspect: (columns * width) / (rows * height), // of all samples together
     steps: width <= 64 ? 9 : 5, // images of the walk from end to end
     largeWidth: width * (fit >= 1 ? Math.floor(fit) : fit), // CSS pixels
     /** Whether small pictures show about two pixels or more for one of the image: then its pixels have sharp edges. */

@@ -189,21 +189,19 @@ test("directions move z by standard deviations, and uniform z no further than it
 test("images of every size fit the page", () => {
   const shown = (width, height) => layout({ width, height });
   assert.deepEqual(shown(32, 32), {
-    columns: 6, rows: 6, share: 1, steps: 9, largeWidth: 320, sharp: true, sharpLarge: true, batch: 184,
+    columns: 6, rows: 6, aspect: 1, steps: 9, largeWidth: 256, sharp: true, sharpLarge: true, batch: 184,
   });
-  const { columns, rows, share, largeWidth } = shown(80, 48);
-  assert.deepEqual([columns, rows, share, largeWidth], [4, 6, 1, 320]);
-  assert.deepEqual([shown(48, 80).columns, shown(48, 80).rows, shown(48, 80).largeWidth], [6, 4, 192]);
+  assert.deepEqual([shown(80, 48).columns, shown(80, 48).rows, shown(80, 48).largeWidth], [4, 6, 240]);
+  assert.deepEqual([shown(48, 80).columns, shown(48, 80).rows, shown(48, 80).largeWidth], [6, 4, 144]);
   // Larger than there is room for: shown smaller, without sharp edges.
-  assert.deepEqual([shown(512, 256).largeWidth, shown(512, 256).sharpLarge], [320, false]);
+  assert.deepEqual([shown(512, 256).largeWidth, shown(512, 256).sharpLarge], [256, false]);
   for (const width of [1, 16, 28, 64, 80, 128, 256, 1024]) {
     for (const height of [1, 16, 28, 64, 80, 128, 256, 1024]) {
-      const { columns, rows, share, steps, largeWidth, sharpLarge, batch } = shown(width, height);
+      const { columns, rows, aspect, steps, largeWidth, sharpLarge, batch } = shown(width, height);
       const name = `${width}x${height}`;
       assert.ok(columns * rows >= 9 && columns * rows <= 36 && steps >= 5, name);
-      // All samples together are no higher than what there is in width.
-      assert.ok(share > 0 && share <= 1 && (share * rows * height) / (columns * width) <= 1 + 1e-12, name);
-      assert.ok(largeWidth <= 320 && (largeWidth / width) * height <= 320 + 1e-9, name);
+      assert.ok(Math.abs(aspect - (columns * width) / (rows * height)) < 1e-12, name);
+      assert.ok(largeWidth <= 256 && (largeWidth / width) * height <= 256 + 1e-9, name);
       assert.ok(!sharpLarge || Number.isInteger(largeWidth / width), name);
       assert.ok(Number.isInteger(batch) && batch >= 1, name);
     }

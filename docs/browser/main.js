@@ -193,7 +193,7 @@ function started() {
   $("here").classList.toggle("sharp", shown.sharpLarge);
   for (const id of ["grid", "strip", "here-again"]) $(id).classList.toggle("sharp", shown.sharp);
   $("grid").style.setProperty("--columns", shown.columns);
-  $("grid").style.setProperty("--share", shown.share);
+  $("grid").style.setProperty("--aspect", shown.aspect);
   cells.forEach(({ button }, cell) => (button.hidden = cell >= count()));
   corners = corners.filter((cell) => cell < count());
   if (corners.length === 0) corners = [0, 1];
@@ -264,6 +264,8 @@ function toggleCorner(cell) {
 }
 
 function showCorners() {
+  // Where all are of one class, the choice above the samples says it.
+  const captioned = generator !== null && generator.model.classes !== null && $("class").value === "";
   cells.forEach(({ button, badge, caption }, cell) => {
     const place = corners.indexOf(cell);
     button.setAttribute("aria-pressed", place >= 0 && generator !== null);
@@ -272,10 +274,8 @@ function showCorners() {
     if (name !== null) parts.push(`class ${name}`);
     if (place >= 0) parts.push(`corner ${place + 1} of the walk`);
     button.setAttribute("aria-label", parts.join(", "));
-    // Where all are of one class, the choice above says it.
-    caption.textContent = name ?? "";
-    caption.hidden = name === null || $("class").value !== "";
-    button.title = caption.hidden ? "" : name;
+    caption.hidden = !captioned;
+    caption.textContent = button.title = captioned ? name : "";
     badge.textContent = place < 0 ? "" : place + 1;
     badge.hidden = place < 0 || generator === null;
   });
