@@ -216,7 +216,7 @@ function count() {
 }
 
 function offerClasses(classes) {
-  $("class-choice").hidden = $("class-help").hidden = classes === null;
+  $("class-choice").hidden = classes === null;
   const options = [new Option("any, as often as in training", "")];
   classes?.names.forEach((name, label) => {
     options.push(new Option(classes.counts[label] > 0 ? name : `${name} (had no images in training)`, label));
@@ -266,6 +266,7 @@ function toggleCorner(cell) {
 function showCorners() {
   // Where all are of one class, the choice above the samples says it.
   const captioned = generator !== null && generator.model.classes !== null && $("class").value === "";
+  $("class-help").hidden = !captioned;
   cells.forEach(({ button, badge, caption }, cell) => {
     const place = corners.indexOf(cell);
     button.setAttribute("aria-pressed", place >= 0 && generator !== null);
