@@ -195,6 +195,10 @@ function started() {
   $("grid").style.setProperty("--columns", shown.columns);
   $("grid").style.setProperty("--aspect", shown.aspect);
   cells.forEach(({ button }, cell) => (button.hidden = cell >= count()));
+  // The tab key may not stop at a sample that is gone.
+  if (cells.find(({ button }) => button.tabIndex === 0).button.hidden) {
+    cells.forEach(({ button }, cell) => (button.tabIndex = cell === 0 ? 0 : -1));
+  }
   corners = corners.filter((cell) => cell < count());
   if (corners.length === 0) corners = [0, 1];
   at = Math.min(at, corners.length - 1);
