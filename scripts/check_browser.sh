@@ -14,6 +14,7 @@ Chromium, checks it, and writes a picture of it to OUT.png. It checks
   - with --expect: that onnxruntime-web in the browser computes the expected images to within 1e-5, and
     that the page draws them; the largest difference is printed
   - that samples, corners, the walk, directions, play, seed and keyboard work
+  - that a generator that knows classes makes those that are chosen, and any other offers none
   - that a wrong file is refused with a reason
   - that the page need not be scrolled sideways when it is 360, 768 or 1440 pixels wide
   - that the page logs no error and requests nothing from other servers
@@ -23,7 +24,8 @@ Usage: scripts/check_browser.sh [OPTIONS] OUT.png
   OUT.png             picture to write; an existing one is replaced
   --model FILE.onnx   the generator (default: see scripts/build_browser.sh)
   --expect FILE.json  the expected images: {"z": [[...], ...], "images": [[...], ...]} with 1 to 36 rows each.
-                      A row of "images" is one image in [-1, 1], channel by channel and row by row
+                      A row of "images" is one image in [-1, 1], channel by channel and row by row. For a generator
+                      that knows classes, also "class": [number, ...], the number of each image's class
   --width N           width of the picture in pixels, 320 to 3840 (default: 1440)
   --dark              show the page in dark colours
   -h, --help          print this text

@@ -37,9 +37,13 @@ async function checkValues(browser, file) {
     throw new Failure(`${file}: ${error.message}`);
   }
   const { z, images } = expected;
+  const labels = expected.class ?? [];
   check(Array.isArray(z) && Array.isArray(images) && z.length === images.length && z.length > 0 && z.length <= 36,
     `${file}: expected {"z": [[...]], "images": [[...]]} with 1 to 36 rows each.`);
-  const values = await browser.run(`latentPage.generate(${JSON.stringify(z)})`);
+  const needed = (await browser.run(offersClasses)) ? z.length : 0;
+  check(labels.length === needed, `${file}: expected ${needed} numbers of classes as "class", found ${labels.length}.`);
+  const rows = `${JSON.stringify(z)}, ${JSON.stringify(labels)}`;
+  const values = await browser.run(`latentPage.generate(${rows})`);
   const flat = images.flat(Infinity);
   check(values.length === flat.length, `${file}: holds ${flat.length} values, the page gives ${values.length}.`);
   const largest = values.reduce((most, value, i) => {
@@ -50,9 +54,10 @@ async function checkValues(browser, file) {
   check(largest <= TOLERANCE, `the images differ from ${file} by more than ${TOLERANCE}.`);
 
   // Compare what the page draws with what follows from the expected values.
-  await browser.run(`latentPage.show(${JSON.stringify(z)})`);
+  await browser.run(`latentPage.show(${rows})`);
+  const { samples } = await browser.run("latentPage.shown()");
   let apart = 0;
-  for (const [image, row] of images.entries()) {
+  for (const [image, row] of images.slice(0, samples).entries()) {
     const plain = row.flat(Infinity);
     const shown = await browser.run(bytesOf(`#grid button:nth-child(${image + 1}) canvas`));
     const plane = shown.length / 4;
@@ -67,6 +72,50 @@ async function checkValues(browser, file) {
   // A value between two bytes may be rounded to either.
   check(apart <= 1, `the samples are drawn up to ${apart} of 255 off the expected images.`);
   console.log(`largest difference of what is drawn: ${apart} of 255`);
+}
+
+const offersClasses = `!document.getElementById("class-choice").hidden`;
+
+async function checkClasses(browser) {
+  if (!(await browser.run(offersClasses))) {
+    console.log("classes: none, and none are offered");
+    return;
+  }
+  const choose = (value) => browser.run(`(() => {
+    const choice = document.getElementById("class");
+    choice.value = "${value}";
+    choice.dispatchEvent(new Event("change"));
+    return latentPage.drawn();
+  })()`);
+  const all = async () => {
+    const { samples } = await browser.run("latentPage.shown()");
+    const images = [];
+    for (let i = 1; i <= samples; i++) images.push(await browser.run(bytesOf(`#grid button:nth-child(${i}) canvas`)));
+    return images;
+  };
+  const labels = () => browser.run(`Array.from(document.querySelectorAll("#grid button:not([hidden])"), (button) =>
+    button.getAttribute("aria-label").match(/, class (.*?)(, corner|$)/)?.[1])`);
+  const names = await browser.run(`Array.from(document.getElementById("class").options, (option) => option.text)`);
+
+  const any = await all();
+  const drawn = await labels();
+  check(new Set(drawn).size > 1, "any class: all samples are of the same.");
+  const ofClass = [];
+  for (const number of [0, names.length - 2]) {
+    await choose(number);
+    const name = names[number + 1];
+    check((await labels()).every((label) => name.startsWith(label)), `class ${name}: not all samples are of it.`);
+    const images = await all();
+    any.forEach((image, i) => {
+      if (name === drawn[i]) check(same(image, images[i]), `sample ${i + 1} of class ${name} changes when it is chosen.`);
+    });
+    check(same(await browser.run(bytesOf("#here")), images[0]), "the walk keeps its class when another is chosen.");
+    ofClass.push(images);
+  }
+  check(!same(ofClass[0][0], ofClass[1][0]), "another class gives the same sample.");
+  await choose("");
+  check((await all()).every((image, i) => same(image, any[i])), "any class gives other samples than before.");
+  console.log(`classes: ${names.length - 1}, as expected`);
 }
 
 async function checkControls(browser) {
@@ -87,7 +136,9 @@ async function checkControls(browser) {
   await browser.press("ArrowDown");
   await browser.press("Enter");
   const label = await browser.run(`document.activeElement.getAttribute("aria-label")`);
-  check(label === "Sample 8, corner 3 of the walk", `arrow keys and Enter chose "${label}" in the place of sample 8.`);
+  const { columns } = await browser.run("latentPage.shown()");
+  const below = new RegExp(`^Sample ${columns + 2}(, class .*)?, corner 3 of the walk$`);
+  check(below.test(label), `arrow keys and Enter chose "${label}" in the place of sample ${columns + 2}.`);
   const legs = await browser.run(`document.getElementById("at").max`);
   check(legs === "2", "the third corner doesn't make the walk longer.");
 
@@ -190,6 +241,8 @@ async function main() {
   console.log(await browser.run(text("facts")));
 
   if (options.expect !== "") await checkValues(browser, options.expect);
+  await browser.goTo(url);
+  await checkClasses(browser);
   await browser.goTo(url);
   await checkControls(browser);
 

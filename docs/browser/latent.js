@@ -104,9 +104,31 @@ const DIRECTION_STREAM = 0xffn << 56n; // a stream that dcgan does not use
  * @param {"uniform" | "normal"} latent @param {bigint} seed
  */
 export function noise(latent, seed, image, zDim) {
+  return sample(latent, seed, image, zDim).z;
+}
+
+/**
+ * The z of image number `image` under a seed, and the number of its class: each class is drawn as often as it
+ * is in training, where `counts` says how many images it has. Without `counts` there is no class (null).
+ * @param {"uniform" | "normal"} latent @param {bigint} seed @param {number[] | null} counts
+ */
+export function sample(latent, seed, image, zDim, counts = null) {
   const random = new ChaCha8(seed, IMAGE_STREAM | BigInt(image));
   const draw = latent === "normal" ? () => normal(random) : () => (random.next() >>> 8) * 2 ** -23 - 1;
-  return Float32Array.from({ length: zDim }, draw);
+  const z = Float32Array.from({ length: zDim }, draw);
+  return { z, label: counts === null ? null : drawnClass(random, counts) };
+}
+
+// `drawn_class` in src/sample/mod.rs. The counts have a sum above 0.
+function drawnClass(random, counts) {
+  const total = counts.reduce((sum, count) => sum + BigInt(count), 0n);
+  const low = BigInt(random.next());
+  const high = BigInt(random.next());
+  let left = (((high << 32n) | low) * total) >> 64n;
+  return counts.findIndex((count) => {
+    left -= BigInt(count);
+    return left < 0n;
+  });
 }
 
 /** The seed that a person typed: a whole number below 2^64, or null if it is none. */
@@ -250,6 +272,35 @@ function dot(a, b) {
   let sum = 0;
   for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
   return sum;
+}
+
+// ---- layout ------------------------------------------------------------------------------------
+
+const LARGE = 256; // CSS pixels of the sides of the large image, at most
+const BATCH_PIXELS = 46 * 64 * 64;
+
+/**
+ * How images of a size are shown, so that the page fits the window of a laptop.
+ * @param {{width: number, height: number}} size
+ */
+export function layout({ width, height }) {
+  const along = (side) => (side <= 64 ? 6 : side <= 128 ? 4 : 3);
+  const columns = along(width);
+  const rows = along(height);
+  // Enlarged by whole numbers, so that all pixels are equally large.
+  const fit = Math.min(LARGE / width, LARGE / height);
+  return {
+    columns, // of the samples
+    rows,
+    aspect: (columns * width) / (rows * height), // of all samples together
+    steps: width <= 64 ? 9 : 5, // images of the walk from end to end
+    largeWidth: width * (fit >= 1 ? Math.floor(fit) : fit), // CSS pixels
+    /** Whether small pictures show about two pixels or more for one of the image: then its pixels have sharp edges. */
+    sharp: Math.max(width, height) <= 40,
+    sharpLarge: fit >= 1,
+    /** Images that are made at a time: memory is limited, and the first should soon be seen. */
+    batch: Math.max(1, Math.floor(BATCH_PIXELS / (width * height))),
+  };
 }
 
 // ---- pixels and files --------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import {
   ChaCha8,
   backAndForth,
+  layout,
   lerp,
   moved,
   noise,
@@ -13,6 +14,7 @@ import {
   pixels,
   principalDirections,
   randomDirections,
+  sample,
   slerp,
   toByte,
   walk,
@@ -58,6 +60,29 @@ test("uniform noise is the program's: the upper 24 bits of each word", () => {
     assert.deepEqual(Array.from(z.slice(0, 4)), first.map((word) => Math.floor(word / 256) / 2 ** 23 - 1));
     assert.ok(z.every((value) => value >= -1 && value < 1));
   }
+});
+
+test("a class is drawn behind z, as the program draws it", () => {
+  for (const [seed, image, [, , low, high]] of WORDS) {
+    // Two numbers of z take two words. The next two are a number below 2^64, which is scaled to the 10 images.
+    const left = Number((((BigInt(high) << 32n) | BigInt(low)) * 10n) >> 64n);
+    const { z, label } = sample("uniform", seed, image, 2, [3, 0, 1, 6]);
+    assert.deepEqual(z, noise("uniform", seed, image, 2));
+    assert.equal(label, left < 3 ? 0 : left < 4 ? 2 : 3);
+    assert.equal(sample("uniform", seed, image, 2, Array(10).fill(1)).label, left);
+    assert.equal(sample("uniform", seed, image, 2).label, null);
+  }
+});
+
+test("a class is drawn as often as training has images of it", () => {
+  const counts = [600, 0, 100, 300];
+  const drawn = [0, 0, 0, 0];
+  for (let image = 0; image < 10_000; image++) drawn[sample("normal", 2n, image, 3, counts).label]++;
+  // Four standard deviations are at most 196.
+  drawn.forEach((times, label) => near(times, 10 * counts[label], counts[label] > 0 ? 196 : 0));
+  // A sum that no number of JavaScript holds exactly.
+  const huge = Number.MAX_SAFE_INTEGER;
+  assert.ok(sample("normal", 2n, 0, 3, [huge, huge, huge]).label in [0, 1, 2]);
 });
 
 test("normal numbers have the moments and the tail of their distribution", () => {
@@ -159,6 +184,28 @@ test("directions move z by standard deviations, and uniform z no further than it
   assert.deepEqual(Array.from(moved("uniform", z, directions, [8, -8])), [1, -1]);
   near(moved("uniform", z, directions, [-1, 0])[0], 0.5 - 1 / Math.sqrt(3), 1e-7);
   assert.deepEqual(moved("uniform", z, directions, [0, 0]), z);
+});
+
+test("images of every size fit the page", () => {
+  const shown = (width, height) => layout({ width, height });
+  assert.deepEqual(shown(32, 32), {
+    columns: 6, rows: 6, aspect: 1, steps: 9, largeWidth: 256, sharp: true, sharpLarge: true, batch: 184,
+  });
+  assert.deepEqual([shown(80, 48).columns, shown(80, 48).rows, shown(80, 48).largeWidth], [4, 6, 240]);
+  assert.deepEqual([shown(48, 80).columns, shown(48, 80).rows, shown(48, 80).largeWidth], [6, 4, 144]);
+  // Larger than there is room for: shown smaller, without sharp edges.
+  assert.deepEqual([shown(512, 256).largeWidth, shown(512, 256).sharpLarge], [256, false]);
+  for (const width of [1, 16, 28, 64, 80, 128, 256, 1024]) {
+    for (const height of [1, 16, 28, 64, 80, 128, 256, 1024]) {
+      const { columns, rows, aspect, steps, largeWidth, sharpLarge, batch } = shown(width, height);
+      const name = `${width}x${height}`;
+      assert.ok(columns * rows >= 9 && columns * rows <= 36 && steps >= 5, name);
+      assert.ok(Math.abs(aspect - (columns * width) / (rows * height)) < 1e-12, name);
+      assert.ok(largeWidth <= 256 && (largeWidth / width) * height <= 256 + 1e-9, name);
+      assert.ok(!sharpLarge || Number.isInteger(largeWidth / width), name);
+      assert.ok(Number.isInteger(batch) && batch >= 1, name);
+    }
+  }
 });
 
 test("values become bytes with halves to the even one", () => {

@@ -3,21 +3,21 @@ import * as ort from "onnxruntime-web/wasm";
 
 import {
   backAndForth,
+  layout,
   moved,
-  noise,
   npy,
   parseSeed,
   pixels,
   principalDirections,
   randomDirections,
+  sample,
   walk,
 } from "./latent.js";
 import { ModelError, readModel } from "./model.js";
 
-const SIDE = 6; // the samples are a square of this many by this many
+const MOST_SAMPLES = 36;
 const DIRECTIONS = 8;
 const FARTHEST = 8; // standard deviations at the end of a direction's slider
-const STEPS = 9; // images of the walk from end to end
 const LEG_MS = 3000; // of an animation, from corner to corner
 const LARGEST_FILE = 512 * 1024 * 1024;
 const LARGEST_Z_FOR_PRINCIPAL = 256; // for a longer z, finding them would block the page for seconds
@@ -35,7 +35,7 @@ const $ = (id) => document.getElementById(id);
 
 // ---- the generator -----------------------------------------------------------------------------
 
-let generator = null; // {session, model, name}
+let generator = null; // {session, model, name, shown}; shown is what layout() says
 
 // The session computes one batch at a time, and none while it is replaced.
 let queue = Promise.resolve();
@@ -46,16 +46,20 @@ function inTurn(work) {
 }
 
 /**
- * Images [N, channels, height, width] of N rows of z, and the milliseconds that took; null if another
- * generator has taken the place of this one.
+ * Images [N, channels, height, width] of N rows of z, of the classes `labels` where the generator knows classes,
+ * and the milliseconds that took; null if another generator has taken the place of this one.
  */
-function generate(rows, { session, model } = generator) {
+function generate(rows, labels, { session, model } = generator) {
   return inTurn(async () => {
     if (session !== generator.session) return null;
     const z = new Float32Array(rows.length * model.zDim);
     rows.forEach((row, i) => z.set(row, i * model.zDim));
+    const feeds = { z: new ort.Tensor("float32", z, [rows.length, model.zDim]) };
+    if (model.classes !== null) {
+      feeds.class = new ort.Tensor("int64", BigInt64Array.from(labels, BigInt), [rows.length]);
+    }
     const start = performance.now();
-    const { images } = await session.run({ z: new ort.Tensor("float32", z, [rows.length, model.zDim]) });
+    const { images } = await session.run(feeds);
     const ms = performance.now() - start;
     const values = images.data;
     if (values.length !== rows.length * model.channels * model.height * model.width) {
@@ -81,7 +85,7 @@ async function open(name, bytes) {
     if (turn !== opening) return void session.release();
     await inTurn(async () => {
       const before = generator;
-      generator = { session, model, name };
+      generator = { session, model, name, shown: layout(model) };
       session = null;
       showError(null);
       started();
@@ -146,6 +150,7 @@ function showFacts() {
     model.dataset === null ? null : `trained on ${model.dataset}`,
     `${model.zDim} numbers in z, ${model.latent}${model.latentIsKnown ? "" : " (assumed: the file doesn't say)"}`,
     `${model.width}×${model.height}, ${model.channels === 3 ? "colour" : "grey"}`,
+    model.classes === null ? null : `${model.classes.names.length} classes`,
     model.program === null ? null : `made by ${model.program}`,
   ]
     .filter((fact) => fact !== null)
@@ -161,29 +166,45 @@ function showError(...lines) {
 // ---- what is chosen ----------------------------------------------------------------------------
 
 let seed = 0n;
-let samples = []; // z of each cell
+let samples = []; // {z, label} of each cell; the label is the number of its class, or null
 let corners = [0, 1]; // cells, in the order of the walk
 let at = 0; // 0 to corners.length - 1
 let directions = [];
 let amounts = [];
 let playing = false;
 
-/** z at a point of the walk, moved along the directions. */
+/** z at a point of the walk, moved along the directions, and the class there: nothing lies between two classes. */
 function pointAt(position) {
   const { latent } = generator.model;
   const ends = corners.map((cell) => samples[cell]);
-  return moved(latent, walk(latent, ends, position), directions, amounts);
+  const z = walk(latent, ends.map((end) => end.z), position);
+  return { z: moved(latent, z, directions, amounts), label: ends[Math.round(position)].label };
 }
 
 function started() {
-  const { model } = generator;
+  const { model, shown } = generator;
   for (const canvas of [...cells.map((cell) => cell.canvas), $("here"), $("here-again")]) {
     canvas.width = model.width;
     canvas.height = model.height;
   }
-  $("strip").width = STEPS * model.width;
+  $("strip").width = shown.steps * model.width;
   $("strip").height = model.height;
+  $("here").style.width = `${shown.largeWidth}px`;
+  $("here").classList.toggle("sharp", shown.sharpLarge);
+  for (const id of ["grid", "strip", "here-again"]) $(id).classList.toggle("sharp", shown.sharp);
+  $("grid").style.setProperty("--columns", shown.columns);
+  $("grid").style.setProperty("--aspect", shown.aspect);
+  cells.forEach(({ button }, cell) => (button.hidden = cell >= count()));
+  // The tab key may not stop at a sample that is gone.
+  if (cells.find(({ button }) => button.tabIndex === 0).button.hidden) {
+    cells.forEach(({ button }, cell) => (button.tabIndex = cell === 0 ? 0 : -1));
+  }
+  corners = corners.filter((cell) => cell < count());
+  if (corners.length === 0) corners = [0, 1];
+  at = Math.min(at, corners.length - 1);
+  pending = [];
   timings.clear();
+  offerClasses(model.classes);
   const principal = $("kind").querySelector("[value=principal]");
   principal.disabled = model.firstWeight === null || model.zDim > LARGEST_Z_FOR_PRINCIPAL;
   if (principal.disabled) $("kind").value = "random";
@@ -193,9 +214,26 @@ function started() {
   showCorners();
 }
 
+/** How many samples there are. */
+function count() {
+  return generator.shown.columns * generator.shown.rows;
+}
+
+function offerClasses(classes) {
+  $("class-choice").hidden = classes === null;
+  const options = [new Option("any, as often as in training", "")];
+  classes?.names.forEach((name, label) => {
+    options.push(new Option(classes.counts[label] > 0 ? name : `${name} (had no images in training)`, label));
+  });
+  $("class").replaceChildren(...options);
+}
+
 function newSamples() {
-  const { latent, zDim } = generator.model;
-  samples = cells.map((_, cell) => noise(latent, seed, cell, zDim));
+  const { latent, zDim, classes } = generator.model;
+  samples = Array.from({ length: count() }, (_, cell) => sample(latent, seed, cell, zDim, classes?.counts));
+  const chosen = $("class").value;
+  if (chosen !== "") for (const each of samples) each.label = Number(chosen);
+  showCorners();
   draw("grid", "strip", "here");
 }
 
@@ -230,10 +268,19 @@ function toggleCorner(cell) {
 }
 
 function showCorners() {
-  cells.forEach(({ button, badge }, cell) => {
+  // Where all are of one class, the choice above the samples says it.
+  const captioned = generator !== null && generator.model.classes !== null && $("class").value === "";
+  $("class-help").hidden = !captioned;
+  cells.forEach(({ button, badge, caption }, cell) => {
     const place = corners.indexOf(cell);
     button.setAttribute("aria-pressed", place >= 0 && generator !== null);
-    button.setAttribute("aria-label", `Sample ${cell + 1}${place < 0 ? "" : `, corner ${place + 1} of the walk`}`);
+    const name = className(samples[cell]?.label);
+    const parts = [`Sample ${cell + 1}`];
+    if (name !== null) parts.push(`class ${name}`);
+    if (place >= 0) parts.push(`corner ${place + 1} of the walk`);
+    button.setAttribute("aria-label", parts.join(", "));
+    caption.hidden = !captioned;
+    caption.textContent = button.title = captioned ? name : "";
     badge.textContent = place < 0 ? "" : place + 1;
     badge.hidden = place < 0 || generator === null;
   });
@@ -244,6 +291,11 @@ function showCorners() {
   showPlace();
 }
 
+/** The name of a class; null for none. */
+function className(label) {
+  return generator?.model.classes?.names[label] ?? null;
+}
+
 function showPlace() {
   $("at").value = at;
   let text;
@@ -252,6 +304,8 @@ function showPlace() {
   else {
     const leg = Math.min(Math.floor(at), corners.length - 2);
     text = `${Math.round(100 * (at - leg))} % of the way from corner ${leg + 1} to ${leg + 2}`;
+    const name = className(samples[corners[Math.round(at)]]?.label);
+    if (name !== null) text += `, class ${name}`;
   }
   $("at-text").textContent = text;
   $("at").setAttribute("aria-valuetext", text);
@@ -271,6 +325,7 @@ function setSeed(text) {
 // ---- drawing -----------------------------------------------------------------------------------
 
 const wanted = new Set();
+let pending = []; // what is still to be drawn: {part, z, label, context, x}
 let drawing = null; // the promise of what is being drawn
 
 /** Draws "grid", "strip" and "here" as soon as the generator is free. What is asked for meanwhile is drawn once. */
@@ -284,29 +339,37 @@ async function drawWanted() {
   try {
     // Let the current event finish, so that everything it changes is drawn in one batch.
     await null;
-    while (wanted.size > 0) {
+    while (wanted.size + pending.length > 0) {
       const current = generator;
-      const { model } = current;
-      const targets = []; // [z, context, x]
-      if (wanted.has("grid")) samples.forEach((z, cell) => targets.push([z, cells[cell].context, 0]));
-      if (wanted.has("here")) targets.push([pointAt(at), hereContext, 0]);
+      const { model, shown } = current;
+      const targets = [];
+      if (wanted.has("here")) targets.push({ part: "here", ...pointAt(at), context: hereContext, x: 0 });
+      if (wanted.has("grid")) {
+        samples.forEach((each, cell) => targets.push({ part: "grid", ...each, context: cells[cell].context, x: 0 }));
+      }
       if (wanted.has("strip")) {
-        for (let step = 0; step < STEPS; step++) {
-          const z = pointAt((step / (STEPS - 1)) * (corners.length - 1));
-          targets.push([z, stripContext, step * model.width]);
+        for (let step = 0; step < shown.steps; step++) {
+          const point = pointAt((step / (shown.steps - 1)) * (corners.length - 1));
+          targets.push({ part: "strip", ...point, context: stripContext, x: step * model.width });
         }
       }
+      // What is asked for again need not be drawn as it was.
+      pending = [...targets, ...pending.filter(({ part }) => !wanted.has(part))];
       wanted.clear();
-      const images = await generate(targets.map(([z]) => z), current);
+      const batch = pending.splice(0, shown.batch);
+      const images = await generate(batch.map(({ z }) => z), batch.map(({ label }) => label), current);
       if (images === null || generator !== current) continue; // the new generator has asked for everything again
-      targets.forEach(([, context, x], i) => {
+      batch.forEach(({ context, x }, i) => {
         context.putImageData(new ImageData(pixels(images.values, i, model), model.width, model.height), x, 0);
       });
       hereAgainContext.drawImage($("here"), 0, 0);
-      showTime(targets.length, images.ms);
+      showTime(batch.length, images.ms);
+      // Between batches the browser shows what is there and takes what a person does.
+      if (pending.length > 0) await new Promise((resolve) => setTimeout(resolve));
     }
   } catch (error) {
     wanted.clear();
+    pending = [];
     stop();
     showError(`The generator failed: ${error.message}`);
   } finally {
@@ -389,7 +452,7 @@ function savePng(name, canvases, columns, side) {
 
 // ---- controls ----------------------------------------------------------------------------------
 
-const cells = Array.from({ length: SIDE * SIDE }, (_, cell) => {
+const cells = Array.from({ length: MOST_SAMPLES }, (_, cell) => {
   const button = document.createElement("button");
   button.type = "button";
   button.tabIndex = cell === 0 ? 0 : -1;
@@ -398,10 +461,13 @@ const cells = Array.from({ length: SIDE * SIDE }, (_, cell) => {
   const badge = document.createElement("span");
   badge.className = "corner";
   badge.hidden = true;
-  button.append(canvas, badge);
+  const caption = document.createElement("span");
+  caption.className = "caption";
+  caption.hidden = true;
+  button.append(canvas, badge, caption);
   button.addEventListener("click", () => toggleCorner(cell));
   $("grid").append(button);
-  return { button, canvas, badge, context: canvas.getContext("2d", { willReadFrequently: true }) };
+  return { button, canvas, badge, caption, context: canvas.getContext("2d", { willReadFrequently: true }) };
 });
 const [hereContext, hereAgainContext, stripContext] = ["here", "here-again", "strip"].map((id) =>
   $(id).getContext("2d", { willReadFrequently: true }),
@@ -410,16 +476,18 @@ const [hereContext, hereAgainContext, stripContext] = ["here", "here-again", "st
 // The tab key stops once at the samples; the arrow keys lead from sample to sample.
 $("grid").addEventListener("keydown", (event) => {
   const cell = cells.findIndex(({ button }) => button === document.activeElement);
-  const column = cell % SIDE;
+  if (cell < 0 || generator === null) return;
+  const { columns } = generator.shown;
+  const column = cell % columns;
   const to = {
     ArrowLeft: column > 0 ? cell - 1 : cell,
-    ArrowRight: column < SIDE - 1 ? cell + 1 : cell,
-    ArrowUp: cell >= SIDE ? cell - SIDE : cell,
-    ArrowDown: cell + SIDE < cells.length ? cell + SIDE : cell,
+    ArrowRight: column < columns - 1 ? cell + 1 : cell,
+    ArrowUp: cell >= columns ? cell - columns : cell,
+    ArrowDown: cell + columns < count() ? cell + columns : cell,
     Home: 0,
-    End: cells.length - 1,
+    End: count() - 1,
   }[event.key];
-  if (cell < 0 || to === undefined) return;
+  if (to === undefined) return;
   event.preventDefault();
   cells[to].button.focus();
 });
@@ -458,6 +526,7 @@ $("new-seed").addEventListener("click", () => {
   $("seed").value = crypto.getRandomValues(new Uint32Array(1))[0];
   setSeed($("seed").value);
 });
+$("class").addEventListener("change", newSamples);
 $("at").addEventListener("input", () => {
   stop();
   at = $("at").valueAsNumber;
@@ -468,11 +537,12 @@ $("play").addEventListener("click", () => (playing ? stop() : play()));
 $("kind").addEventListener("change", newDirections);
 $("reset").addEventListener("click", () => setAmounts(amounts.map(() => 0)));
 $("save-grid").addEventListener("click", () => {
-  savePng(`samples-seed-${seed}.png`, cells.map((cell) => cell.canvas), SIDE, SAVED_SMALL);
+  const canvases = cells.slice(0, count()).map((cell) => cell.canvas);
+  savePng(`samples-seed-${seed}.png`, canvases, generator.shown.columns, SAVED_SMALL);
 });
 $("save-here").addEventListener("click", () => savePng("image.png", [$("here")], 1, SAVED_LARGE));
 $("save-strip").addEventListener("click", () => savePng("walk.png", [$("strip")], 1, SAVED_SMALL));
-$("save-z").addEventListener("click", () => save("z.npy", new Blob([npy(pointAt(at))])));
+$("save-z").addEventListener("click", () => save("z.npy", new Blob([npy(pointAt(at).z)])));
 
 // Files can be dropped anywhere. Entering an element leaves its parent, so entering and leaving are counted.
 let inside = 0;
@@ -503,13 +573,18 @@ const ready = openBeside();
 globalThis.latentPage = {
   /** Settles when the first generator is ready, or when it is known that there is none. */
   ready,
-  /** The values of the images that the generator makes of rows of z. */
-  async generate(rows) {
-    return Array.from((await generate(rows)).values);
+  /** How many samples are shown, in how many columns, and how many images are made at a time. */
+  shown: () => ({ samples: count(), columns: generator.shown.columns, batch: generator.shown.batch }),
+  /** The values of the images that the generator makes of rows of z, of these classes where it knows classes. */
+  async generate(rows, labels = []) {
+    return Array.from((await generate(rows, labels)).values);
   },
-  /** Shows rows of z in the place of the first samples. */
-  async show(rows) {
-    samples = samples.map((z, cell) => (cell < rows.length ? Float32Array.from(rows[cell]) : z));
+  /** Shows rows of z, of these classes where there are classes, in the place of the first samples. */
+  async show(rows, labels = []) {
+    samples = samples.map((each, cell) =>
+      cell < rows.length ? { z: Float32Array.from(rows[cell]), label: labels[cell] ?? null } : each,
+    );
+    showCorners();
     await draw("grid", "strip", "here");
   },
   /** Waits until everything that was asked for is drawn. */

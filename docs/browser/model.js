@@ -5,6 +5,7 @@
 export class ModelError extends Error {}
 
 const FLOAT = 1; // TensorProto.DataType
+const INT64 = 7;
 const LARGEST_SIDE = 1024;
 const LARGEST_Z = 65536;
 
@@ -25,7 +26,9 @@ export function readModel(bytes) {
   const { graph, metadata } = model;
   const weights = new Set(graph.initializers.map((tensor) => tensor.name));
   // Up to IR version 3, weights are listed among the inputs.
-  const input = onlyOne("input", graph.inputs.filter((each) => !weights.has(each.name)));
+  const inputs = graph.inputs.filter((each) => !weights.has(each.name));
+  const classInput = inputs.find((each) => each.name === "class") ?? null;
+  const input = onlyOne(classInput === null ? "input" : "input besides class", inputs.filter((each) => each !== classInput));
   const output = onlyOne("output", graph.outputs);
 
   if (input.name !== "z") throw new ModelError(`expected an input named z, found ${quoted(input.name)}.`);
@@ -62,6 +65,7 @@ export function readModel(bytes) {
     height,
     latent: latent ?? "normal",
     latentIsKnown: latent !== null,
+    classes: readClasses(graph, metadata, classInput),
     dataset: metadata.get("dataset") ?? null,
     program: metadata.get("program") ?? null,
     firstWeight: firstWeight(graph, input.name, zDim),
@@ -74,6 +78,52 @@ function onlyOne(what, found) {
     throw new ModelError(`expected one ${what}, found ${found.length}${names}.`);
   }
   return found[0];
+}
+
+/**
+ * The classes {names, counts} that steer the generator, in the order of their numbers, and how many images of
+ * training each has; null where none do.
+ */
+function readClasses(graph, metadata, input) {
+  const text = metadata.get("classes");
+  if (input === null && text === undefined) return null;
+  if (input === null) throw new ModelError("its metadata names classes, but it has no input named class.");
+  if (text === undefined) throw new ModelError("it has an input named class, but its metadata names no classes.");
+  if (input.type !== INT64) throw new ModelError("expected class in int64, found another type.");
+  if (input.shape.length !== 1 || input.shape[0] !== null) {
+    throw new ModelError(`expected class of shape [batch], found ${shapeText(input.shape)}.`);
+  }
+
+  let stated;
+  try {
+    stated = JSON.parse(text);
+  } catch {
+    throw new ModelError(`expected classes such as {"names": ["a", "b"], "counts": [5, 7]}, found ${quoted(text)}.`);
+  }
+  const names = stated?.names;
+  const counts = stated?.counts;
+  if (!Array.isArray(names) || !Array.isArray(counts) || !names.every((name) => typeof name === "string")) {
+    throw new ModelError(`expected classes such as {"names": ["a", "b"], "counts": [5, 7]}, found ${quoted(text)}.`);
+  }
+  if (names.length < 2) throw new ModelError(`expected the names of two classes or more, found ${names.length}.`);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) throw new ModelError(`its metadata names the class ${quoted(twice)} twice.`);
+  if (counts.length !== names.length) {
+    throw new ModelError(`its metadata names ${names.length} classes, but counts the images of ${counts.length}.`);
+  }
+  const wrong = counts.findIndex((count) => !Number.isSafeInteger(count) || count < 0);
+  if (wrong >= 0) {
+    const found = quoted(JSON.stringify(counts[wrong]));
+    throw new ModelError(`expected how many images the class ${quoted(names[wrong])} has, found ${found}.`);
+  }
+  if (counts.every((count) => count === 0)) throw new ModelError("its metadata says that no class has any images.");
+  // A class that is none of the weights' would only fail once an image of it is asked for.
+  const choice = graph.nodes.find((node) => node.type === "Gather" && node.inputs[1] === input.name);
+  const rows = graph.initializers.find((tensor) => tensor.name === choice?.inputs[0])?.dims[0];
+  if (rows !== undefined && rows !== names.length) {
+    throw new ModelError(`its metadata names ${names.length} classes, its weights are for ${rows}.`);
+  }
+  return { names, counts };
 }
 
 /** A whole number of the metadata, or null where the file does not have it. */

@@ -26,7 +26,7 @@ const entry = (key, text) => bytes(14, [...bytes(1, key), ...bytes(2, text)]);
 const WEIGHT = [1, 2, 3, 4, 5, 6, 7, 8]; // [4, 2]
 const METADATA = { latent: "uniform", dataset: "digits", program: "dcgan 0.0.0", z_dim: "2", channels: "1", image_size: "32" };
 
-function model({ inputs, outputs, metadata = METADATA, transB = true, packedDims = false, version = 8 } = {}) {
+function model({ inputs, outputs, metadata = METADATA, transB = true, packedDims = false, version = 8, choice = null } = {}) {
   inputs ??= [value("z", ["batch", 2])];
   outputs ??= [value("images", ["batch", 1, 32, 32])];
   const gemm = [
@@ -42,9 +42,15 @@ function model({ inputs, outputs, metadata = METADATA, transB = true, packedDims
     ...bytes(8, "weight"),
     ...bytes(9, floats(WEIGHT)),
   ];
+  // The weights of so many classes, of which the input class chooses.
+  const chosen = choice === null ? [] : [
+    ...bytes(1, [...["rows", "class"].flatMap((name) => bytes(1, name)), ...bytes(2, "y"), ...bytes(4, "Gather")]),
+    ...bytes(5, [...integer(1, choice), ...integer(1, 4), ...integer(2, 1), ...bytes(8, "rows")]),
+  ];
   const graph = [
     ...bytes(1, gemm),
     ...bytes(5, weight),
+    ...chosen,
     ...inputs.flatMap((each) => bytes(11, each)),
     ...outputs.flatMap((each) => bytes(12, each)),
   ];
@@ -73,6 +79,7 @@ test("a generator is described", () => {
     height: 32,
     latent: "uniform",
     latentIsKnown: true,
+    classes: null,
     dataset: "digits",
     program: "dcgan 0.0.0",
   });
@@ -110,6 +117,45 @@ test("metadata that contradicts the shapes, or is no size, is refused with both 
   refused(stated({ z_dim: "two" }), /^expected a whole number as z_dim, found "two"/);
 });
 
+const Z_AND_CLASS = [value("z", ["batch", 2]), value("class", ["batch"], 7)];
+const withClasses = (stated, fields = {}) => {
+  const classes = typeof stated === "string" ? stated : JSON.stringify(stated);
+  return model({ inputs: Z_AND_CLASS, choice: 3, metadata: { ...METADATA, classes }, ...fields });
+};
+const CLASSES = { names: ["0", "1", "zwölf"], counts: [5, 0, 7], sha256: "" };
+
+test("classes come with their names and how often training had them, and the first weight is still that of z", () => {
+  const { classes, firstWeight, zDim } = readModel(withClasses(CLASSES));
+  assert.deepEqual(classes, { names: ["0", "1", "zwölf"], counts: [5, 0, 7] });
+  assert.deepEqual([Array.from(firstWeight), zDim], [WEIGHT, 2]);
+  assert.deepEqual(readModel(withClasses(CLASSES, { inputs: Z_AND_CLASS.toReversed() })).classes, classes);
+});
+
+test("classes in the metadata without an input, and the reverse, are refused", () => {
+  refused(withClasses(CLASSES, { inputs: undefined }), /^its metadata names classes, but it has no input named class\.$/);
+  refused(model({ inputs: Z_AND_CLASS }), /^it has an input named class, but its metadata names no classes\.$/);
+  refused(withClasses(CLASSES, { inputs: [Z_AND_CLASS[1]] }), /^expected one input besides class, found 0\.$/);
+  const inputs = (...shape) => ({ inputs: [Z_AND_CLASS[0], value("class", ...shape)] });
+  refused(withClasses(CLASSES, inputs(["batch"], 1)), /^expected class in int64/);
+  refused(withClasses(CLASSES, inputs(["batch", 3], 7)), /^expected class of shape \[batch\], found \[any, 3\]/);
+  refused(withClasses(CLASSES, inputs([1], 7)), /^expected class of shape \[batch\], found \[1\]/);
+});
+
+test("names and counts of classes that do not fit are refused with what is wrong", () => {
+  for (const text of ["", "no", "null", "[]", "{}", '{"names": ["a", 1], "counts": [1, 2]}', '{"names": ["a", "b"]}']) {
+    refused(withClasses(text), /^expected classes such as \{"names": \["a", "b"\], "counts": \[5, 7\]\}, found/);
+  }
+  const stated = (fields) => withClasses({ ...CLASSES, ...fields });
+  refused(stated({ names: ["a"], counts: [1] }), /^expected the names of two classes or more, found 1/);
+  refused(stated({ names: ["a", "b", "a"] }), /^its metadata names the class "a" twice/);
+  refused(stated({ counts: [5, 7] }), /^its metadata names 3 classes, but counts the images of 2/);
+  for (const wrong of [-1, 0.5, "5", null, 2 ** 53]) {
+    refused(stated({ counts: [5, wrong, 7] }), /^expected how many images the class "1" has, found "/);
+  }
+  refused(stated({ counts: [0, 0, 0] }), /^its metadata says that no class has any images/);
+  refused(withClasses(CLASSES, { choice: 4 }), /^its metadata names 3 classes, its weights are for 4/);
+});
+
 test("the first weight is found transposed or not, and its sides packed or not", () => {
   assert.deepEqual(Array.from(readModel(model({ packedDims: true })).firstWeight), WEIGHT);
   assert.deepEqual(Array.from(readModel(model({ transB: false })).firstWeight), [1, 5, 2, 6, 3, 7, 4, 8]);
@@ -141,15 +187,16 @@ test("a file that is cut anywhere is refused or lacks only what stands at its en
 });
 
 test("a damaged file is refused or read, and nothing else", () => {
-  const whole = model();
-  for (let at = 0; at < whole.length; at++) {
-    for (const flip of [0x01, 0x80, 0xff]) {
-      const damaged = whole.slice();
-      damaged[at] ^= flip;
-      try {
-        readModel(damaged);
-      } catch (error) {
-        assert.ok(error instanceof ModelError, `${at} ${flip}: ${error.stack}`);
+  for (const whole of [model(), withClasses(CLASSES)]) {
+    for (let at = 0; at < whole.length; at++) {
+      for (const flip of [0x01, 0x80, 0xff]) {
+        const damaged = whole.slice();
+        damaged[at] ^= flip;
+        try {
+          readModel(damaged);
+        } catch (error) {
+          assert.ok(error instanceof ModelError, `${at} ${flip}: ${error.stack}`);
+        }
       }
     }
   }
