@@ -168,9 +168,10 @@ fn recolored(images: &Tensor, draws: &[[f32; 3]]) -> Result<Tensor> {
 /// `images` `[N, C, H, W]`, shifted down and to the right; zeros come in.
 fn shifted(images: &Tensor, shifts: &[[i64; 2]]) -> Result<Tensor> {
     let (n, c, h, w) = images.size4()?;
+    let shifts = pairs(shifts, images)?;
     // Where each row, or column, of the result comes from, and whether that is inside of the image: [N, side].
     let sources = |axis, side| -> Result<(Tensor, Tensor)> {
-        let from = positions(side, images)?.f_sub(&of_axis(shifts, axis, images)?)?;
+        let from = positions(side, images)?.f_sub(&shifts.f_narrow(1, axis, 1)?)?;
         let is_inside = from.f_ge(0)?.f_logical_and(&from.f_lt(side)?)?;
         Ok((from.f_clamp(0, side - 1)?, is_inside))
     };
@@ -188,10 +189,11 @@ fn shifted(images: &Tensor, shifts: &[[i64; 2]]) -> Result<Tensor> {
 /// `images` `[N, C, H, W]` with zeros in a rectangle around each centre.
 fn cut(images: &Tensor, centres: &[[i64; 2]]) -> Result<Tensor> {
     let (_, _, h, w) = images.size4()?;
+    let centres = pairs(centres, images)?;
     // Whether each row, or column, runs through the rectangle: [N, side].
     let is_cut = |axis, side| -> Result<Tensor> {
         let length = cut_length(side);
-        let first = of_axis(centres, axis, images)?.f_sub_scalar(length / 2)?;
+        let first = centres.f_narrow(1, axis, 1)?.f_sub_scalar(length / 2)?;
         let from_first = positions(side, images)?.f_sub(&first)?;
         Ok(from_first.f_ge(0)?.f_logical_and(&from_first.f_lt(length)?)?)
     };
@@ -203,10 +205,11 @@ fn positions(side: i64, images: &Tensor) -> Result<Tensor> {
     Ok(Tensor::f_arange(side, (Kind::Int64, images.device()))?)
 }
 
-/// The numbers of the vertical axis (0) or the horizontal one (1): `[N, 1]`, on the device of `images`.
-fn of_axis(pairs: &[[i64; 2]], axis: i64, images: &Tensor) -> Result<Tensor> {
+/// A number of the vertical axis (0) and one of the horizontal axis (1) for each image: `[N, 2]`, on the device of
+/// `images`.
+fn pairs(pairs: &[[i64; 2]], images: &Tensor) -> Result<Tensor> {
     let pairs = Tensor::f_from_slice(pairs.as_flattened())?.f_view([-1, 2])?;
-    Ok(pairs.f_narrow(1, axis, 1)?.f_to_device(images.device())?)
+    Ok(pairs.f_to_device(images.device())?)
 }
 
 /// Where both a row `[N, H]` and a column `[N, W]` are true: `[N, 1, H, W]`.
@@ -437,12 +440,11 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_another_batch_and_images_of_another_rank_are_refused() -> Result<()> {
+    fn numbers_of_another_batch_and_images_of_another_rank_are_refused() {
         let draws = draw(SETS[1], [3, 1, 8, 8]);
         let error = draws.apply(&images(1, [4, 1, 8, 8])).unwrap_err().to_string();
         assert!(error.contains("4 images, found those of 3"), "{error}");
         assert!(draws.apply(&images(1, [3, 1, 8, 8]).flatten(1, 3)).is_err());
         assert_eq!(Augmentation::new(&Policies::default(), 0), None);
-        Ok(())
     }
 }
