@@ -11,12 +11,14 @@ usage() {
     cat <<EOF_USAGE
 Exports a generator in every format, gives the same z to PyTorch, TensorFlow and onnxruntime, and compares
 their float32 images with dcgan's in float64. The largest absolute difference must be 1e-5 or less. Then it
-saves a TensorFlow 1 checkpoint, imports it, and compares again.
+saves a TensorFlow 1 checkpoint, imports it, and compares again. Of a conditional generator, row i of z is
+given the class number i modulo the number of classes.
 
 Usage: scripts/check_exports.sh [MODEL] [--save FILE.safetensors] [--browser]
 
   MODEL       a run or a checkpoint (default: the built-in generator)
-  --save F    write z and every program's images to F, in the form of tests/reference/exports.safetensors
+  --save F    write z and every program's images to F, in the form of tests/reference/exports.safetensors; for a
+              conditional generator the classes too
   --browser   also compare onnxruntime-web in headless Chromium (see scripts/check_browser.sh)
   -h, --help  print this text
 
@@ -99,9 +101,10 @@ run_child "$pytorch" -B "$root/scripts/peers/export_torch.py" "$scratch"
 run_child "$tensorflow" -B "$root/scripts/peers/export_tensorflow1.py" "$scratch"
 run_child "$onnx" -B "$root/scripts/peers/export_onnx.py" "$scratch"
 
-# The way back: import a checkpoint that the real TensorFlow saved.
+# The way back: import a checkpoint that the real TensorFlow saved. It does not say what its classes are, nor the size
+# of images that are not square. The built-in generator needs neither.
 run_child "$tensorflow" -B "$root/scripts/tf_checkpoint_to_safetensors.py" "$scratch/tf1" \
-    --out "$scratch/converted.safetensors"
+    ${model:+--like "$scratch/generator.safetensors"} --out "$scratch/converted.safetensors"
 run_child "$dcgan" import "$scratch/converted.safetensors" --out "$scratch/imported.safetensors"
 sample dcgan-imported.npy --precision f64 "$scratch/imported.safetensors"
 

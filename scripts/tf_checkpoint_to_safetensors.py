@@ -3,6 +3,9 @@
 
 The networks are the variables under generator/ and discriminator/. Adam's moments and powers are converted
 too, where the checkpoint has them. Names, layouts and the upright frame stay TensorFlow's.
+
+A checkpoint does not say how many of the generator's inputs are classes, nor the size of images that are not
+square. Such networks therefore need --like, with weights that dcgan exported.
 """
 
 import argparse
@@ -21,6 +24,7 @@ example:
 Exit code: 0 if the file is written, 1 if it is not, 2 on wrong usage.
 """
 NETWORKS = ("generator", "discriminator")
+CLASSES = "discriminator/dense_1/kernel"  # only a conditional discriminator has it
 BETA2 = 0.999000012874603271484375  # TensorFlow has it in float32
 
 
@@ -34,6 +38,12 @@ def parse_arguments():
     )
     parser.add_argument("checkpoint", help="the checkpoint's prefix (model.ckpt-1000), or its folder")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="file to write")
+    parser.add_argument(
+        "--like",
+        type=Path,
+        metavar="FILE.safetensors",
+        help="weights that dcgan exported of such networks; their settings and classes are taken",
+    )
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     return parser.parse_args()
 
@@ -94,6 +104,18 @@ def convert(np, variables):
     return tensors, metadata, left
 
 
+def settings_of(safe_open, path):
+    """The settings and the classes in exported weights."""
+    try:
+        with safe_open(path, "np") as file:
+            about = file.metadata() or {}
+    except Exception as error:
+        raise Failure(f"--like {path}: expected weights that dcgan exported: {error}") from error
+    if "config" not in about:
+        raise Failure(f"--like {path}: expected weights that dcgan exported, found a file without settings")
+    return {key: about[key] for key in ("config", "channels", "classes") if key in about}
+
+
 def main():
     args = parse_arguments()
     try:
@@ -105,10 +127,18 @@ def main():
         try:
             import numpy as np
             import tensorflow as tf
+            from safetensors import safe_open
             from safetensors.numpy import save_file
         except ImportError as error:
             raise Failure(f"{error}; pip install -r scripts/requirements-reference.txt") from error
         tensors, metadata, left = convert(np, read(tf, args.checkpoint))
+        if args.like:
+            metadata.update(settings_of(safe_open, args.like))
+        if CLASSES in tensors and "classes" not in metadata:
+            raise Failure(
+                f"{args.checkpoint}: has {CLASSES}, so its networks are conditional; name weights "
+                "that dcgan exported of a generator with the same classes: --like FILE.safetensors"
+            )
         metadata.update(format="dcgan-tf", version="1", framework=f"tensorflow {tf.__version__}")
         tensors = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
         # Written beside its place and renamed, so that the file is there completely or not at all.

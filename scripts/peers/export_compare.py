@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Draws the z that exports are compared on, and compares their images. scripts/check_exports.sh calls it.
+"""Draws the input that exports are compared on, and compares their images. scripts/check_exports.sh calls it.
 
 Usage: export_compare.py z FOLDER | expect FOLDER | table FOLDER [SAVE.safetensors]
 
-  z       draws z.npy
+  z       draws z.npy; for a conditional generator writes class.npy too, the class of each row
   expect  writes expect.json, which the browser's page is compared with
-  table   prints the largest difference of each program, and saves z and all images to SAVE
+  table   prints the largest difference of each program, and saves its input and all images to SAVE
 """
 
 import json
@@ -42,11 +42,17 @@ def make_z(folder):
     shape = (ROWS, int(about["z_dim"]))
     z = rng.standard_normal(shape) if about["latent"] == "normal" else rng.uniform(-1, 1, shape)
     np.save(folder / "z.npy", z.astype(np.float32))
+    if "classes" in about:
+        # Classes take turns, as `dcgan sample --z` lets them.
+        classes = len(json.loads(about["classes"])["names"])
+        np.save(folder / "class.npy", np.arange(ROWS, dtype=np.int64) % classes)
 
 
 def expect(folder):
     z, images = load(folder, "z")[:4], load(folder, "dcgan")[:4]
     content = {"z": z.tolist(), "images": images.reshape(len(z), -1).tolist()}
+    if (folder / "class.npy").exists():
+        content["class"] = load(folder, "class")[: len(z)].tolist()
     (folder / "expect.json").write_text(json.dumps(content))
 
 
@@ -61,7 +67,8 @@ def table(folder, save):
         print(f"  {theirs:<24}{error:>10.1e}  {'ok' if ok else 'FAILED'}")
     print(f"float32 against float64: largest absolute difference of {ROWS} images in [-1, 1], bound {BOUND:.0e}, our own {OWN_BOUND:.0e}")
     if save and not failed:
-        names = ("z", "pytorch", "torchscript", "tensorflow", "onnxruntime")
+        names = ["z", "pytorch", "torchscript", "tensorflow", "onnxruntime"]
+        names += ["class"] * (folder / "class.npy").exists()
         tensors = {name: np.ascontiguousarray(load(folder, name)) for name in names}
         save_file(tensors, save, {"format": "dcgan-exports", "version": "1"})
     return int(failed)

@@ -3,8 +3,8 @@
 
 Usage: export_onnx.py FOLDER
 
-Reads z.npy and generator.onnx from FOLDER and writes the images, onnxruntime.npy [N, C, height, width], in
-float32.
+Reads z.npy, for a conditional generator class.npy, and generator.onnx from FOLDER and writes the images,
+onnxruntime.npy [N, C, height, width], in float32.
 """
 
 import sys
@@ -17,12 +17,15 @@ import onnxruntime
 
 def main():
     folder = Path(sys.argv[1])
-    z = np.load(folder / "z.npy")
+    inputs = {"z": np.load(folder / "z.npy")}
+    if (folder / "class.npy").exists():
+        inputs["class"] = np.load(folder / "class.npy")
     path = str(folder / "generator.onnx")
     onnx.checker.check_model(onnx.load(path), full_check=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (images,) = session.run(["images"], {"z": z})
-    alone = np.concatenate([session.run(None, {"z": row[None]})[0] for row in z])
+    (images,) = session.run(["images"], inputs)
+    rows = [{name: values[i : i + 1] for name, values in inputs.items()} for i in range(len(images))]
+    alone = np.concatenate([session.run(None, row)[0] for row in rows])
     assert np.abs(images - alone).max() <= 1e-5, "another batch size gives other images"
     about = session.get_modelmeta().custom_metadata_map
     assert about["program"].startswith("dcgan ") and about["config"], about

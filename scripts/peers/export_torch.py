@@ -3,8 +3,8 @@
 
 Usage: export_torch.py FOLDER
 
-Reads z.npy, generator.safetensors and generator.pt from FOLDER and writes the images, pytorch.npy and
-torchscript.npy, each [N, C, height, width] in float32.
+Reads z.npy, for a conditional generator class.npy, generator.safetensors and generator.pt from FOLDER and writes
+the images, pytorch.npy and torchscript.npy, each [N, C, height, width] in float32.
 """
 
 import json
@@ -32,16 +32,22 @@ def documented_sampler(path):
 def main():
     folder = Path(sys.argv[1])
     z = torch.from_numpy(np.load(folder / "z.npy"))
+    inputs = (z,)
     path = folder / "generator.safetensors"
     with safe_open(path, "pt") as file:
         about = file.metadata()
+    if (folder / "class.npy").exists():
+        asked = torch.from_numpy(np.load(folder / "class.npy"))
+        inputs = (z, asked)
+        one_hot = torch.nn.functional.one_hot(asked, len(json.loads(about["classes"])["names"]))
+        z = torch.cat([z, one_hot.to(z.dtype)], 1)
     with torch.no_grad():
         np.save(folder / "pytorch.npy", documented_sampler(path)(z).contiguous().numpy())
         extra = {"dcgan.json": ""}
         module = torch.jit.load(folder / "generator.pt", _extra_files=extra)
-        images = module(z).contiguous()
+        images = module(*inputs).contiguous()
         # The module takes any batch size and gives the same images.
-        alone = torch.cat([module(row[None]) for row in z])
+        alone = torch.cat([module(*(values[None] for values in row)) for row in zip(*inputs)])
         assert (images - alone).abs().max() <= 1e-5, "another batch size gives other images"
         np.save(folder / "torchscript.npy", images.numpy())
     stated = json.loads(extra["dcgan.json"])["about"]
