@@ -211,42 +211,48 @@ mod tests {
 
     use super::*;
 
-    /// The numbers behind [`Winograd::is_faster`], for `benches/NOTES.md`.
+    /// The numbers behind the choice of an algorithm. `benches/NOTES.md` has them, and the command.
     #[test]
-    #[ignore = "measures for minutes: cargo test --release --lib times_of_both_ways -- --ignored --nocapture"]
-    fn times_of_both_ways_forward_and_backward() -> Result<()> {
-        const BATCH: i64 = 64;
-        println!("kind, grid, channels: libtorch's convolution, minimal filtering (ms)");
+    #[ignore = "measures for minutes and asserts nothing"]
+    fn times_of_every_way_forward_and_backward() -> Result<()> {
+        const BATCH: i64 = 128;
+        println!(
+            "kind, grid, channels: libtorch's convolution, matrix product, minimal filtering (ms)"
+        );
         for kind in [Kind::Float, Kind::BFloat16] {
             for (height, width, inputs, outputs) in [
                 (4, 4, 512, 256),
-                (5, 5, 256, 128),
-                (6, 6, 256, 128),
-                (7, 7, 256, 128),
-                (4, 16, 256, 128),
+                (4, 4, 128, 64),
                 (8, 8, 256, 128),
-                (6, 10, 256, 128),
-                (8, 12, 256, 128),
-                (10, 10, 256, 128),
-                (12, 12, 128, 64),
-                (12, 12, 256, 128),
-                (14, 14, 128, 64),
-                (16, 16, 128, 64),
-                (16, 16, 256, 128),
                 (8, 8, 64, 32),
-                (8, 8, 32, 16),
+                (4, 8, 256, 128),
+                (4, 16, 256, 128),
+                (8, 12, 256, 128),
+                (12, 12, 128, 64),
                 (12, 20, 128, 64),
+                (16, 16, 128, 64),
+                (16, 16, 32, 16),
+                (6, 10, 128, 64),
+                (7, 7, 128, 64),
+                (16, 16, 128, 1),
+                (16, 16, 128, 3),
+                (32, 32, 64, 1),
+                (32, 32, 64, 3),
             ] {
                 let store = nn::VarStore::new(Device::Cpu);
                 let config = ConvConfig { in_channels: inputs, out_channels: outputs };
-                let layer = ConvTranspose::new(&store.root(), "t", config);
+                let bias = ConvTranspose::new(&store.root(), "t", config).bias.to_kind(kind);
                 let weight = Tensor::rand([inputs, outputs, KERNEL, KERNEL], (kind, Device::Cpu));
                 let x = Tensor::rand([BATCH, inputs, height, width], (kind, Device::Cpu));
                 let x = in_channels_last_order(&x).set_requires_grad(true);
-                let time = |weight: Tensor, by_winograd: bool| -> Result<f64> {
+                let time = |algorithm: Algorithm| -> Result<f64> {
+                    let weight = match algorithm {
+                        Algorithm::Winograd => in_taps_first_order(&weight),
+                        _ => in_channels_last_order(&weight),
+                    };
                     let layer = ConvTranspose {
                         weight: weight.set_requires_grad(true),
-                        bias: layer.bias.to_kind(kind),
+                        bias: bias.shallow_clone(),
                         name: String::new(),
                         winograd: RefCell::default(),
                         is_frozen: false,
@@ -254,21 +260,28 @@ mod tests {
                     let mut least = f64::INFINITY;
                     for _ in 0..7 {
                         let start = Instant::now();
-                        let y = match by_winograd {
-                            true => layer.forward_by_winograd(&x)?,
-                            false => layer.forward_by_convolution(&x)?,
+                        let y = match algorithm {
+                            Algorithm::Convolution => layer.forward_by_convolution(&x)?,
+                            Algorithm::Matmul => layer.forward_by_matmul(&x)?,
+                            Algorithm::Winograd => layer.forward_by_winograd(&x)?,
                         };
-                        let loss = y.sum(kind);
+                        let gradient = in_channels_last_order(&y.detach());
+                        let loss = y.f_mul(&gradient)?.f_sum(kind)?;
                         Tensor::f_run_backward(&[&loss], &[&x, &layer.weight], false, false)?;
                         least = least.min(start.elapsed().as_secs_f64() * 1e3);
                     }
                     Ok(least)
                 };
-                let by_convolution = time(in_channels_last_order(&weight), false)?;
-                let by_winograd = time(in_taps_first_order(&weight), true)?;
+                let times = [Algorithm::Convolution, Algorithm::Matmul].map(time);
+                let [convolution, matmul] = [&times[0], &times[1]]
+                    .map(|time| time.as_ref().map_or("-".to_owned(), |ms| format!("{ms:.1}")));
+                let is_whole = height % 4 == 0 && width % 4 == 0;
+                let winograd = match is_whole {
+                    true => format!("{:.1}", time(Algorithm::Winograd)?),
+                    false => "-".to_owned(),
+                };
                 println!(
-                    "{kind:?} {height}×{width} {inputs}→{outputs}: {by_convolution:.1} {by_winograd:.1} ({:.2})",
-                    by_winograd / by_convolution
+                    "{kind:?} {height}×{width} {inputs}→{outputs}: {convolution} {matmul} {winograd}"
                 );
             }
         }
