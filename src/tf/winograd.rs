@@ -41,11 +41,11 @@ fn finite_points(kind: Kind) -> &'static [f64] {
 /// With fewer positions than this in a whole batch, the transforms cost more than they save. Measured on Zen 4
 /// (`benches/NOTES.md`): a batch of 32 on a grid of 4×4.
 const LEAST_POSITIONS: i64 = 32 * 4 * 4;
-/// Side of the largest coarse grid on which float32 is faster this way. On larger ones libtorch's convolution
-/// is faster (`benches/NOTES.md`).
-const LARGEST_SIDE: i64 = 8;
-/// Side of the only coarse grid on which bfloat16 is faster this way (`benches/NOTES.md`).
-const BF16_SIDE: i64 = 4;
+/// Positions of the largest coarse grid on which float32 is faster this way, 8×12. On larger ones libtorch's
+/// convolution is faster (`benches/NOTES.md`).
+const LARGEST_GRID: i64 = 8 * 12;
+/// Positions of the largest coarse grid on which bfloat16 is faster this way, 4×8 (`benches/NOTES.md`).
+const LARGEST_BF16_GRID: i64 = 4 * 8;
 
 /// Number of outputs of a tile in one direction.
 fn tile(kind: Kind) -> i64 {
@@ -92,8 +92,8 @@ impl Winograd {
             && is_whole(width)
             && is_large_enough
             && match kind {
-                Kind::Float | Kind::Double => grid.cells() <= LARGEST_SIDE * LARGEST_SIDE,
-                Kind::BFloat16 => grid.cells() == BF16_SIDE * BF16_SIDE,
+                Kind::Float | Kind::Double => grid.cells() <= LARGEST_GRID,
+                Kind::BFloat16 => grid.cells() <= LARGEST_BF16_GRID,
                 _ => false,
             }
     }

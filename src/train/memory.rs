@@ -14,7 +14,7 @@ const OF_ACTIVATIONS: f64 = 1.9;
 /// The bytes that the program takes while it trains on the CPU, on batches of `batch` images. The data set is not counted:
 /// its images are read from the disk.
 ///
-/// What is held follows from the layers; the constants above were fitted to what sixteen runs took (`benches/NOTES.md`). None
+/// What is held follows from the layers; the constants above were fitted to what fourteen runs took (`benches/NOTES.md`). None
 /// of those took a third more or less than the estimate.
 pub fn estimate(architecture: &Architecture, batch: usize, precision: Precision) -> u64 {
     let bytes = |kind: tch::Kind| kind.elt_size_in_bytes() as f64;
