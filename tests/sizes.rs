@@ -183,3 +183,16 @@ fn a_dry_run_tells_the_layers_of_a_size_and_the_memory_that_they_take() -> Resul
     );
     Ok(())
 }
+
+#[test]
+fn an_iteration_of_any_size_can_be_timed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let small =
+        "--base-width 2 --batch-size 2 --warmup 0 --iterations 1 --device cpu --threads 1 --json";
+    let bench = format!("bench --image-size 80x48 --channels 3 --max-width 4 {small}");
+    let result: serde_json::Value = serde_json::from_str(&train(folder.path(), &bench).stdout)?;
+    assert!(result["median_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{result}");
+    let wrong = dcgan(folder.path(), "bench --image-size 100x75");
+    wrong.assert_refused("bench", 2, &["--image-size", "images of 100×75 pixels are not possible"]);
+    Ok(())
+}
