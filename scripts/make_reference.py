@@ -70,7 +70,11 @@ def nearest_possible(size):
     """The nearest possible size that is nowhere larger, and the nearest that is nowhere smaller. If there
     is neither, the nearest of all."""
     sides = range(16, 257, 2)
-    possible = [s for h in sides for w in sides if halvings(s := Size(w, h))]
+    # Who asks for a square is helped by squares.
+    square = size.width == size.height
+    possible = [
+        s for h in sides for w in sides if halvings(s := Size(w, h)) and (w == h or not square)
+    ]
     smaller = [s for s in possible if s.width <= size.width and s.height <= size.height]
     larger = [s for s in possible if s.width >= size.width and s.height >= size.height]
 

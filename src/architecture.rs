@@ -238,6 +238,8 @@ pub struct Architecture {
     pub discriminator: Vec<Layer>,
 }
 
+/// The largest number of channels of a layer, as a multiple of the base width, if nothing else is said.
+const USUAL_MAX_WIDTH: i64 = 16;
 /// The sides that an image may have, in pixels.
 const SIDES: std::ops::RangeInclusive<usize> = 16..=256;
 /// The larger side of an image is at most this many times the smaller one.
@@ -313,7 +315,7 @@ impl Architecture {
     pub fn new(config: ModelConfig) -> Result<Self> {
         let ModelConfig { image, base_width, z_dim, classes, .. } = config;
         ensure!(classes >= 0, "classes: expected 0 or more, found {classes}");
-        let max_width = config.max_width.unwrap_or(base_width.saturating_mul(16));
+        let max_width = config.max_width.unwrap_or(base_width.saturating_mul(USUAL_MAX_WIDTH));
         let channels = i64::try_from(image.channels)?;
         for (name, value) in [
             ("base_width", base_width),
@@ -530,10 +532,10 @@ pub fn infer(shape: impl Fn(&str) -> Option<Vec<i64>>) -> Result<ModelConfig> {
         "tensor {name}: its shape {dense:?} is not that of a square grid of {per_position} channels; files of \
          other images state their `config`"
     );
-    // The widest layer lies next to the grid. Its width tells whether doubling was stopped before.
+    // The widest layer lies next to the grid. Its width tells whether doubling was stopped before the usual end.
     let doublings = if network == Network::Generator { levels } else { levels.saturating_sub(1) };
-    let is_stopped = per_position < base_width.saturating_mul(1 << doublings.min(16));
-    config.max_width = is_stopped.then_some(per_position);
+    let usual = base_width.saturating_mul((1 << doublings.min(16)).min(USUAL_MAX_WIDTH));
+    config.max_width = (per_position < usual).then_some(per_position);
     let side = grid.saturating_mul(1 << levels.min(16));
     config.image.size = ImageSize::square(side);
     let (expected, _) =
@@ -668,9 +670,15 @@ mod tests {
 
     #[test]
     fn the_shapes_of_tensorflows_variables_tell_the_sizes() -> Result<()> {
-        for (size, channels, network) in
-            [("32", 3, 0), ("32", 1, 1), ("64", 1, 0), ("28", 3, 1), ("16", 2, 0)]
-        {
+        for (size, channels, network) in [
+            ("32", 3, 0),
+            ("32", 1, 1),
+            ("64", 1, 0),
+            ("28", 3, 1),
+            ("16", 2, 0),
+            ("128", 1, 0),
+            ("256", 3, 1),
+        ] {
             let architecture = of_size(size, channels)?;
             let network = Network::ALL[network];
             let shapes: BTreeMap<_, _> = architecture

@@ -76,6 +76,9 @@ pub enum Fixable {
     /// Memory does not suffice for networks of this size.
     #[error("{0}")]
     NetworksTooLarge(String),
+    /// Memory does not suffice for training networks of this size on batches of this size.
+    #[error("{0}")]
+    TrainingTooLarge(String),
 }
 
 /// Whether an error is wrong usage, rather than something that went wrong: programs tell the two apart by their

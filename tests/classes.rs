@@ -148,8 +148,31 @@ fn what_classes_cannot_do_is_said_in_one_line_and_nothing_is_written() -> Result
     );
     assert!(!std::fs::read_to_string(here.join("without/config.toml"))?.contains("conditional"));
     assert!(read_run_config(&here.join("run/config.toml"))?.conditional.is_on());
+    for class in ["cat", "dog"] {
+        std::fs::create_dir_all(here.join("stray").join(class))?;
+        for i in 0..3 {
+            let image = GrayImage::from_pixel(32, 32, Luma([i]));
+            image.save(here.join(format!("stray/{class}/{i}.png")))?;
+        }
+    }
+    GrayImage::from_pixel(32, 32, Luma([9])).save(here.join("stray/stray.png"))?;
     let quick = QUICK;
     for (arguments, told) in [
+        (
+            format!("{quick} --dataset folder:stray --run x"),
+            "--conditional: 1 of the 7 images of folder:stray are in no folder",
+        ),
+        (
+            format!(
+                "{} --eval-every 1 --eval-metric class_accuracy --run x",
+                quick.replace("--conditional", "")
+            ),
+            "--eval-metric class_accuracy: takes --conditional",
+        ),
+        (
+            "eval without --metrics class_accuracy --threads 1".to_owned(),
+            "--metrics class_accuracy: takes a generator",
+        ),
         (
             format!("{quick} --dataset folder:plain --run x"),
             "--conditional: the images of folder:plain have no classes",

@@ -84,7 +84,7 @@ fn assert_separate_runs_agree(step: StepConfig) -> Result<()> {
         let (real, z) = inputs(iteration, real_rows);
         // As if the run had been rolled back once, after two iterations.
         let salt = u8::from(iteration > 2);
-        shared.salt(salt);
+        shared.set_salt(salt);
         let fake = shared.model.generator.forward(&z, Statistics::Batch)?;
         let stats = shared.iteration(&real, &z)?;
         assert_close("fake", stats.fake(), &fake, 1e-12);

@@ -22,7 +22,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "FILE.npy", conflicts_with = "seed")]
     pub z: Option<PathBuf>,
     /// Of a conditional generator (train --conditional): images of this class; of several, such as cat,dog, in turn
-    /// [default: each class as often as in training]
+    /// [default: each class as often as in training; with --z all classes in turn]
     #[arg(long = "class", value_name = "CLASS,...", value_delimiter = ',')]
     pub classes: Vec<String>,
     /// Columns and rows of the picture [default: as square as --count allows]

@@ -95,6 +95,8 @@ fn flag(setting: &'static Setting) -> Arg {
         .help_heading(setting.heading.name())
         .help(help(setting));
     let one_of = |names: &'static [&'static str]| {
+        let none = setting.may_have_none.then_some("none");
+        let names = names.iter().copied().chain(none);
         PossibleValuesParser::new(names).try_map(|text| (setting.parse)(&text))
     };
     match setting.form {

@@ -77,13 +77,21 @@ fn remedy(error: &anyhow::Error, has_flag: &dyn Fn(&str) -> bool) -> Option<Stri
             return by_flag("max-bad", "--max-bad PERCENT allows more");
         }
         Fixable::NetworksTooLarge(_) => {
-            let all = ["batch-size", "base-width", "z-dim"];
-            let flags =
-                all.into_iter().filter(|flag| has_flag(flag)).map(|flag| format!("--{flag}"));
-            let flags = flags.collect::<Vec<_>>().join(" or ");
-            return by_flag("base-width", &format!("give a smaller {flags}"));
+            return smaller(has_flag, &["base-width", "max-width", "z-dim"]);
+        }
+        Fixable::TrainingTooLarge(_) => {
+            return smaller(has_flag, &["batch-size", "base-width", "max-width", "z-dim"]);
         }
     })
+}
+
+/// Proposes smaller values of those of `flags` that the command has.
+fn smaller(has_flag: &dyn Fn(&str) -> bool, flags: &[&str]) -> Option<String> {
+    let flags: Vec<_> =
+        flags.iter().filter(|flag| has_flag(flag)).map(|flag| format!("--{flag}")).collect();
+    let (last, others) = flags.split_last()?;
+    let or = if others.is_empty() { "" } else { " or " };
+    Some(format!("give a smaller {}{or}{last}", others.join(", ")))
 }
 
 #[cfg(test)]
@@ -108,8 +116,8 @@ mod tests {
         let told = |error: &_, command: &str| describe(error, &|flag| has_flag(command, flag));
         let error = anyhow!(Fixable::NetworksTooLarge("too large".to_owned()));
         for (command, expected) in [
-            ("train", "too large; give a smaller --batch-size or --base-width or --z-dim"),
-            ("bench", "too large; give a smaller --batch-size or --base-width"),
+            ("train", "too large; give a smaller --base-width, --max-width or --z-dim"),
+            ("bench", "too large; give a smaller --base-width or --max-width"),
             ("sample", "too large"),
         ] {
             assert_eq!(told(&error, command), expected);

@@ -39,6 +39,12 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
         Some(_) => None,
         None => Some(super::generator::sampler(&args.generator)?),
     };
+    let is_named = |metric: Metric| args.metrics.iter().any(|name| name.trim() == metric.name());
+    if is_named(Metric::ClassAccuracy) && sampler.as_ref().is_some_and(|s| s.classes().is_none()) {
+        let message =
+            "--metrics class_accuracy: takes a generator that was trained with --conditional";
+        return Err(Usage(message.to_owned()).into());
+    }
     let device = match &sampler {
         Some(sampler) => sampler.device(),
         None => super::generator::device_of(&args.generator)?,

@@ -60,6 +60,10 @@ pub(super) fn ensure_possible(config: &TrainConfig, metric: Metric, set: &ImageS
         let message = format!("--eval-metric {}: takes --eval-features digits", config.eval_metric);
         return Err(Usage(message).into());
     }
+    if metric == Metric::ClassAccuracy && !config.conditional.is_on() {
+        let message = format!("--eval-metric {}: takes --conditional", config.eval_metric);
+        return Err(Usage(message).into());
+    }
     Ok(())
 }
 

@@ -18,12 +18,12 @@ impl Memory {
     fn look() -> Option<Self> {
         let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
         let system = System::new_with_specifics(memory);
-        let limits = system.cgroup_limits();
-        let within = |of_system: u64, of_limits: Option<u64>| {
-            of_limits.filter(|&limit| limit > 0).map_or(of_system, |limit| limit.min(of_system))
-        };
-        let total = within(system.total_memory(), limits.as_ref().map(|l| l.total_memory));
-        let available = within(system.available_memory(), limits.as_ref().map(|l| l.free_memory));
+        let (mut total, mut available) = (system.total_memory(), system.available_memory());
+        if let Some(limits) = system.cgroup_limits().filter(|limits| limits.total_memory > 0) {
+            total = total.min(limits.total_memory);
+            // Files that the system keeps in memory count as used by a container, but they make room.
+            available = available.min(limits.total_memory.saturating_sub(limits.rss));
+        }
         (total > 0).then_some(Self { total, available })
     }
 }
@@ -37,13 +37,13 @@ pub(super) fn told(bytes: u64) -> String {
 /// is a warning.
 ///
 /// # Errors
-/// [`Fixable::NetworksTooLarge`], if it never can have them.
+/// [`Fixable::TrainingTooLarge`], if it never can have them.
 pub(super) fn ensure_enough(expected: u64) -> Result<()> {
     let Some(Memory { total, available }) = Memory::look() else { return Ok(()) };
     let needs = format!("training takes about {} of memory", told(expected));
     if expected > total {
         let message = format!("{needs}; there are {} in all", told(total));
-        return Err(Fixable::NetworksTooLarge(message).into());
+        return Err(Fixable::TrainingTooLarge(message).into());
     }
     if expected > available {
         say(&format!(

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use dcgan::architecture::{Architecture, Network};
-use dcgan::data::ImageSet;
+use dcgan::data::{ImageSet, SetIdentity};
 use dcgan::device::{self, default_threads};
 use dcgan::error::Usage;
 use dcgan::eval::metric::Metric;
@@ -91,10 +91,7 @@ fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
     let prepared = Prepared::new(args, args.resolve_on(&saved.config)?)?;
     refuse(
         "--resume",
-        &saved.changes(
-            &prepared.config,
-            &prepared.set.identity_for(prepared.config.conditional.is_on())?,
-        )?,
+        &saved.changes(&prepared.config, &prepared.identity)?,
         "a resumed run is the same run, whatever flags or its config.toml say now; with --fork NEWRUN another starts \
          from its checkpoint",
     )?;
@@ -145,11 +142,7 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
     let prepared = Prepared::new(args, args.resolve_on(&checkpoint.header.config)?)?;
     refuse(
         "--fork",
-        &network_changes(
-            &checkpoint,
-            &prepared.config,
-            &prepared.set.identity_for(prepared.config.conditional.is_on())?,
-        )?,
+        &network_changes(&checkpoint, &prepared.config, &prepared.identity)?,
         "a checkpoint's networks keep their shapes",
     )?;
     let (iteration, total) = (checkpoint.header.iteration, prepared.total());
@@ -188,6 +181,7 @@ struct Prepared {
     /// How the device was chosen.
     note: Option<&'static str>,
     set: ImageSet,
+    identity: SetIdentity,
     architecture: Architecture,
     /// The bytes of memory that training is expected to take.
     memory: u64,
@@ -213,22 +207,23 @@ impl Prepared {
         config.threads = Some(threads);
         let set = load_with_progress(&config.dataset, &config.data(), args.verbosity())?;
         let config = config.with_size(set.shape().size)?;
-        let classes = set.identity_for(config.conditional.is_on())?.class_count();
-        let architecture = Architecture::new(config.model(set.shape(), classes))?;
-        let memory = estimate(&architecture, config.batch_size.min(set.count()), config.precision);
+        let identity = set.identity_for(config.conditional.is_on())?;
+        let architecture = Architecture::new(config.model(set.shape(), identity.class_count()))?;
+        let memory = estimate(&architecture, &config);
+        // What a GPU takes, and has, is not known here.
         if device == Device::Cpu {
             ensure_enough(memory)?;
         }
         super::evaluator::ensure_possible(&config, metric, &set)?;
         if config.batch_size > set.count() {
             say(&format!(
-                "warning: --batch-size {}: there are {} images, so each batch is the whole set",
+                "warning: --batch-size {}: there are {} images, so each batch of real images is the whole set",
                 config.batch_size,
                 set.count()
             ));
         }
         let (verbosity, film) = (args.verbosity(), args.film);
-        Ok(Self { config, device, note, set, architecture, memory, verbosity, film })
+        Ok(Self { config, device, note, set, identity, architecture, memory, verbosity, film })
     }
 
     fn total(&self) -> u64 {
@@ -271,7 +266,7 @@ impl Prepared {
             let sum: i64 = rows.iter().map(|row| row.parameters).sum();
             writeln!(text, "  {:<34} {:>14} {sum:>12}", "all", "")?;
         }
-        writeln!(text, "\n# training takes about {} of memory", told(*memory))?;
+        writeln!(text, "\n# on the CPU, training takes about {} of memory", told(*memory))?;
         Ok(text)
     }
 

@@ -1,5 +1,6 @@
 //! A set of images, upright, and what tells it from every other one.
 
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use anyhow::{Result, ensure};
@@ -148,11 +149,10 @@ impl ImageSet {
         if present.len() < 2 || of_images.len() < self.count() {
             return None;
         }
-        let rank =
-            |label: u32| present.iter().position(|&other| other == label).unwrap_or(0) as u32;
+        let ranks: HashMap<u32, u32> = present.iter().copied().zip(0..).collect();
         Some(Labels {
             classes: present.iter().map(|&label| self.classes[label as usize].clone()).collect(),
-            of_images: of_images.into_iter().map(rank).collect(),
+            of_images: of_images.iter().map(|label| ranks[label]).collect(),
         })
     }
 
@@ -282,12 +282,18 @@ impl ImageSet {
     /// As [`Self::identity`]; [`SettingError`], if the images have no classes.
     pub fn identity_with_classes(&self) -> Result<SetIdentity> {
         let labels = self.labels().ok_or_else(|| {
-            let problem = format!(
-                "the images of {} have no classes, or only one; expected a set with labels, or images in a folder for \
-                 each class",
-                self.name
-            );
-            SettingError::new("conditional", problem)
+            let expected = "expected a set with labels, or images in a folder for each class";
+            let is_in_none = |i: &usize| {
+                let label = self.labels.get(self.place_of(*i));
+                label.is_some_and(|&label| self.classes[label as usize].is_empty())
+            };
+            let (count, in_none) = (self.count(), (0..self.count()).filter(is_in_none).count());
+            let found = if in_none > 0 && in_none < count {
+                format!("{in_none} of the {count} images of {} are in no folder", self.name)
+            } else {
+                format!("the images of {} have no classes, or only one", self.name)
+            };
+            SettingError::new("conditional", format!("{found}; {expected}"))
         })?;
         Ok(SetIdentity { classes: Some(Classes::from(&labels)), ..self.identity()? })
     }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::cache::Builder;
 use super::findings::Findings;
 use super::fit::{Decoding, fit, with_channels};
-use super::formats::image_file::{MAX_SIDE, Outcome, decode_file};
+use super::formats::image_file::{MAX_SIDE, Outcome, decode_file, is_possible};
 use super::formats::npy::Range;
 use super::formats::{SourceFile, Stack};
 use super::load::Event;
@@ -116,7 +116,7 @@ impl<'a> Sink<'a> {
         }
         let own = ImageSize { width: width as usize, height: height as usize };
         let first = *self.own_size.get_or_insert(own);
-        (own == first && halvings(own).is_ok()).then_some(own)
+        (own == first && is_possible((width, height))).then_some(own)
     }
 
     /// Decodes the files that still wait, and gives what was found in all files.

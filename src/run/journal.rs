@@ -12,39 +12,10 @@ use crate::model::{Model, Network};
 use crate::record::grid::Picture;
 use crate::record::jsonl::{Evaluation, JsonLines, Line, Metrics, Rollback, rewind};
 use crate::record::tensorboard::TensorBoard;
-use crate::sample::with_classes;
+use crate::sample::grid::{GRID, classes_of_rows};
 use crate::settings::{ENVIRONMENT_KEY, TrainConfig};
 use crate::shape::ImageShape;
 use crate::weights::{Variant, Weights};
-
-/// Number of columns of a sample grid, and of its rows where no classes steer the networks.
-pub(crate) const GRID: usize = 6;
-/// The most rows of a grid of classes.
-const MAX_ROWS: usize = 32;
-
-/// The class of each row of a grid of `count` classes: a row for each class; where they are few, several, and where they
-/// are many, only some of them have one.
-fn classes_of_rows(count: usize) -> Vec<usize> {
-    let rows = if count < GRID { count * (GRID / count.max(1)) } else { count.min(MAX_ROWS) };
-    (0..rows).map(|row| row * count / rows).collect()
-}
-
-/// The generator's input for a sample grid, from noise `z` of `GRID * GRID` rows. With `count` classes above 0, every row
-/// of the grid has images of one class, and all classes have the same noise.
-pub(crate) fn class_grid(z: &[f32], z_dim: usize, count: usize) -> Vec<f32> {
-    if count == 0 {
-        return z.to_vec();
-    }
-    let classes = classes_of_rows(count);
-    let mut all = Vec::new();
-    for (row, &class) in classes.iter().enumerate() {
-        // A class with several rows has other noise in each.
-        let before = classes[..row].iter().filter(|&&other| other == class).count();
-        let z = &z[before * GRID * z_dim..][..GRID * z_dim];
-        all.extend(with_classes(z, z_dim, &[class; GRID], count));
-    }
-    all
-}
 
 /// The first images of `set`; of a labelled one as many as a grid of classes has, in its rows.
 fn real_images(set: &ImageSet, labels: Option<&Labels>) -> Result<Vec<u8>> {
@@ -227,7 +198,8 @@ impl<'a> Journal<'a> {
     }
 
     /// Writes both networks' weights and then the picture of real images beside generated `images`. If the settings ask
-    /// for a moving average, the generator of `model` is to be the average. The picture comes last, because a run that has it counts as finished.
+    /// for a moving average, the generator of `model` is to be the average. The picture comes last, because a run that
+    /// has it counts as finished.
     pub(crate) fn finish(
         &self,
         config: &TrainConfig,

@@ -1,5 +1,6 @@
 //! Makes images with a generator: upright, as people look at them.
 
+pub mod grid;
 pub mod walk;
 
 use anyhow::{Result, ensure};
@@ -156,7 +157,7 @@ impl Sampler {
             let mut rng = rng(seed, Stream::Image, image);
             let z = self.latent.sample(&mut rng, 1, self.z_dim);
             let class = self.classes.as_ref().map(|classes| drawn_class(&mut rng, classes));
-            with_classes(&z, self.z_dim, class.as_slice(), self.class_count)
+            self.input_of(&z, class, image as usize)
         };
         (first..first + count as u64).flat_map(row).collect()
     }
@@ -167,7 +168,7 @@ impl Sampler {
         let row = |image: u64| {
             let z = self.latent.sample(&mut rng(seed, Stream::Image, image), 1, self.z_dim);
             let class = asked.get((image % asked.len().max(1) as u64) as usize).copied();
-            with_classes(&z, self.z_dim, class.as_slice(), self.class_count)
+            self.input_of(&z, class, image as usize)
         };
         (first..first + count as u64).flat_map(row).collect()
     }
@@ -280,12 +281,14 @@ impl Sampler {
     }
 }
 
-/// Rows of noise `z` of length `z_dim` as rows of a generator's input: behind each a 1 for its class among `count` numbers,
-/// the others of which are 0. Without classes (`count` 0) the rows stay as they are.
+/// Rows of noise `z` of length `z_dim` as rows of a generator's input: behind each a 1 for its class among `count`
+/// numbers, the others of which are 0. Without classes (`count` 0) the rows stay as they are. `classes` has one for each
+/// row, below `count`.
 pub fn with_classes(z: &[f32], z_dim: usize, classes: &[usize], count: usize) -> Vec<f32> {
     if count == 0 {
         return z.to_vec();
     }
+    debug_assert!(classes.len() * z_dim == z.len() && classes.iter().all(|&class| class < count));
     let mut rows = Vec::with_capacity(z.len() / z_dim * (z_dim + count));
     for (z, &class) in z.chunks_exact(z_dim).zip(classes) {
         rows.extend_from_slice(z);

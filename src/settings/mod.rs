@@ -46,6 +46,8 @@ pub struct Setting {
     pub allowed: String,
     /// The form of its values on a command line.
     pub form: Form,
+    /// Whether it may be without a value, which is written `none`.
+    pub may_have_none: bool,
     /// The value of TOML that a text stands for; the error says what was expected.
     pub parse: fn(&str) -> Result<toml::Value, String>,
     /// Whether it decides how a data set is read, by whatever command.
@@ -183,6 +185,7 @@ macro_rules! settings {
                         rule.text
                     },
                     form: <$type as Field>::Value::form(),
+                    may_have_none: <$type as Field>::may_have_none(),
                     parse: <$type as Field>::from_text,
                     reads_data: settings!(@reads_data $($reads_data)?),
                     on_resume: $on_resume,
@@ -231,7 +234,8 @@ settings! {
         on_resume: OnResume::Fixed("it decides what the images are"),
     }
 
-    /// How images of another shape are fitted: crop (the largest square), pad (with zeros) or stretch.
+    /// How images of another shape are fitted: crop (the largest part in its middle that has the
+    /// wanted shape), pad (with zeros) or stretch.
     fit: Option<Fit> {
         default: None, unset: "crop; of arrays: pad",
         allowed: any_name(),

@@ -95,11 +95,9 @@ fn settle(mut table: toml::Table) -> Result<Resolved> {
         }
         None => None,
     };
-    let defaults = toml::Table::try_from(TrainConfig::default())?;
     // A setting without a value is one whose key is not there.
-    let may_have_none = |key: &str| {
-        !defaults.contains_key(key) && SETTINGS.iter().any(|setting| setting.name == key)
-    };
+    let may_have_none =
+        |key: &str| SETTINGS.iter().any(|setting| setting.name == key && setting.may_have_none);
     table.retain(|key, value| value.as_str() != Some(NONE) || !may_have_none(key));
     for (key, value) in &table {
         if !SETTINGS.iter().any(|setting| setting.name == *key) {

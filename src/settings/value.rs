@@ -63,6 +63,11 @@ pub(super) trait Field {
         self.given().is_none()
     }
 
+    /// Whether the setting may be without a value: then `none` takes the value back that a file gave it.
+    fn may_have_none() -> bool {
+        false
+    }
+
     /// The value of TOML that `text` stands for.
     fn from_text(text: &str) -> Result<toml::Value, String> {
         Self::Value::parse(text)
@@ -85,6 +90,10 @@ impl<T: Value> Field for Option<T> {
 
     fn given(&self) -> Option<&T> {
         self.as_ref()
+    }
+
+    fn may_have_none() -> bool {
+        true
     }
 
     fn from_text(text: &str) -> Result<toml::Value, String> {

@@ -106,9 +106,13 @@ impl Winograd {
         (points * points * tiles, (points + points - 1).pow(2))
     }
 
-    /// The matrices for a coarse grid and tensors of `kind` on the CPU. The last tiles may reach beyond the grid.
+    /// The matrices for a coarse grid of whole tiles and tensors of `kind` on the CPU.
     pub(super) fn new(grid: Grid, kind: Kind) -> Result<Self> {
-        ensure!(grid.height > 0 && grid.width > 0, "expected a grid, found {grid:?}");
+        let is_whole = |side: i64| side > 0 && side % tile(kind) == 0;
+        ensure!(
+            is_whole(grid.height) && is_whole(grid.width),
+            "expected whole tiles, found {grid:?}"
+        );
         let Filter { outputs, kernels, inputs } = minimal_filtering(finite_points(kind));
         let count = kernels.len();
         let [rows, columns] =
@@ -229,7 +233,7 @@ impl Direction {
     /// The matrices for `side` positions, from the factors of [`Filter`].
     fn new(side: usize, inputs: &[Vec<f64>], outputs: &[Vec<f64>]) -> Self {
         let (count, tile) = (inputs.len(), outputs[0].len());
-        let tiles = side.div_ceil(tile);
+        let tiles = side / tile;
         let zeros = || vec![vec![vec![0.0; side]; tiles]; count];
         let (mut evaluate, mut interpolate) = (zeros(), zeros());
         for point in 0..count {
@@ -242,10 +246,7 @@ impl Direction {
                     }
                 }
                 for (offset, &value) in outputs[point].iter().enumerate() {
-                    // Outputs beyond the grid are not needed.
-                    if start + offset < side {
-                        interpolate[point][i][start + offset] = value;
-                    }
+                    interpolate[point][i][start + offset] = value;
                 }
             }
         }

@@ -78,16 +78,22 @@ impl Imported {
                 other.name
             );
         }
+        let widths = |weights: &Weights| {
+            let max_width = weights.config.max_width;
+            max_width.map_or("none".to_owned(), |width| width.to_string())
+        };
         if let Some(other) = others.find(|other| other.model_config() != first.model_config()) {
             let (ours, theirs) = (first.model_config(), other.model_config());
             let ModelConfig { image, base_width, z_dim, .. } = ours;
             bail!(
-                "{} and {} do not fit together: images of {image} and {}, base_width {base_width} and {}, z_dim \
-                 {z_dim} and {}",
+                "{} and {} do not fit together: images of {image} and {}, base_width {base_width} and {}, max_width {} \
+                 and {}, z_dim {z_dim} and {}",
                 first.name,
                 other.name,
                 theirs.image,
                 theirs.base_width,
+                widths(first),
+                widths(other),
                 theirs.z_dim
             );
         }

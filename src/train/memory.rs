@@ -1,7 +1,7 @@
 //! An estimate of the memory that training takes, from the architecture alone, before anything is allocated.
 
 use crate::architecture::{Architecture, Features, Layer, Network, Operation};
-use crate::settings::Precision;
+use crate::settings::{Precision, TrainConfig};
 use crate::tf::{ConvConfig, ConvTranspose};
 
 /// What the program takes before it makes networks, in bytes: above all libtorch.
@@ -11,12 +11,13 @@ const OF_WEIGHTS: f64 = 7.0;
 /// What is held for the backward passes, together with what they take in passing, as a multiple of the former.
 const OF_ACTIVATIONS: f64 = 1.9;
 
-/// The bytes that the program takes while it trains on the CPU, on batches of `batch` images. The data set is not counted:
-/// its images are read from the disk.
+/// The bytes that the program takes while it trains on the CPU with these settings. The data set, whose images are read
+/// from the disk, and evaluations are not counted.
 ///
-/// What is held follows from the layers; the constants above were fitted to what fourteen runs took (`benches/NOTES.md`). None
-/// of those took a third more or less than the estimate.
-pub fn estimate(architecture: &Architecture, batch: usize, precision: Precision) -> u64 {
+/// What is held follows from the layers. The constants above were fitted to what fourteen runs took
+/// (`benches/NOTES.md`), none of which took a third more or less than the estimate.
+pub fn estimate(architecture: &Architecture, config: &TrainConfig) -> u64 {
+    let (batch, precision) = (config.batch_size, config.precision);
     let bytes = |kind: tch::Kind| kind.elt_size_in_bytes() as f64;
     let parameters: i64 =
         Network::ALL.iter().map(|&network| architecture.parameters(network)).sum();
@@ -30,13 +31,20 @@ pub fn estimate(architecture: &Architecture, batch: usize, precision: Precision)
             of_images += passes * held_outputs(layer) * batch as f64 + transformed_images;
         }
     }
-    let weights = OF_WEIGHTS * parameters as f64 * bytes(precision.kind());
+    let mut values = OF_WEIGHTS * parameters as f64;
+    if config.ema.is_some() {
+        values += architecture.parameters(Network::Generator) as f64;
+    }
+    if !config.augment.is_empty() {
+        // Each augmentation holds its result, or what its gradient needs, of real and of generated images.
+        values += (6 * batch * architecture.config.image.len()) as f64;
+    }
     let activations = (OF_ACTIVATIONS * of_images + once) * bytes(precision.compute());
-    (PROGRAM + weights + activations) as u64
+    (PROGRAM + values * bytes(precision.kind()) + activations) as u64
 }
 
-/// How many values are held of a layer's output for an image: the output itself, what batch norm makes of it, and what the
-/// activation makes of that, unless it overwrites its input.
+/// How many values are held of a layer's output for an image: the output itself, what batch norm makes of it, and what
+/// the activation makes of that, unless it overwrites its input.
 fn held_outputs(layer: &Layer) -> f64 {
     let copies = match (layer.operation, &layer.norm) {
         (Operation::Conv, Some(_)) => 3,
@@ -85,11 +93,9 @@ mod tests {
             let size: ImageSize = size.parse().map_err(anyhow::Error::msg)?;
             let image = ImageShape { size, channels };
             let config = ModelConfig { image, base_width, ..Default::default() };
-            let estimate = estimate(&Architecture::new(config)?, batch, precision) as f64 / 1e6;
+            let settings = TrainConfig { batch_size: batch, precision, ..Default::default() };
+            let estimate = estimate(&Architecture::new(config)?, &settings) as f64 / 1e6;
             let ratio = estimate / measured;
-            println!(
-                "{size} {channels} {base_width} {batch} {precision:?}: {estimate:.0} {measured:.0} {ratio:.2}"
-            );
             assert!((0.75..1.33).contains(&ratio), "{size}, {base_width}, {batch}: {ratio}");
         }
         Ok(())

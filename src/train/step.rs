@@ -282,7 +282,7 @@ impl Gan {
 
     /// Lets augmentations draw other numbers, as z does with this `salt`: the number of times that the run was
     /// rolled back.
-    pub fn salt(&mut self, salt: u8) {
+    pub fn set_salt(&mut self, salt: u8) {
         self.salt = salt;
     }
 

@@ -20,9 +20,10 @@ use crate::record::jsonl::{Evaluation, Metrics, Rollback};
 use crate::rng::{Stream, noise, rng};
 use crate::run::RunDir;
 use crate::run::checkpoint::{Checkpoint, Header, Origin};
-use crate::run::journal::{GRID, Journal, class_grid, config_toml};
+use crate::run::journal::{Journal, config_toml};
 use crate::run::observer::Observer;
 use crate::run::watch::{Alarm, Collapse, READ_EVERY, Reading, Watch};
+use crate::sample::grid::{GRID, class_grid};
 use crate::sample::{Sampler, drawn_class, sample, with_classes};
 use crate::settings::{OnCollapse, TrainConfig};
 
@@ -234,7 +235,7 @@ impl<'a> Trainer<'a> {
         let mut noise = noise(config.seed, self.state.salt, iteration);
         let z_dim = self.gan.model.config().z_dim as usize;
         let z = config.latent.sample(&mut noise, config.batch_size, z_dim);
-        self.gan.salt(self.state.salt);
+        self.gan.set_salt(self.state.salt);
         let stats = match (of_real, &self.state.set.classes) {
             (Some(of_real), Some(classes)) => {
                 // As often as among the real images, so that the discriminator learns nothing from how often a class
@@ -459,7 +460,8 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Writes the weights of both networks, the generator's moving average if there is one, and generated images beside real ones.
+    /// Writes the weights of both networks (of the generator its moving average, if there is one), and generated images
+    /// beside real ones.
     fn finish(&mut self) -> Result<()> {
         let model = self.gan.model_for_images();
         let images = sample(model, &self.fixed_z)?;
