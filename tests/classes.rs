@@ -6,7 +6,7 @@ use dcgan::settings::read_run_config;
 use image::{GrayImage, Luma};
 use tch::{CModule, Device, Kind, Tensor};
 
-use super::common::{dcgan, files, one_thread, trace, train};
+use super::common::{Ran, command, dcgan, files, one_thread, trace, train};
 
 /// Options of a conditional run of the built-in digits that takes less than a second.
 const QUICK: &str = "--device cpu --threads 1 --base-width 1 --z-dim 3 --batch-size 16 --learning-rate 0.1 \
@@ -115,7 +115,7 @@ fn a_class_that_is_asked_for_is_the_one_that_the_generator_is_given() -> Result<
 fn folders_are_classes_and_rare_ones_are_asked_for_rarely() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let here = folder.path();
-    for (name, count, level) in [("cats", 9, 40), ("dogs", 3, 200)] {
+    for (name, count, level) in [("cats, big", 9, 40), ("dogs", 3, 200)] {
         std::fs::create_dir_all(here.join("pets").join(name))?;
         for i in 0..count {
             let image = GrayImage::from_pixel(32, 32, Luma([level + i]));
@@ -127,6 +127,12 @@ fn folders_are_classes_and_rare_ones_are_asked_for_rarely() -> Result<()> {
     let grid = image::image_dimensions(here.join("pets-run/real.png"))?;
     assert_eq!(grid, (6 * 34 - 2, 6 * 34 - 2));
     let sampler = model::sampler(&here.join("pets-run"), Device::Cpu, Kind::Float)?;
+    // A comma in a name is no separator where there is a class of that name.
+    let mut asked = command(here, "sample pets-run --count 2 --out-dir both --threads 1");
+    asked.args(["--class", "cats, big", "--class", "dogs"]);
+    assert_eq!(Ran::of(asked, "sample").code, Some(0));
+    let shown = train(here, "data show folder:pets");
+    assert!(shown.stdout.contains("classes   2: `cats, big` (9), `dogs` (3)"), "{}", shown.stdout);
     let drawn = sampler.drawn_classes(0, 0, 1000).context("no classes")?;
     let dogs = drawn.iter().filter(|&&class| class == 1).count();
     assert!((200..300).contains(&dogs), "{dogs} of 1000, where 250 are expected");
@@ -183,7 +189,7 @@ fn what_classes_cannot_do_is_said_in_one_line_and_nothing_is_written() -> Result
         ),
         (
             "sample run --class 11 --out x".to_owned(),
-            "--class 11: there is no such class; expected one of 0, 1, 2",
+            "--class 11: there is no such class; expected one of `0`, `1`, `2`",
         ),
         (
             "sample without --class 1 --out x".to_owned(),

@@ -179,7 +179,7 @@ fn a_dry_run_tells_the_layers_of_a_size_and_the_memory_that_they_take() -> Resul
     ran.assert_refused(
         large,
         1,
-        &["training takes about", "give a smaller --batch-size or --base-width"],
+        &["training takes about", "give a smaller --batch-size, --image-size"],
     );
     Ok(())
 }

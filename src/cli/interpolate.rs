@@ -33,7 +33,7 @@ pub struct InterpolateArgs {
     pub z: Option<PathBuf>,
     /// Of a conditional generator (train --conditional): stay in this class, or go from class to class with the same z,
     /// such as 3,8
-    #[arg(long = "class", value_name = "CLASS,...", value_delimiter = ',')]
+    #[arg(long = "class", value_name = "CLASS,...")]
     pub classes: Vec<String>,
     /// Straight from z to z [default for uniform noise]
     #[arg(long, conflicts_with = "slerp")]

@@ -23,7 +23,7 @@ pub struct SampleArgs {
     pub z: Option<PathBuf>,
     /// Of a conditional generator (train --conditional): images of this class; of several, such as cat,dog, in turn
     /// [default: each class as often as in training; with --z all classes in turn]
-    #[arg(long = "class", value_name = "CLASS,...", value_delimiter = ',')]
+    #[arg(long = "class", value_name = "CLASS,...")]
     pub classes: Vec<String>,
     /// Columns and rows of the picture [default: as square as --count allows]
     #[arg(long, value_name = "COLUMNSxROWS", value_parser = grid_size, conflicts_with_all = ["out_dir", "npz", "npy"])]

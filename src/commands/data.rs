@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use dcgan::data::fetch::{self, COLLECTIONS, RetryPolicy};
 use dcgan::data::spec::{self, Spec};
-use dcgan::data::{self, Examples, Findings, Options, SetIdentity};
+use dcgan::data::{self, Classes, Examples, Findings, Options, SetIdentity};
 use dcgan::error::Usage;
 use dcgan::files::{places, write_bytes};
 use dcgan::record::grid::Picture;
@@ -23,6 +23,8 @@ use crate::cli::{DataCommand, DataCommandArgs, Verbosity};
 const COLUMNS: usize = 12;
 
 const SHEET: usize = 144;
+/// Classes that are listed at most.
+const CLASSES: usize = 20;
 
 /// `dcgan data`.
 ///
@@ -96,6 +98,8 @@ struct Shown<'a> {
     spec: &'a str,
     #[serde(flatten)]
     identity: SetIdentity,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classes: Option<Classes>,
     least_value: u8,
     greatest_value: u8,
     findings: &'a Findings,
@@ -122,6 +126,7 @@ fn show(
     let shown = Shown {
         spec,
         identity: set.identity()?,
+        classes: set.labels().as_ref().map(Classes::from),
         least_value,
         greatest_value,
         findings: set.findings(),
@@ -136,6 +141,13 @@ fn show(
     writeln!(text, "  channels  {channels}")?;
     writeln!(text, "  values    {least_value} to {greatest_value}")?;
     writeln!(text, "  SHA-256   {sha256}")?;
+    if let Some(classes) = &shown.classes {
+        let known = classes.names.iter().zip(&classes.counts);
+        let known: Vec<_> = known.map(|(name, count)| format!("`{name}` ({count})")).collect();
+        let more = if known.len() > CLASSES { ", …" } else { "" };
+        let first = known[..known.len().min(CLASSES)].join(", ");
+        writeln!(text, "  classes   {}: {first}{more}", known.len())?;
+    }
     let Findings { sizes, gray, others, bad, .. } = shown.findings;
     let stored: usize = sizes.values().sum();
     if stored > 0 {

@@ -77,10 +77,10 @@ fn remedy(error: &anyhow::Error, has_flag: &dyn Fn(&str) -> bool) -> Option<Stri
             return by_flag("max-bad", "--max-bad PERCENT allows more");
         }
         Fixable::NetworksTooLarge(_) => {
-            return smaller(has_flag, &["base-width", "max-width", "z-dim"]);
+            return smaller(has_flag, &["image-size", "base-width", "max-width", "z-dim"]);
         }
         Fixable::TrainingTooLarge(_) => {
-            return smaller(has_flag, &["batch-size", "base-width", "max-width", "z-dim"]);
+            return smaller(has_flag, &["batch-size", "image-size", "base-width", "max-width"]);
         }
     })
 }
@@ -116,8 +116,11 @@ mod tests {
         let told = |error: &_, command: &str| describe(error, &|flag| has_flag(command, flag));
         let error = anyhow!(Fixable::NetworksTooLarge("too large".to_owned()));
         for (command, expected) in [
-            ("train", "too large; give a smaller --base-width, --max-width or --z-dim"),
-            ("bench", "too large; give a smaller --base-width or --max-width"),
+            (
+                "train",
+                "too large; give a smaller --image-size, --base-width, --max-width or --z-dim",
+            ),
+            ("bench", "too large; give a smaller --image-size, --base-width or --max-width"),
             ("sample", "too large"),
         ] {
             assert_eq!(told(&error, command), expected);

@@ -60,24 +60,33 @@ pub(super) fn note_on(choice: DeviceChoice, device: Device) -> Option<&'static s
     })
 }
 
-/// The classes called `names`, as numbers that `sampler` knows.
+/// The classes that `--class` asks for, as numbers that `sampler` knows. Each of `texts` is the name of a class, or several
+/// with commas between them.
 ///
 /// # Errors
 /// [`Usage`], if there is no such class.
-pub(super) fn classes_of(sampler: &Sampler, names: &[String]) -> Result<Vec<usize>> {
-    let number = |name: &String| {
+pub(super) fn classes_of(sampler: &Sampler, texts: &[String]) -> Result<Vec<usize>> {
+    let mut numbers = Vec::new();
+    for text in texts {
         let Some(classes) = sampler.classes() else {
             let message =
                 "the generator knows no classes; one that is trained with --conditional does";
-            return Err(Usage(format!("--class {name}: {message}")).into());
+            return Err(Usage(format!("--class {text}: {message}")).into());
         };
-        let name = name.trim();
-        classes.number(name).with_context(|| {
-            let known = classes.names.join(", ");
-            Usage(format!("--class {name}: there is no such class; expected one of {known}"))
-        })
-    };
-    names.iter().map(number).collect()
+        // A name may have a comma in it.
+        if let Some(number) = classes.number(text) {
+            numbers.push(number);
+            continue;
+        }
+        for name in text.split(',').map(str::trim) {
+            numbers.push(classes.number(name).with_context(|| {
+                let known: Vec<_> = classes.names.iter().map(|name| format!("`{name}`")).collect();
+                let known = known.join(", ");
+                Usage(format!("--class {name}: there is no such class; expected one of {known}"))
+            })?);
+        }
+    }
+    Ok(numbers)
 }
 
 /// The latents in a `.npy` file, row by row.

@@ -107,7 +107,11 @@ impl ConvTranspose {
         grid: Grid,
     ) -> (i64, i64) {
         let ConvConfig { in_channels, out_channels } = config;
-        if out_channels == 1 || !Winograd::is_faster(kind, batch, grid) {
+        if out_channels == 1 {
+            // The columns of the matrix product.
+            return (0, KERNEL * KERNEL * grid.cells() * batch);
+        }
+        if !Winograd::is_faster(kind, batch, grid) {
             return (0, 0);
         }
         let (points, products) = Winograd::sizes(kind, grid);
