@@ -393,7 +393,7 @@ settings! {
         on_resume: OnResume::Fixed("it decides what an iteration computes"),
     }
 
-    /// Keep a moving average of the generator, with this decay (such as 0.999), and make images with it. In
+    /// Keep a moving average of the generator, with this decay (such as 0.95), and make images with it. In
     /// iteration t the decay is at most (1 + t) / (10 + t). A fork may turn it off: none.
     ema: Option<f64> {
         default: None, unset: "none",
