@@ -145,8 +145,7 @@ impl Weights {
             }
         };
         ensure!(
-            classes.is_some() == config.conditional.is_on()
-                && classes.as_ref().is_none_or(Classes::are_possible),
+            config.takes(classes.as_ref()),
             "`{CLASSES_KEY}` is {}, and `conditional` is {}",
             get(CLASSES_KEY).unwrap_or("missing"),
             config.conditional.is_on()
@@ -167,7 +166,7 @@ impl Weights {
             }
         };
         let tensors = if is_tf {
-            let count = classes.as_ref().map_or(0, |classes| classes.names.len());
+            let count = Classes::count(classes.as_ref());
             mirrored(&config.model(image, count), network, tensors)?
         } else {
             let found = get("network").context("lacks `network`")?;
@@ -214,8 +213,7 @@ impl Weights {
 
     /// The numbers that decide the networks' layers.
     pub fn model_config(&self) -> ModelConfig {
-        let classes = self.classes.as_ref().map_or(0, |classes| classes.names.len());
-        self.config.model(self.image, classes)
+        self.config.model(self.image, Classes::count(self.classes.as_ref()))
     }
 
     /// A model of both networks, where this network has these weights and the other one its initial values.

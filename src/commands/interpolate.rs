@@ -59,7 +59,7 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
         let number = if is_of_classes { walk } else { walk * keys + i } as u64;
         let class = asked.get(i % asked.len().max(1)).copied();
         match (&own, class) {
-            (Some(own), _) => sampler.input_of(&own[i * z_dim..][..z_dim], class, i),
+            (Some(own), _) => sampler.input_of(&own[i * z_dim..][..z_dim], &asked, i),
             (None, Some(class)) => sampler.noise_of(args.seed, number, 1, &[class]),
             (None, None) => sampler.noise(args.seed, number, 1),
         }

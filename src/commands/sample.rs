@@ -145,9 +145,8 @@ impl Job {
                 Source::Seed(seed) => sampler.noise_of(*seed, first as u64, rows, asked),
                 Source::File(z) => {
                     let row = |i: usize| {
-                        let class = asked.get(i % asked.len().max(1)).copied();
                         let z_dim = sampler.z_dim();
-                        sampler.input_of(&z[i * z_dim..][..z_dim], class, i)
+                        sampler.input_of(&z[i * z_dim..][..z_dim], asked, i)
                     };
                     (first..first + rows).flat_map(row).collect()
                 }

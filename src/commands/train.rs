@@ -297,11 +297,11 @@ impl Prepared {
 
     fn train(self, run: &RunDir, from: Option<Checkpoint>) -> Result<ExitCode> {
         let total = self.total();
-        let plan = self.plan()?;
+        let plan = (self.verbosity == Verbosity::Verbose).then(|| self.plan()).transpose()?;
         let Self { config, device, note, set, verbosity, film, .. } = self;
         let evaluator = super::evaluator::evaluator(&config, &set, device, verbosity)?;
         let progress = Progress::new(verbosity, total);
-        if verbosity == Verbosity::Verbose {
+        if let Some(plan) = plan {
             progress.note(&plan);
         }
         if let Some(note) = note {

@@ -73,11 +73,17 @@ impl Findings {
         self.bad.entry(reason).or_default().add(name);
     }
 
+    /// Width and height of images with how many there are, the most frequent first.
+    pub(super) fn sizes_by_count(&self) -> Vec<((u32, u32), usize)> {
+        let mut sizes: Vec<_> = self.sizes.iter().map(|(&size, &count)| (size, count)).collect();
+        sizes.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+        sizes
+    }
+
     /// The sizes of images, the most frequent first, such as `64×64 (97), 100×75 (3)`. Of more than `most` sizes the
     /// rest is only counted.
     pub fn told_sizes(&self, most: usize) -> String {
-        let mut sizes: Vec<_> = self.sizes.iter().collect();
-        sizes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let sizes = self.sizes_by_count();
         let told = sizes.iter().take(most);
         let told = told.map(|((width, height), count)| format!("{width}×{height} ({count})"));
         let told = told.collect::<Vec<_>>().join(", ");

@@ -357,6 +357,11 @@ pub struct Classes {
 }
 
 impl Classes {
+    /// How many classes there are; 0 without any.
+    pub fn count(classes: Option<&Self>) -> usize {
+        classes.map_or(0, |classes| classes.names.len())
+    }
+
     /// The class of this name, as its number.
     pub fn number(&self, name: &str) -> Option<usize> {
         self.names.iter().position(|known| known == name)
@@ -418,7 +423,7 @@ impl SetIdentity {
 
     /// The number of classes that steer the networks; 0 where none do.
     pub fn class_count(&self) -> usize {
-        self.classes.as_ref().map_or(0, |classes| classes.names.len())
+        Classes::count(self.classes.as_ref())
     }
 
     /// The shape of every image.

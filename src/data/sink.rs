@@ -167,14 +167,11 @@ impl<'a> Sink<'a> {
 
 /// Whether all images that were found have one size, for which there are networks. Otherwise says which there are.
 fn ensure_one_size(findings: &Findings) -> Result<(), String> {
-    let mut by_count: Vec<_> = findings.sizes.iter().collect();
-    by_count.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     // A set without images is another error.
-    let Some(((width, height), _)) = by_count.first() else { return Ok(()) };
-    let (width, height) = (*width, *height);
+    let Some(&((width, height), _)) = findings.sizes_by_count().first() else { return Ok(()) };
     let most = ImageSize { width: width as usize, height: height as usize };
     let possible = halvings(most).map(drop).map_err(|error| error.to_string());
-    if by_count.len() == 1 {
+    if findings.sizes.len() == 1 {
         return possible;
     }
     let told = findings.told_sizes(5);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::architecture::{Architecture, Network};
-use crate::data::{Classes, SetIdentity};
+use crate::data::SetIdentity;
 use crate::device;
 use crate::files::{TensorFile, remove};
 use crate::finite::ensure_finite;
@@ -125,8 +125,7 @@ impl Header {
         let is_possible = set.images > 0 && (1..=1024).contains(&set.channels);
         ensure!(is_possible && config.image_size == Size::Of(set.shape().size), "`set` is {set:?}");
         ensure!(
-            set.classes.is_some() == config.conditional.is_on()
-                && set.classes.as_ref().is_none_or(Classes::are_possible),
+            config.takes(set.classes.as_ref()),
             "`set` is {set:?}, and `conditional` is {}",
             config.conditional.is_on()
         );

@@ -89,8 +89,7 @@ impl Sampler {
     /// # Errors
     /// If it is steered by another number of classes.
     pub fn of_classes(self, classes: Option<Classes>) -> Result<Self> {
-        let (expected, found) =
-            (self.class_count, classes.as_ref().map_or(0, |classes| classes.names.len()));
+        let (expected, found) = (self.class_count, Classes::count(classes.as_ref()));
         ensure!(expected == found, "expected {expected} classes, found {found}");
         Ok(Self { classes, ..self })
     }
@@ -154,10 +153,8 @@ impl Sampler {
     /// each is as likely as among the images of training.
     pub fn noise(&self, seed: u64, first: u64, count: usize) -> Vec<f32> {
         let row = |image| {
-            let mut rng = rng(seed, Stream::Image, image);
-            let z = self.latent.sample(&mut rng, 1, self.z_dim);
-            let class = self.classes.as_ref().map(|classes| drawn_class(&mut rng, classes));
-            self.input_of(&z, class, image as usize)
+            let (z, class) = self.drawn(seed, image);
+            self.input_of(&z, class.as_slice(), image as usize)
         };
         (first..first + count as u64).flat_map(row).collect()
     }
@@ -165,30 +162,31 @@ impl Sampler {
     /// As [`Self::noise`], but the class of an image is not drawn: image number i has that of `asked` at i modulo its
     /// length. The noise is the same.
     pub fn noise_of(&self, seed: u64, first: u64, count: usize, asked: &[usize]) -> Vec<f32> {
-        let row = |image: u64| {
-            let z = self.latent.sample(&mut rng(seed, Stream::Image, image), 1, self.z_dim);
-            let class = asked.get((image % asked.len().max(1) as u64) as usize).copied();
-            self.input_of(&z, class, image as usize)
-        };
+        let row = |image| self.input_of(&self.drawn(seed, image).0, asked, image as usize);
         (first..first + count as u64).flat_map(row).collect()
     }
 
-    /// The generator's input for one row of noise: of `class`, or without one of the class that `number` has when all
-    /// classes take turns.
-    pub fn input_of(&self, z: &[f32], class: Option<usize>, number: usize) -> Vec<f32> {
-        let class = class.unwrap_or(number % self.class_count.max(1));
+    /// The generator's input for one row of noise, of the class that `number` has when the classes `asked` take turns;
+    /// if none is asked for, all do.
+    pub fn input_of(&self, z: &[f32], asked: &[usize], number: usize) -> Vec<f32> {
+        let class = match asked.len() {
+            0 => number % self.class_count.max(1),
+            count => asked[number % count],
+        };
         with_classes(z, self.z_dim, &[class], self.class_count)
+    }
+
+    /// The noise of image number `image` of `seed`, and the class that is drawn behind it, where classes are known.
+    fn drawn(&self, seed: u64, image: u64) -> (Vec<f32>, Option<usize>) {
+        let mut rng = rng(seed, Stream::Image, image);
+        let z = self.latent.sample(&mut rng, 1, self.z_dim);
+        (z, self.classes.as_ref().map(|classes| drawn_class(&mut rng, classes)))
     }
 
     /// The classes that [`Self::noise`] draws for `count` images of `seed`, as numbers; `None` where there are none.
     pub fn drawn_classes(&self, seed: u64, first: u64, count: usize) -> Option<Vec<u32>> {
-        let classes = self.classes.as_ref()?;
-        let class = |image| {
-            let mut rng = rng(seed, Stream::Image, image);
-            self.latent.sample(&mut rng, 1, self.z_dim);
-            drawn_class(&mut rng, classes) as u32
-        };
-        Some((first..first + count as u64).map(class).collect())
+        let images = first..first + count as u64;
+        images.map(|image| self.drawn(seed, image).1.map(|class| class as u32)).collect()
     }
 
     /// The first `count` images of `seed`: `[count, H, W, C]`, upright.

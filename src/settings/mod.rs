@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::architecture::{ModelConfig, halvings};
 use crate::data::builtin::DIGITS;
 use crate::data::npy::Range;
-use crate::data::{Fit, Options};
+use crate::data::{Classes, Fit, Options};
 use crate::device::DeviceChoice;
 use crate::error::SettingError;
 use crate::rng::Latent;
@@ -624,6 +624,11 @@ impl TrainConfig {
             }
             _ => Ok(Self { image_size: Size::Of(found), ..self.clone() }),
         }
+    }
+
+    /// Whether these are the classes of a run with these settings: possible ones if it is conditional, else none.
+    pub fn takes(&self, classes: Option<&Classes>) -> bool {
+        classes.is_some() == self.conditional.is_on() && classes.is_none_or(Classes::are_possible)
     }
 
     /// The networks for images of this shape and so many classes, 0 where none steer them.
