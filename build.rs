@@ -1,9 +1,9 @@
-//! Sets the path on which executables look for libtorch, links libtorch's CUDA library, and records the commit, which
-//! runs write to their files.
+//! Sets the path on which executables look for libtorch, links libtorch's CUDA library, compiles the C++ of
+//! `src/torch/`, and records the commit, which runs write to their files.
 //!
 //! `torch-sys` finds libtorch and links it, but its linker arguments do not reach our executables.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, process};
 
@@ -37,7 +37,47 @@ fn main() {
         satisfy_cuda_request(lib_dir);
     }
     println!("cargo:rustc-env=DCGAN_LIBTORCH_LIB={}", lib_dir.display());
+    compile_shim(lib_dir);
     name_commit();
+}
+
+/// Compiles `src/torch/`: what needs CUDA, only for a libtorch with CUDA whose headers are found. Sets the flag
+/// `cuda_graphs` then.
+fn compile_shim(lib_dir: &Path) {
+    println!("cargo:rustc-check-cfg=cfg(cuda_graphs)");
+    println!("cargo:rerun-if-changed=src/torch");
+    let include = lib_dir.parent().unwrap_or(lib_dir).join("include");
+    let mut build = cc::Build::new();
+    // As torch-sys does it. Warnings about libtorch's own headers are not ours.
+    build.cpp(true).std("c++17").opt_level(1).define("_GLIBCXX_USE_CXX11_ABI", "1");
+    build.flag(format!("-isystem{}", include.display()));
+    build.file("src/torch/shim.cpp");
+    println!("cargo:rerun-if-env-changed=CUDA_HOME");
+    match cuda_headers(lib_dir) {
+        Some(headers) if lib_dir.join("libc10_cuda.so").exists() => {
+            build.flag(format!("-isystem{}", headers.display())).file("src/torch/graph.cpp");
+            println!("cargo:rustc-cfg=cuda_graphs");
+            build.compile("dcgan_torch");
+            // After our library, which asks for what is in them.
+            println!("cargo:rustc-link-search=native={}", lib_dir.display());
+            for name in ["torch_cuda", "c10_cuda"] {
+                println!("cargo:rustc-link-lib=dylib={name}");
+            }
+        }
+        _ => build.compile("dcgan_torch"),
+    }
+}
+
+/// The folder of CUDA's headers: beside libtorch, where `scripts/setup.sh --cuda` and wheels put them, or that of an
+/// installed toolkit.
+fn cuda_headers(lib_dir: &Path) -> Option<PathBuf> {
+    let beside = lib_dir.join("../../nvidia/cu13/include");
+    let home = env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("include"));
+    let usual = Path::new("/usr/local/cuda/include").to_path_buf();
+    let is_whole = |folder: &PathBuf| {
+        ["cuda_runtime_api.h", "crt/host_defines.h"].iter().all(|name| folder.join(name).exists())
+    };
+    [Some(beside), home, Some(usual)].into_iter().flatten().find(is_whole)
 }
 
 /// Sets `DCGAN_GIT_COMMIT` where this is a checkout and git is installed.

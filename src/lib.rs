@@ -10,7 +10,7 @@
 //!
 //! - [`shape`]: height, width and channels of images; [`architecture`]: from them to every layer of both networks;
 //! - [`tf`]: TensorFlow's layers, losses and Adam on `tch::nn`, in the mirrored frame
-//!   ([`tf::frame`]) that makes exactness fast;
+//!   ([`tf::frame`]) that makes exactness fast; [`torch`]: what libtorch has and `tch` lacks;
 //! - [`model`]: the generator and the discriminator, made by folding over the architecture's layers;
 //! - [`data`]: images and batches; [`pixels`]: bytes to floats and back; [`rng`]: noise and shuffles from (seed, stream, step);
 //! - [`train`]: one iteration ([`train::step`]), the loop and signals;
@@ -46,6 +46,7 @@ pub mod settings;
 pub mod shape;
 pub mod statistics;
 pub mod tf;
+pub mod torch;
 pub mod train;
 pub mod verify;
 pub mod weights;

@@ -1,0 +1,117 @@
+#include "shim.h"
+
+#include <ATen/Context.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/_fused_adam.h>
+#include <ATen/record_function.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <sstream>
+#include <string>
+
+namespace {
+
+std::mutex counts_lock;
+std::map<std::string, uint64_t> counts;
+at::CallbackHandle counting = at::INVALID_CALLBACK_HANDLE;
+
+std::unique_ptr<at::ObserverContext> count(const at::RecordFunction& call) {
+  std::lock_guard<std::mutex> guard(counts_lock);
+  ++counts[call.name()];
+  return nullptr;
+}
+
+}  // namespace
+
+struct DcganMark {
+  c10::Event event;
+};
+
+extern "C" {
+
+void dcgan_free_message(char* message) {
+  free(message);
+}
+
+char* dcgan_allow_tf32(bool allow) {
+  return message_of([&] {
+    at::globalContext().setAllowTF32CuBLAS(allow);
+    at::globalContext().setAllowTF32CuDNN(allow);
+  });
+}
+
+char* dcgan_deterministic(bool on) {
+  return message_of([&] {
+    auto& context = at::globalContext();
+    context.setDeterministicAlgorithms(on, /*warn_only=*/false);
+    context.setDeterministicCuDNN(on);
+    // Filling new memory would only show reads of values that nobody wrote.
+    context.setDeterministicFillUninitializedMemory(false);
+    if (on) {
+      context.setBenchmarkCuDNN(false);
+    }
+  });
+}
+
+char* dcgan_start_counting() {
+  return message_of([&] {
+    TORCH_CHECK(counting == at::INVALID_CALLBACK_HANDLE, "operators are being counted already");
+    counts.clear();
+    auto callback = at::RecordFunctionCallback(count).scopes({at::RecordScope::FUNCTION});
+    counting = at::addGlobalCallback(callback);
+  });
+}
+
+char* dcgan_stop_counting(char** lines) {
+  return message_of([&] {
+    TORCH_CHECK(counting != at::INVALID_CALLBACK_HANDLE, "operators are not being counted");
+    at::removeCallback(counting);
+    counting = at::INVALID_CALLBACK_HANDLE;
+    std::lock_guard<std::mutex> guard(counts_lock);
+    std::ostringstream text;
+    for (const auto& [name, count] : counts) {
+      text << name << ' ' << count << '\n';
+    }
+    *lines = strdup(text.str().c_str());
+  });
+}
+
+char* dcgan_fused_adam(at::Tensor* theta, at::Tensor* gradient, at::Tensor* m, at::Tensor* v, at::Tensor* many_steps,
+                       at::Tensor* alpha, at::Tensor* found_inf, double beta1, double beta2, double epsilon) {
+  return message_of([&] {
+    at::NoGradGuard no_grad;
+    // PyTorch's Adam divides the square root of v by that of its bias correction, before it adds epsilon.
+    // After very many steps both corrections are 1, and `alpha` holds those of TensorFlow's Adam.
+    at::_fused_adam_({*theta}, {*gradient}, {*m}, {*v}, {}, {*many_steps}, *alpha, beta1, beta2,
+                     /*weight_decay=*/0.0, epsilon, /*amsgrad=*/false, /*maximize=*/false, std::nullopt, *found_inf);
+  });
+}
+
+char* dcgan_mark(int device, DcganMark** mark) {
+  return message_of([&] {
+    const auto on = c10::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device));
+    auto made = std::make_unique<DcganMark>(
+        DcganMark{c10::Event(c10::DeviceType::CUDA, c10::EventFlag::BACKEND_DEFAULT)});
+    made->event.record(c10::impl::VirtualGuardImpl(on.type()).getStream(on));
+    *mark = made.release();
+  });
+}
+
+void dcgan_free_mark(DcganMark* mark) {
+  delete mark;
+}
+
+char* dcgan_milliseconds_between(DcganMark* from, DcganMark* to, double* milliseconds) {
+  return message_of([&] {
+    from->event.synchronize();
+    to->event.synchronize();
+    *milliseconds = from->event.elapsedTime(to->event);
+  });
+}
+}

@@ -1,0 +1,73 @@
+// What Rust needs of libtorch and `tch` lacks. src/torch/mod.rs declares the same functions.
+//
+// Every function returns NULL, or a message that the caller frees with dcgan_free_message. No exception leaves a
+// function. Tensors are those of `tch`: pointers to at::Tensor, which stay the caller's.
+#pragma once
+
+#include <c10/util/Exception.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+
+namespace at {
+class Tensor;
+}
+
+// The message of whatever `body` throws, NULL if it throws nothing.
+template <typename Body>
+char* message_of(Body&& body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const c10::Error& error) {
+    return strdup(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return strdup(error.what());
+  } catch (...) {
+    return strdup("an exception of no known type");
+  }
+}
+
+extern "C" {
+
+// ---- shim.cpp, in every build ----------------------------------------------------------------------
+
+void dcgan_free_message(char* message);
+
+// Whether matrix products and convolutions of float32 on CUDA may round their factors to TensorFloat-32.
+char* dcgan_allow_tf32(bool allow);
+
+// Whether operations may only use algorithms that give the same bits each time.
+char* dcgan_deterministic(bool on);
+
+// Counts calls of operators, by name, until dcgan_stop_counting, which gives them as lines "name count".
+char* dcgan_start_counting();
+char* dcgan_stop_counting(char** counts);
+
+// One step of Adam on float32 tensors that are dense and equally long. It does nothing if `found_inf`, a float32
+// scalar, is 1. `alpha`, a float32 scalar, is the step size with the bias correction in it.
+char* dcgan_fused_adam(at::Tensor* theta, at::Tensor* gradient, at::Tensor* m, at::Tensor* v, at::Tensor* many_steps,
+                       at::Tensor* alpha, at::Tensor* found_inf, double beta1, double beta2, double epsilon);
+
+// A point in the queue of work of CUDA device number `device`.
+struct DcganMark;
+char* dcgan_mark(int device, DcganMark** mark);
+void dcgan_free_mark(DcganMark* mark);
+// Waits for both, and tells how long the device took from one to the other.
+char* dcgan_milliseconds_between(DcganMark* from, DcganMark* to, double* milliseconds);
+
+// ---- graph.cpp, only in builds with CUDA -----------------------------------------------------------
+
+// A graph of work on CUDA device number `device`. From then on this thread's work goes to a queue of its own,
+// until the graph is freed.
+struct DcganGraph;
+char* dcgan_graph(int device, DcganGraph** graph);
+void dcgan_free_graph(DcganGraph* graph);
+// What this thread asks of the device between these two is not done, but becomes the graph.
+char* dcgan_begin_capture(DcganGraph* graph);
+char* dcgan_end_capture(DcganGraph* graph);
+// Asks for the work of the graph to be done.
+char* dcgan_replay(DcganGraph* graph);
+}
