@@ -67,6 +67,13 @@ impl From<DeviceChoice> for String {
     }
 }
 
+impl DeviceChoice {
+    /// Whether it is a CUDA device.
+    pub fn is_cuda(self) -> bool {
+        matches!(self, Self::Cuda(_))
+    }
+}
+
 impl From<Device> for DeviceChoice {
     fn from(device: Device) -> Self {
         match device {

@@ -41,11 +41,31 @@ pub fn prepare(bytes: &[u8], shape: ImageShape, device: Device, kind: Kind) -> R
             let values: [f64; 256] = std::array::from_fn(|byte| byte as f64 / 127.5 - 1.);
             Tensor::f_from_slice(&looked_up(bytes, &values))?
         }
-        // Bytes are the least to send; from pinned memory the host need not wait.
-        (Device::Cuda(_), _) => Tensor::f_from_slice(bytes)?.f_pin_memory(device)?,
-        _ => Tensor::f_from_slice(bytes)?,
+        // Bytes are the least to send.
+        _ => pinned(Tensor::f_from_slice(bytes)?, device)?,
     };
     images_first(&pixels, shape)
+}
+
+/// `tensor`, which is on the host, in memory from which it can be sent to `device` without waiting: pinned memory, if
+/// that is a CUDA device.
+///
+/// # Errors
+/// If there is no such memory.
+pub fn pinned(tensor: Tensor, device: Device) -> Result<Tensor> {
+    Ok(match device {
+        // Not `f_pin_memory`, which warns at each call that its argument is deprecated.
+        Device::Cuda(_) => tensor.f_internal_pin_memory(device)?,
+        _ => tensor,
+    })
+}
+
+/// `tensor` on `device`. The host does not wait for the copy if the tensor is [`pinned`].
+///
+/// # Errors
+/// If the device cannot hold it.
+pub fn sent(tensor: &Tensor, device: Device) -> Result<Tensor> {
+    Ok(tensor.f_to_device_(device, tensor.f_kind()?, true, false)?)
 }
 
 /// The second half of [`from_bytes`]: what [`prepare`] gave, as floats on the device. The host does
@@ -57,7 +77,7 @@ pub fn place(prepared: Tensor, device: Device, kind: Kind) -> Result<Tensor> {
     if prepared.f_kind()? == kind {
         return Ok(prepared);
     }
-    let mut floats = prepared.f_to_device_(device, Kind::Uint8, true, false)?.f_to_kind(kind)?;
+    let mut floats = sent(&prepared, device)?.f_to_kind(kind)?;
     Ok(floats.f_div_scalar_(127.5)?.f_sub_scalar_(1.)?)
 }
 

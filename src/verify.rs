@@ -524,7 +524,7 @@ impl<'a> Comparison<'a> {
         let (mut d_losses, mut g_losses) = (Vec::new(), Vec::new());
         for i in 0..self.settings.iterations {
             let (real, z, classes) = (self.images(i)?, self.z(i)?, self.classes(i)?);
-            let stats = gan.observed_iteration(&real, &z, classes.as_ref(), &mut |_| Ok(()))?;
+            let stats = gan.observed_iteration(&real, &z, classes, &mut |_| Ok(()))?;
             let values = stats.read()?;
             d_losses.push(values.d_loss);
             g_losses.push(values.g_loss);

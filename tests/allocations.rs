@@ -138,7 +138,7 @@ impl Case {
             gradients = Tensor::f_run_backward(&[&d_loss], &gan.d_adam.variables(), false, false)?;
             Ok(())
         })?;
-        let discriminator_adam = counted(|| gan.d_adam.step(&gradients, None))?;
+        let discriminator_adam = counted(|| gan.d_adam.step(&gradients))?;
 
         // The step has changed the weights, so their casts are made again.
         let discriminator = gan.model.discriminator.cast(compute)?;
@@ -152,7 +152,7 @@ impl Case {
             gradients = Tensor::f_run_backward(&[&g_loss], &gan.g_adam.variables(), false, false)?;
             Ok(())
         })?;
-        let generator_adam = counted(|| gan.g_adam.step(&gradients, None))?;
+        let generator_adam = counted(|| gan.g_adam.step(&gradients))?;
         Ok(Parts {
             generator_forward,
             discriminator_forward: both / 2,

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::architecture::{Architecture, Operation};
+use crate::data::prefetch::Prefetch;
 use crate::data::{Batches, ImageSet};
 use crate::device::DeviceChoice;
 use crate::model::{Model, ModelConfig};
@@ -18,6 +19,9 @@ use crate::sample::Sampler;
 use crate::settings::Precision;
 use crate::shape::ImageShape;
 use crate::statistics::median;
+use crate::torch::{HAS_GRAPHS, Mark};
+use crate::train::graph::GraphedIterations;
+use crate::train::inputs::InputMaker;
 use crate::train::step::{Gan, Phase, StepConfig};
 use floor::{Direction, Pass};
 
@@ -36,6 +40,8 @@ pub struct BenchConfig {
     pub warmup: usize,
     /// Iterations to run and count; at least 1.
     pub iterations: usize,
+    /// Whether iterations on CUDA are asked for as a graph.
+    pub graph: bool,
     /// Whether to measure the convolutions alone, too.
     pub floor: bool,
     /// Number of images to sample after the iterations; 0 to leave that out.
@@ -51,7 +57,7 @@ pub struct BenchResult {
     pub min_ms: f64,
     /// The time of each counted iteration in order, in milliseconds.
     pub times_ms: Vec<f64>,
-    /// The median time of each part of an iteration, in milliseconds.
+    /// The median time of each part of an iteration, in milliseconds. On CUDA, their sum is more than an iteration takes.
     pub phases_ms: PhasesMs,
     /// Real images per second, at the median time.
     pub images_per_s: f64,
@@ -96,11 +102,27 @@ pub struct PhasesMs {
     pub optimizers: f64,
 }
 
+impl PhasesMs {
+    /// All parts together.
+    pub fn sum(&self) -> f64 {
+        let Self { data, generator_forward, discriminator_forward, .. } = self;
+        let Self { discriminator_backward, generator_backward, optimizers, .. } = self;
+        data + generator_forward
+            + discriminator_forward
+            + discriminator_backward
+            + generator_backward
+            + optimizers
+    }
+}
+
 /// The number of images that real batches are drawn from.
 const IMAGES: usize = 1024;
 
 /// Measures whole iterations on random images. An iteration makes a batch and its noise, does one discriminator step
 /// and two generator steps, and reads the losses.
+///
+/// On CUDA, parts are measured apart from whole iterations, because the host has to wait for each part. Whole iterations
+/// are run as in training, where it waits for nothing.
 ///
 /// # Errors
 /// If the device cannot hold the networks or a loss is not finite.
@@ -111,6 +133,10 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
     let mut batches = Batches::new(random_images(model.image)?, batch_size, 0);
     // The batches of an epoch that have the full size. Only these are used, so that all iterations do the same work.
     let full = (IMAGES / batch_size.min(IMAGES)) as u64;
+    let whole = match device {
+        Device::Cuda(number) => Some(WholeIterations::new(config, number)?),
+        _ => None,
+    };
     let model = Model::new(&model, 0, device, kind)?.computing_in(precision.compute());
     let mut gan = Gan::new(model, StepConfig::default())?;
 
@@ -143,6 +169,9 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
                 phases.entry(phase).or_default().push(time);
             }
         }
+    }
+    if let Some(mut whole) = whole {
+        times_ms = whole.times_ms(&mut gan)?;
     }
     let max_rss_mb = max_rss_mb();
     let median_ms = median(&times_ms);
@@ -180,6 +209,65 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
         samples_per_s,
         max_rss_mb,
     })
+}
+
+/// Iterations on a CUDA device as a run does them: inputs are made ahead, the host waits for nothing, and most of them are
+/// one CUDA graph.
+struct WholeIterations {
+    number: usize,
+    warmup: usize,
+    iterations: usize,
+    inputs: Prefetch<InputMaker>,
+    full: u64,
+    graph: Option<GraphedIterations>,
+}
+
+impl WholeIterations {
+    fn new(config: &BenchConfig, number: usize) -> Result<Self> {
+        let BenchConfig { model, batch_size, precision, device, warmup, iterations, .. } =
+            config.clone();
+        tch::Cuda::cudnn_set_benchmark(true);
+        let graph = match config.graph && HAS_GRAPHS {
+            true => Some(GraphedIterations::new(number)?),
+            false => None,
+        };
+        let inputs = Prefetch::new(InputMaker {
+            batches: Batches::new(random_images(model.image)?, batch_size, 0),
+            options: (precision.kind(), device),
+            seed: 0,
+            salt: 0,
+            latent: Latent::Uniform,
+            batch_size,
+            z_dim: model.z_dim as usize,
+            classes: None,
+            step: StepConfig::default(),
+        });
+        // Before there is a graph, some iterations are run without one.
+        let warmup = warmup.max(10);
+        let full = (IMAGES / batch_size.min(IMAGES)) as u64;
+        Ok(Self { number, warmup, iterations: iterations.max(1), inputs, full, graph })
+    }
+
+    /// The time of each counted iteration on the device, in milliseconds.
+    fn times_ms(&mut self, gan: &mut Gan) -> Result<Vec<f64>> {
+        let mut marks = Vec::new();
+        for i in 0..self.warmup + self.iterations {
+            if i >= self.warmup {
+                marks.push(Mark::now(self.number)?);
+            }
+            let inputs = self.inputs.get(1 + i as u64 % self.full)?.sent()?;
+            let _stats = match &mut self.graph {
+                Some(graph) => graph.run(gan, &inputs)?,
+                None => gan.run(&inputs, &mut |_| Ok(()))?,
+            };
+            if let Some(error) = self.graph.as_mut().and_then(GraphedIterations::trouble) {
+                return Err(error);
+            }
+        }
+        marks.push(Mark::now(self.number)?);
+        gan.synchronize()?;
+        marks.windows(2).map(|pair| pair[0].milliseconds_to(&pair[1])).collect()
+    }
 }
 
 /// Waits until the device has done all the work that was sent to it.

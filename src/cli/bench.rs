@@ -19,6 +19,9 @@ pub struct BenchArgs {
     /// On CUDA, let float32 convolutions compute in TensorFloat-32
     #[arg(long, value_parser = one_of(&[("on", Switch::On), ("off", Switch::Off)]), default_value = "off")]
     pub tf32: Switch,
+    /// On CUDA, ask for each iteration as one CUDA graph
+    #[arg(long, value_parser = one_of(&[("on", Switch::On), ("off", Switch::Off)]), default_value = "on")]
+    pub graph: Switch,
     /// CPU threads [default: the physical cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,

@@ -7,6 +7,7 @@ use anyhow::Result;
 use dcgan::architecture::ModelConfig;
 use dcgan::bench::{BenchConfig, BenchResult};
 use dcgan::device::{self, default_threads};
+use dcgan::settings::Switch;
 use dcgan::shape::ImageShape;
 
 use super::generator::resolve_device;
@@ -32,6 +33,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
         device,
         warmup: args.warmup.into(),
         iterations: args.iterations.into(),
+        graph: args.graph == Switch::On,
         floor: args.floor,
         samples: args.samples as usize,
     })?;
@@ -44,12 +46,16 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
 fn bench_table(result: &BenchResult) -> Result<String> {
     let BenchResult { median_ms, min_ms, images_per_s, gflop_per_s, batch, .. } = result;
     let BenchResult { phases_ms, precision, device, threads, .. } = result;
+    let whole_ms = if device.is_cuda() { phases_ms.sum() } else { *median_ms };
     let memory = result.max_rss_mb.map_or("unknown".to_owned(), |mb| format!("{mb:.0} MB"));
     let mut text = format!(
         "{median_ms:.1} ms an iteration (median of {}, least {min_ms:.1}), {images_per_s:.0} images/s\n\
          batch {batch}, {precision}, {device}, {threads} threads, peak memory {memory}\n\n",
         result.times_ms.len(),
     );
+    if device.is_cuda() {
+        text.push_str("parts, each waited for:\n");
+    }
     for (phase, ms) in [
         ("batch and noise", phases_ms.data),
         ("generator forward", phases_ms.generator_forward),
@@ -58,7 +64,7 @@ fn bench_table(result: &BenchResult) -> Result<String> {
         ("generator backward", phases_ms.generator_backward),
         ("optimizers", phases_ms.optimizers),
     ] {
-        writeln!(text, "  {phase:<24}{ms:>9.1} ms {:>6.1} %", 100. * ms / median_ms)?;
+        writeln!(text, "  {phase:<24}{ms:>9.1} ms {:>6.1} %", 100. * ms / whole_ms)?;
     }
     writeln!(
         text,

@@ -88,7 +88,10 @@ impl Batches {
     }
 
     /// The batch of an iteration on the host, its images as [`pixels::place`] takes them. Starts no thread of libtorch's.
-    pub(super) fn prepare(&mut self, iteration: u64, device: Device, kind: Kind) -> Result<Batch> {
+    ///
+    /// # Errors
+    /// If an image cannot be read.
+    pub fn prepare(&mut self, iteration: u64, device: Device, kind: Kind) -> Result<Batch> {
         let epoch = self.epoch_of(iteration) - 1;
         if self.order.0 != epoch {
             self.order = (epoch, order_of(&self.set, self.seed, epoch));
@@ -118,7 +121,8 @@ impl Batches {
     }
 }
 
-pub(super) fn epoch_of(iteration: u64, per_epoch: u64) -> u64 {
+/// The epoch of an iteration, where an epoch has `per_epoch` batches; both counted from 1.
+pub fn epoch_of(iteration: u64, per_epoch: u64) -> u64 {
     1 + iteration.saturating_sub(1) / per_epoch
 }
 

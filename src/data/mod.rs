@@ -23,7 +23,7 @@ pub mod formats;
 #[cfg_attr(not(feature = "cli"), path = "no_http.rs")]
 mod http;
 mod load;
-mod prefetch;
+pub mod prefetch;
 pub mod set;
 pub mod sink;
 pub mod spec;
@@ -33,5 +33,4 @@ pub use findings::{Examples, Findings};
 pub use fit::Fit;
 pub use formats::{builtin, npy};
 pub use load::{Event, Options, decoded_bytes, load};
-pub use prefetch::Prefetch;
 pub use set::{Classes, ImageSet, Labels, SetIdentity};

@@ -1,98 +1,102 @@
-//! Batches that are made while the one before is trained on.
+//! What each iteration needs from the host, made while the iteration before is trained.
 
+use std::fmt::Debug;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, anyhow};
-use tch::{Device, Kind};
 
-use super::batches::epoch_of;
-use super::{Batch, Batches};
-use crate::pixels::place;
-
-/// Batches that lie ready, besides the one that is being made.
+/// Iterations for which everything lies ready, besides the one that is being made.
 const AHEAD: usize = 1;
 
-/// [`Batches`] on a thread of their own, which makes the next ones ahead of time.
-#[derive(Debug)]
-pub struct Prefetch {
-    device: Device,
-    kind: Kind,
-    per_epoch: u64,
-    state: State,
+/// Makes what an iteration needs.
+pub trait Make: Send + 'static {
+    /// What it makes.
+    type Made: Debug + Send + 'static;
+
+    /// Makes what iteration number `iteration` needs, whichever was asked for before. It is called on a thread of its own
+    /// and must start no thread of libtorch's.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    fn make(&mut self, iteration: u64) -> Result<Self::Made>;
 }
 
+/// A maker on a thread of its own, which makes the next ones ahead of time.
 #[derive(Debug)]
-enum State {
+pub struct Prefetch<M: Make>(State<M>);
+
+#[derive(Debug)]
+enum State<M: Make> {
     /// Nobody is making any.
-    Idle(Box<Batches>),
+    Idle(Box<M>),
     /// The next one to come is that of `iteration`.
-    Making { iteration: u64, ready: Receiver<Result<Batch>>, maker: JoinHandle<Box<Batches>> },
+    Making { iteration: u64, ready: Receiver<Result<M::Made>>, maker: JoinHandle<Box<M>> },
     /// The maker could not be started, or has panicked.
     Lost,
 }
 
-impl Prefetch {
-    /// Batches of `kind` on `device`.
-    pub fn new(batches: Batches, device: Device, kind: Kind) -> Self {
-        Self { device, kind, per_epoch: batches.per_epoch(), state: State::Idle(Box::new(batches)) }
+impl<M: Make> Prefetch<M> {
+    /// Begins when the first iteration is asked for.
+    pub fn new(maker: M) -> Self {
+        Self(State::Idle(Box::new(maker)))
     }
 
-    /// Batches an epoch.
-    pub fn per_epoch(&self) -> u64 {
-        self.per_epoch
-    }
-
-    /// The epoch of an iteration; both counted from 1.
-    pub fn epoch_of(&self, iteration: u64) -> u64 {
-        epoch_of(iteration, self.per_epoch)
-    }
-
-    /// The batch of an iteration, as [`Batches::batch`]; that of the iteration after the last one is
-    /// the one that has been made already.
+    /// What an iteration needs. That of the iteration after the last one has been made already.
     ///
     /// # Errors
-    /// As [`Batches::batch`]; if there is no thread to be had.
-    pub fn batch(&mut self, iteration: u64) -> Result<Batch> {
-        if !matches!(self.state, State::Making { iteration: next, .. } if next == iteration) {
-            self.start_at(iteration)?;
+    /// As [`Make::make`]; if there is no thread to be had.
+    pub fn get(&mut self, iteration: u64) -> Result<M::Made> {
+        if !matches!(self.0, State::Making { iteration: next, .. } if next == iteration) {
+            let maker = self.stopped()?;
+            self.start_at(iteration, maker)?;
         }
-        let State::Making { iteration: next, ready, .. } = &mut self.state else {
+        let State::Making { iteration: next, ready, .. } = &mut self.0 else {
             return Err(lost());
         };
         *next += 1;
         // After an error the maker has ended; `next` is then the iteration of no one.
-        let batch = ready.recv().map_err(|_| lost())?.inspect_err(|_| *next = u64::MAX)?;
-        let classes = batch.classes.map(|classes| classes.f_to_device(self.device));
-        let images = place(batch.images, self.device, self.kind)?;
-        Ok(Batch { images, classes: classes.transpose()? })
+        ready.recv().map_err(|_| lost())?.inspect_err(|_| *next = u64::MAX)
     }
 
-    fn start_at(&mut self, iteration: u64) -> Result<()> {
-        let mut batches = match std::mem::replace(&mut self.state, State::Lost) {
-            State::Idle(batches) => batches,
+    /// Changes the maker. What it has made ahead is thrown away.
+    ///
+    /// # Errors
+    /// If its thread has panicked.
+    pub fn change(&mut self, change: impl FnOnce(&mut M)) -> Result<()> {
+        let mut maker = self.stopped()?;
+        change(&mut maker);
+        self.0 = State::Idle(maker);
+        Ok(())
+    }
+
+    fn stopped(&mut self) -> Result<Box<M>> {
+        match std::mem::replace(&mut self.0, State::Lost) {
+            State::Idle(maker) => Ok(maker),
             State::Making { ready, maker, .. } => {
-                // Nobody listens any more: the maker ends with the batch at hand.
+                // Nobody listens any more: the maker ends with what it has at hand.
                 drop(ready);
-                maker.join().map_err(|_| lost())?
+                maker.join().map_err(|_| lost())
             }
-            State::Lost => return Err(lost()),
-        };
-        let (device, kind) = (self.device, self.kind);
+            State::Lost => Err(lost()),
+        }
+    }
+
+    fn start_at(&mut self, iteration: u64, mut maker: Box<M>) -> Result<()> {
         let (sender, ready) = sync_channel(AHEAD);
         let make = move || {
             for iteration in iteration.. {
-                let batch = batches.prepare(iteration, device, kind);
-                let is_last = batch.is_err();
-                if sender.send(batch).is_err() || is_last {
+                let made = maker.make(iteration);
+                let is_last = made.is_err();
+                if sender.send(made).is_err() || is_last {
                     break;
                 }
             }
-            batches
+            maker
         };
         let maker = thread::Builder::new().name("batches".to_owned()).spawn(make);
         let maker = maker.context("no thread can be started for making batches")?;
-        self.state = State::Making { iteration, ready, maker };
+        self.0 = State::Making { iteration, ready, maker };
         Ok(())
     }
 }
@@ -103,25 +107,41 @@ fn lost() -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ImageSet;
-    use super::*;
-    use crate::shape::ImageShape;
+    use anyhow::ensure;
 
-    fn batches() -> Result<Batches> {
-        let pixels = (0..10).flat_map(|i| vec![i; 32 * 32]).collect();
-        Ok(Batches::new(ImageSet::new("ten", ImageShape::reference(1), pixels)?, 4, 0))
+    use super::*;
+
+    /// Makes `sum` + iteration and fails at iteration 13.
+    struct Adder {
+        sum: u64,
+    }
+
+    impl Make for Adder {
+        type Made = u64;
+
+        fn make(&mut self, iteration: u64) -> Result<u64> {
+            ensure!(iteration != 13, "thirteen");
+            Ok(self.sum + iteration)
+        }
     }
 
     #[test]
-    fn batches_are_the_same_as_without_a_thread_in_any_order() -> Result<()> {
-        let mut plain = batches()?;
-        let mut ahead = Prefetch::new(batches()?, Device::Cpu, Kind::Double);
-        assert_eq!(ahead.per_epoch(), 3);
-        for iteration in [1, 2, 3, 4, 5, 2, 3, 9, 1, 1, 2] {
-            let expected = plain.batch(iteration, Device::Cpu, Kind::Double)?;
-            let batch = ahead.batch(iteration)?;
-            assert_eq!((batch.images, batch.classes), (expected, None), "{iteration}");
+    fn any_iteration_can_be_asked_for_in_any_order_also_after_a_failure() -> Result<()> {
+        let mut ahead = Prefetch::new(Adder { sum: 100 });
+        for iteration in [1, 2, 3, 4, 5, 2, 3, 9, 1, 1, 2, 11, 12] {
+            assert_eq!(ahead.get(iteration)?, 100 + iteration);
         }
+        assert_eq!(ahead.get(13).unwrap_err().to_string(), "thirteen");
+        assert_eq!(ahead.get(14)?, 114);
+        Ok(())
+    }
+
+    #[test]
+    fn after_a_change_nothing_is_left_of_what_was_made_before() -> Result<()> {
+        let mut ahead = Prefetch::new(Adder { sum: 100 });
+        assert_eq!(ahead.get(1)?, 101);
+        ahead.change(|maker| maker.sum = 200)?;
+        assert_eq!((ahead.get(2)?, ahead.get(3)?), (202, 203));
         Ok(())
     }
 }

@@ -335,6 +335,22 @@ settings! {
         on_resume: OnResume::Fixed("it decides how every number is rounded"),
     }
 
+    /// On CUDA, ask for each iteration as one CUDA graph, which takes the host one call in place of hundreds.
+    graph: Option<Switch> {
+        default: None, unset: "on",
+        allowed: any_name(),
+        heading: Place, value: "ON|OFF",
+        on_resume: OnResume::MayChange("it changes no more than rounding"),
+    }
+
+    /// On CUDA, compute only in ways that give the same bits every time on the same device. This is slower.
+    deterministic: OptIn {
+        default: OptIn::default(), unset: "false",
+        allowed: any("true or false"),
+        heading: Place, value: "BOOL",
+        on_resume: OnResume::MayChange("it changes no more than rounding"),
+    }
+
     /// Passes over the data set.
     epochs: u64 {
         default: 10,
@@ -756,6 +772,8 @@ eval-metric = "frechet_distance"
             "skip-bad",
             "max-bad",
             "device",
+            "graph",
+            "deterministic",
             "epochs",
             "iterations",
             "threads",
@@ -786,6 +804,8 @@ eval-metric = "frechet_distance"
             device = "cpu"
             precision = "f64"
             tf32 = "on"
+            graph = "off"
+            deterministic = true
             epochs = 11
             iterations = 9
             batch-size = 9

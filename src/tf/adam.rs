@@ -5,6 +5,8 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use super::cpu::{CHUNK, Element, elements, elements_mut};
+use super::flat::{Flat, in_memory_order};
+use crate::torch::{AdamState, AdamStep, fused_adam};
 
 /// Hyperparameters of [`Adam`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,7 +47,16 @@ pub struct Adam {
     // from the first step.
     powers: [Tensor; 2],
     slots: Vec<Slot>,
+    /// The memory of all variables, of their first and of their second moments.
+    theta: Flat,
+    m: Flat,
+    v: Flat,
+    /// A float32 scalar on the variables' device: see [`fused_adam`].
+    many_steps: Tensor,
 }
+
+/// So many steps that 1 − β^t rounds to 1 for any β: 2^40.
+const MANY_STEPS: f64 = 1_099_511_627_776.0;
 
 /// The hyperparameters as the formula reads them.
 // TF: learning rate, betas and ε are float32 tensors, too, even if the weights are float64.
@@ -70,10 +81,11 @@ struct Factors<T> {
 }
 
 impl Adam {
-    /// An optimizer of `variables`, with all moments zero.
+    /// An optimizer of `variables`, with all moments zero. It moves the variables into one buffer; all handles to them
+    /// follow.
     ///
     /// # Errors
-    /// If the moments cannot be allocated.
+    /// If the variables are not all of the same kind and on the same device, or there is no memory for the moments.
     pub fn new(variables: impl IntoIterator<Item = Tensor>, config: AdamConfig) -> Result<Self> {
         let hyper = Hyper {
             learning_rate: config.learning_rate as f32,
@@ -81,15 +93,17 @@ impl Adam {
             beta2: config.beta2 as f32,
             epsilon: config.epsilon as f32,
         };
+        let mut variables: Vec<_> = variables.into_iter().collect();
+        let theta = Flat::of(&mut variables)?;
+        let (m, v) = (theta.zeros_like()?, theta.zeros_like()?);
         let slots = variables
             .into_iter()
-            .map(|theta| {
-                let zeros = || theta.f_zeros_like().map(|x| x.detach());
-                Ok(Slot { m: zeros()?, v: zeros()?, theta })
-            })
-            .collect::<Result<_>>()?;
+            .zip(m.views()?.into_iter().zip(v.views()?))
+            .map(|(theta, (m, v))| Slot { theta, m, v })
+            .collect();
         let powers = [hyper.beta1, hyper.beta2].map(Tensor::from);
-        Ok(Self { hyper, powers, slots })
+        let many_steps = Tensor::f_full([0; 0], MANY_STEPS, (Kind::Float, theta.all.device()))?;
+        Ok(Self { hyper, powers, slots, theta, m, v, many_steps })
     }
 
     /// The variables with their moments, in the order they were given.
@@ -108,12 +122,19 @@ impl Adam {
         self.slots.iter().map(|slot| &slot.theta).collect()
     }
 
-    /// One step: `θ −= lr_t · m / (sqrt(v) + ε)`, with `lr_t = lr · sqrt(1 − β2^t) / (1 − β1^t)`.
+    /// `gradients`, one for each variable and in their order, as one buffer: `[n]`, as [`Self::step_at_once`] takes it.
     ///
-    /// `gradients` holds one gradient for each variable, in the variables' order and of the same shape and
-    /// kind. `gate`, if given, is a scalar of the variables' kind on their device: if it is 0, the step
-    /// changes neither a variable nor a moment; if it is 1, the step is the usual one. The host never waits
-    /// to learn which of the two it is.
+    /// # Errors
+    /// If the number of gradients is not the number of variables, or a gradient has another shape than its variable.
+    pub fn gathered(&self, gradients: &[Tensor]) -> Result<Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        self.theta.gathered(gradients)
+    }
+
+    /// One step: `θ −= lr_t · m / (sqrt(v) + ε)`, with `lr_t = lr · sqrt(1 − β2^t) / (1 − β1^t)`. The variables must be
+    /// on the CPU.
+    ///
+    /// `gradients` holds one gradient for each variable, in the variables' order and of the same shape and kind.
     ///
     /// # Errors
     /// If the number of gradients is not the number of variables, or a gradient has another shape or kind
@@ -121,7 +142,7 @@ impl Adam {
     ///
     /// # Source
     /// Kingma and Ba 2015, section 2, last paragraph. Parity: `tests/parity.rs`.
-    pub fn step(&mut self, gradients: &[Tensor], gate: Option<&Tensor>) -> Result<()> {
+    pub fn step(&mut self, gradients: &[Tensor]) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let expected = self.slots.len();
         ensure!(
@@ -133,23 +154,74 @@ impl Adam {
             let (ours, theirs) = ((slot.theta.size(), slot.theta.kind()), (g.size(), g.kind()));
             ensure!(ours == theirs, "expected a gradient of {ours:?}, found {theirs:?}");
         }
+        let (narrow, wide) = self.advance()?;
+        for (slot, g) in self.slots.iter_mut().zip(gradients) {
+            match slot.theta.f_kind()? {
+                Kind::Double => slot.step_in_one_pass(g, wide)?,
+                _ => slot.step_in_one_pass(g, narrow)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The step size `lr_t` of the next step, in the variables' kind. The step after it is then the next one.
+    ///
+    /// # Errors
+    /// Never; the powers are scalars on the CPU.
+    pub fn next_step_size(&mut self) -> Result<f64> {
+        let (narrow, wide) = self.advance()?;
+        Ok(if self.theta.all.f_kind()? == Kind::Double { wide.alpha } else { narrow.alpha.into() })
+    }
+
+    /// One step as [`Self::step`] takes it, on any device and of all variables at once. The host reads nothing back.
+    ///
+    /// `gradient` is what [`Self::gathered`] gave, `step_size` what [`Self::next_step_size`] gave, as a scalar of the
+    /// variables' kind on their device. If `found_inf`, a float32 scalar there, is 1, neither a variable nor a moment
+    /// changes; if it is 0, the step is the usual one.
+    ///
+    /// # Errors
+    /// If the gradient has another length or kind.
+    pub fn step_at_once(
+        &mut self,
+        gradient: &Tensor,
+        step_size: &Tensor,
+        found_inf: &Tensor,
+    ) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        let (theta, m, v) = (&self.theta.all, &self.m.all, &self.v.all);
+        let Hyper { beta1, beta2, epsilon, .. } = self.hyper;
+        let (beta1, beta2, epsilon) = (beta1.into(), beta2.into(), epsilon.into());
+        let has_fused = matches!(theta.device(), Device::Cpu | Device::Cuda(_));
+        if theta.f_kind()? == Kind::Float && has_fused {
+            let many_steps = &self.many_steps;
+            let step = AdamStep { alpha: step_size, found_inf, many_steps, beta1, beta2, epsilon };
+            return fused_adam(&AdamState { theta, m, v }, gradient, &step);
+        }
+        // The fused kernel takes a step size in float32 only, and not every device has it.
+        let next_m = m.f_lerp(gradient, 1.0 - beta1)?;
+        let next_v = v.f_lerp(&gradient.f_square()?, 1.0 - beta2)?;
+        let denominator = next_v.f_sqrt()?.f_add_scalar_(epsilon)?;
+        let change = next_m.f_mul(step_size)?.f_div_(&denominator)?;
+        let next_theta = theta.f_sub(&change)?;
+        // Not a product with a gate: 0 times NaN is NaN. `where` chooses instead.
+        let is_taken = found_inf.f_eq(0.)?;
+        for (old, new) in [(m, next_m), (v, next_v), (theta, next_theta)] {
+            let _ = new.f_where_self_out(old, &is_taken, old)?;
+        }
+        Ok(())
+    }
+
+    /// The numbers of the next step, as the formula reads them in float32 and in float64. The step after it is then the
+    /// next one.
+    fn advance(&mut self) -> Result<(Factors<f32>, Factors<f64>)> {
         let hyper = self.hyper;
         let power = |power: &Tensor| power.f_double_value(&[]).map(|power| power as f32);
         let powers = (power(&self.powers[0])?, power(&self.powers[1])?);
-        let (narrow, wide) = (hyper.factors::<f32>(powers), hyper.factors::<f64>(powers));
-        for (slot, g) in self.slots.iter_mut().zip(gradients) {
-            match (slot.theta.device(), slot.theta.f_kind()?, gate) {
-                (Device::Cpu, Kind::Float, None) => slot.step_in_one_pass(g, narrow)?,
-                (Device::Cpu, Kind::Double, None) => slot.step_in_one_pass(g, wide)?,
-                (_, Kind::Double, _) => slot.step_by_operations(g, wide, gate)?,
-                _ => slot.step_by_operations(g, narrow.widen(), gate)?,
-            }
-        }
         let next = [powers.0 * hyper.beta1, powers.1 * hyper.beta2];
         for (power, next) in self.powers.iter_mut().zip(next) {
             let _ = power.f_fill_(f64::from(next))?;
         }
-        Ok(())
+        Ok((hyper.factors::<f32>(powers), hyper.factors::<f64>(powers)))
     }
 }
 
@@ -168,23 +240,11 @@ impl Hyper {
     }
 }
 
-impl Factors<f32> {
-    fn widen(self) -> Factors<f64> {
-        let Self { alpha, m_share, v_share, epsilon } = self;
-        Factors {
-            alpha: alpha.into(),
-            m_share: m_share.into(),
-            v_share: v_share.into(),
-            epsilon: epsilon.into(),
-        }
-    }
-}
-
 impl Slot {
     /// One step on the CPU, in one pass over memory, on all threads. Operations on whole tensors would
     /// read and write the same memory ten times.
     fn step_in_one_pass<T: Element>(&mut self, g: &Tensor, factors: Factors<T>) -> Result<()> {
-        let g = with_memory_order_of(&self.theta, g)?;
+        let g = in_memory_order(g, &self.theta.stride())?;
         let written = [&self.theta, &self.m, &self.v].map(Tensor::data_ptr);
         ensure!(
             !written.contains(&g.data_ptr()),
@@ -204,43 +264,6 @@ impl Slot {
         });
         Ok(())
     }
-
-    /// One step on any device, by operations on whole tensors. The host reads nothing back.
-    fn step_by_operations(
-        &mut self,
-        g: &Tensor,
-        factors: Factors<f64>,
-        gate: Option<&Tensor>,
-    ) -> Result<()> {
-        let Factors { alpha, m_share, v_share, epsilon } = factors;
-        let dm = g.f_sub(&self.m)?.f_mul_scalar_(m_share)?;
-        let dv = g.f_square()?.f_sub_(&self.v)?.f_mul_scalar_(v_share)?;
-        let m = self.m.f_add(&dm)?;
-        let v = self.v.f_add(&dv)?;
-        let denominator = v.f_sqrt()?.f_add_scalar_(epsilon)?;
-        let theta = self.theta.f_sub(&m.f_mul_scalar(alpha)?.f_div_(&denominator)?)?;
-        for (old, new) in [(&mut self.m, m), (&mut self.v, v), (&mut self.theta, theta)] {
-            match gate {
-                None => old.f_copy_(&new)?,
-                // Not a product with the gate: 0 times NaN is NaN. `where` chooses instead.
-                Some(gate) => {
-                    let chosen = new.f_where_self(&gate.f_ne(0.)?, old)?;
-                    old.f_copy_(&chosen)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// `x` in the memory order of `like`: `x` itself if it has that order already, otherwise a copy.
-fn with_memory_order_of(like: &Tensor, x: &Tensor) -> Result<Tensor> {
-    if x.stride() == like.stride() {
-        return Ok(x.shallow_clone());
-    }
-    let mut copy = like.f_empty_like()?.detach();
-    copy.f_copy_(x)?;
-    Ok(copy)
 }
 
 #[cfg(test)]
@@ -277,7 +300,7 @@ mod tests {
         let config = AdamConfig { epsilon: 1e-3, ..Default::default() };
         let mut adam = optimizer(Kind::Double, config)?;
         for g in &GRADIENTS {
-            adam.step(&[Tensor::from_slice(g)], None)?;
+            adam.step(&[Tensor::from_slice(g)])?;
         }
         for (i, start) in [0.3, -1.0].into_iter().enumerate() {
             let gradients = GRADIENTS.map(|g| g[i]);
@@ -292,17 +315,24 @@ mod tests {
         Ok(())
     }
 
+    /// A step of all variables at once, as on a device.
+    fn step_at_once(adam: &mut Adam, gradients: &[Tensor], found_inf: f32) -> Result<()> {
+        let step_size = Tensor::from(adam.next_step_size()?).to_kind(adam.theta.all.kind());
+        let gradient = adam.gathered(gradients)?;
+        adam.step_at_once(&gradient, &step_size, &Tensor::from(found_inf))
+    }
+
     #[test]
-    fn one_pass_and_whole_tensor_operations_agree() -> Result<()> {
+    fn steps_one_by_one_and_at_once_agree() -> Result<()> {
         for (kind, bound) in [(Kind::Float, 1e-6), (Kind::Double, 1e-15)] {
             let config = AdamConfig::default();
             let (mut fast, mut slow) = (optimizer(kind, config)?, optimizer(kind, config)?);
-            let open = Tensor::from(1.0).to_kind(kind);
             for g in &GRADIENTS {
                 let g = Tensor::from_slice(g).to_kind(kind);
-                fast.step(&[g.shallow_clone()], None)?;
-                slow.step(&[g], Some(&open))?;
+                fast.step(&[g.shallow_clone()])?;
+                step_at_once(&mut slow, &[g], 0.0)?;
             }
+            assert_eq!(fast.powers(), slow.powers());
             for (a, b) in [(&fast.slots()[0], &slow.slots()[0])] {
                 for (a, b) in [(&a.theta, &b.theta), (&a.m, &b.m), (&a.v, &b.v)] {
                     let error = (a - b).abs().max().double_value(&[]);
@@ -314,12 +344,15 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_gate_keeps_nan_out() -> Result<()> {
-        let mut adam = optimizer(Kind::Float, AdamConfig::default())?;
-        let nan = Tensor::from_slice(&[f32::NAN, 1.0]);
-        adam.step(&[nan], Some(&Tensor::from(0.0_f32)))?;
-        assert_eq!(adam.slots()[0].theta, Tensor::from_slice(&[0.3_f32, -1.0]));
-        assert_eq!(adam.slots()[0].v, Tensor::from_slice(&[0.0_f32, 0.0]));
+    fn a_step_that_is_not_to_be_taken_keeps_nan_out() -> Result<()> {
+        for kind in [Kind::Float, Kind::Double] {
+            let mut adam = optimizer(kind, AdamConfig::default())?;
+            let before = adam.slots()[0].theta.copy();
+            let nan = Tensor::from_slice(&[f32::NAN, 1.0]).to_kind(kind);
+            step_at_once(&mut adam, &[nan], 1.0)?;
+            let Slot { theta, m, v } = &adam.slots()[0];
+            assert_eq!((theta, m, v), (&before, &m.zeros_like(), &v.zeros_like()));
+        }
         Ok(())
     }
 
@@ -329,11 +362,11 @@ mod tests {
         let g = Tensor::from_slice(&[1.0_f32, 2., 3., -4., -5., -6.]).view([2, 3]);
         let mut plain = Adam::new([theta.copy()], AdamConfig::default())?;
         let mut turned = Adam::new([theta.copy()], AdamConfig::default())?;
-        plain.step(&[g.shallow_clone()], None)?;
-        turned.step(&[g.tr().contiguous().tr()], None)?;
+        plain.step(&[g.shallow_clone()])?;
+        turned.step(&[g.tr().contiguous().tr()])?;
         assert_eq!(plain.slots()[0].theta, turned.slots()[0].theta);
-        assert!(plain.step(&[g.tr()], None).is_err());
-        assert!(plain.step(&[], None).is_err());
+        assert!(plain.step(&[g.tr()]).is_err());
+        assert!(plain.step(&[]).is_err());
         Ok(())
     }
 }

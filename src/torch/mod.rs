@@ -107,11 +107,11 @@ pub fn deterministic(on: bool) -> Result<()> {
     done(unsafe { dcgan_deterministic(on) })
 }
 
-/// Runs `work` and counts how often it calls each of libtorch's operators, on all threads. Operators that others call
-/// are counted, too. Only one such count may run at a time.
+/// Runs `work` and counts how often this thread calls each of libtorch's operators. Operators that others call are
+/// counted, too. On the CPU backward passes run on the thread that asks for them.
 ///
 /// # Errors
-/// If another count is running, and the errors of `work`.
+/// If this thread is counting already, and the errors of `work`.
 pub fn counted<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, BTreeMap<String, u64>)> {
     // SAFETY: it takes nothing.
     done(unsafe { dcgan_start_counting() })?;

@@ -11,18 +11,16 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <sstream>
 #include <string>
 
 namespace {
 
-std::mutex counts_lock;
-std::map<std::string, uint64_t> counts;
-at::CallbackHandle counting = at::INVALID_CALLBACK_HANDLE;
+// Each thread counts its own calls.
+thread_local std::map<std::string, uint64_t> counts;
+thread_local at::CallbackHandle counting = at::INVALID_CALLBACK_HANDLE;
 
 std::unique_ptr<at::ObserverContext> count(const at::RecordFunction& call) {
-  std::lock_guard<std::mutex> guard(counts_lock);
   ++counts[call.name()];
   return nullptr;
 }
@@ -64,7 +62,7 @@ char* dcgan_start_counting() {
     TORCH_CHECK(counting == at::INVALID_CALLBACK_HANDLE, "operators are being counted already");
     counts.clear();
     auto callback = at::RecordFunctionCallback(count).scopes({at::RecordScope::FUNCTION});
-    counting = at::addGlobalCallback(callback);
+    counting = at::addThreadLocalCallback(callback);
   });
 }
 
@@ -73,7 +71,6 @@ char* dcgan_stop_counting(char** lines) {
     TORCH_CHECK(counting != at::INVALID_CALLBACK_HANDLE, "operators are not being counted");
     at::removeCallback(counting);
     counting = at::INVALID_CALLBACK_HANDLE;
-    std::lock_guard<std::mutex> guard(counts_lock);
     std::ostringstream text;
     for (const auto& [name, count] : counts) {
       text << name << ' ' << count << '\n';

@@ -42,7 +42,7 @@ char* dcgan_allow_tf32(bool allow);
 // Whether operations may only use algorithms that give the same bits each time.
 char* dcgan_deterministic(bool on);
 
-// Counts calls of operators, by name, until dcgan_stop_counting, which gives them as lines "name count".
+// Counts this thread's calls of operators, by name, until dcgan_stop_counting, which gives them as lines "name count".
 char* dcgan_start_counting();
 char* dcgan_stop_counting(char** counts);
 

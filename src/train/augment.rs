@@ -18,8 +18,10 @@
 
 use anyhow::{Result, ensure};
 use rand_chacha::ChaCha8Rng;
-use tch::{Kind, Tensor};
+use tch::kind::Element;
+use tch::{Device, Kind, Tensor};
 
+use crate::pixels::{pinned, sent};
 use crate::rng::{augmentations, below, unit};
 use crate::settings::{Policies, Policy, TrainConfig};
 
@@ -60,18 +62,6 @@ pub struct Augmenter {
 }
 
 impl Augmenter {
-    /// Augments the next batch.
-    ///
-    /// # Shapes
-    /// `images` `[N, C, H, W]` → `[N, C, H, W]`, same kind and device.
-    ///
-    /// # Errors
-    /// If `images` is not rank 4, or the device fails.
-    pub fn augment(&mut self, images: &Tensor) -> Result<Tensor> {
-        let (count, _, height, width) = images.size4()?;
-        self.draw(count as usize, [height, width]).apply(images)
-    }
-
     /// Draws the random numbers of the next batch: `count` images of `[height, width]`.
     pub fn draw(&mut self, count: usize, [height, width]: [i64; 2]) -> Draws {
         let Self { augmentation, rng } = self;
@@ -118,6 +108,49 @@ pub struct Draws {
 }
 
 impl Draws {
+    /// The same numbers as tensors on the host, in memory from which they can be sent to `device` without waiting.
+    ///
+    /// # Errors
+    /// If there is no such memory.
+    pub fn tensors(&self, device: Device) -> Result<DrawTensors> {
+        fn rows<T: Element, const N: usize>(
+            rows: &[[T; N]],
+            device: Device,
+        ) -> Result<Option<Tensor>> {
+            if rows.is_empty() {
+                return Ok(None);
+            }
+            let rows = Tensor::f_from_slice(rows.as_flattened())?.f_view([-1, N as i64])?;
+            pinned(rows, device).map(Some)
+        }
+        Ok(DrawTensors {
+            color: rows(&self.color, device)?,
+            shifts: rows(&self.shifts, device)?,
+            cuts: rows(&self.cuts, device)?,
+        })
+    }
+}
+
+/// [`Draws`] as tensors, which is how they augment images.
+#[derive(Debug)]
+pub struct DrawTensors {
+    /// `[N, 3]`, float32.
+    color: Option<Tensor>,
+    /// `[N, 2]`, int64.
+    shifts: Option<Tensor>,
+    /// `[N, 2]`, int64.
+    cuts: Option<Tensor>,
+}
+
+impl DrawTensors {
+    /// The same numbers on `device`.
+    ///
+    /// # Errors
+    /// If the device cannot hold them.
+    pub fn sent(&self, device: Device) -> Result<Self> {
+        self.map(|tensor| sent(tensor, device))
+    }
+
     /// Augments `images` with these numbers. The result is a differentiable function of the images.
     ///
     /// # Shapes
@@ -127,32 +160,42 @@ impl Draws {
     /// If `images` is not rank 4, the numbers are those of another number of images, or the device fails.
     pub fn apply(&self, images: &Tensor) -> Result<Tensor> {
         let count = images.size4()?.0;
-        for drawn in [self.color.len(), self.shifts.len(), self.cuts.len()] {
-            let is_fitting = drawn == 0 || drawn as i64 == count;
+        for drawn in self.all() {
+            let drawn = drawn.size()[0];
             ensure!(
-                is_fitting,
+                drawn == count,
                 "expected random numbers of {count} images, found those of {drawn}"
             );
         }
         let mut images = images.shallow_clone();
-        if !self.color.is_empty() {
-            images = recolored(&images, &self.color)?;
+        if let Some(draws) = &self.color {
+            images = recolored(&images, draws)?;
         }
-        if !self.shifts.is_empty() {
-            images = shifted(&images, &self.shifts)?;
+        if let Some(shifts) = &self.shifts {
+            images = shifted(&images, shifts)?;
         }
-        if !self.cuts.is_empty() {
-            images = cut(&images, &self.cuts)?;
+        if let Some(centres) = &self.cuts {
+            images = cut(&images, centres)?;
         }
         Ok(images)
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.color, &self.shifts, &self.cuts].into_iter().flatten()
+    }
+
+    /// The same draws, each tensor replaced by what `change` makes of it.
+    pub(super) fn map(&self, mut change: impl FnMut(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let mut of = |tensor: &Option<Tensor>| tensor.as_ref().map(&mut change).transpose();
+        Ok(Self { color: of(&self.color)?, shifts: of(&self.shifts)?, cuts: of(&self.cuts)? })
     }
 }
 
 /// `images` `[N, C, H, W]` with another brightness, saturation and contrast.
-fn recolored(images: &Tensor, draws: &[[f32; 3]]) -> Result<Tensor> {
+fn recolored(images: &Tensor, draws: &Tensor) -> Result<Tensor> {
     let kind = images.kind();
-    let draws = Tensor::f_from_slice(draws.as_flattened())?.f_to_kind(kind)?;
-    let draws = draws.f_to_device(images.device())?.f_view([-1, 3, 1, 1])?;
+    let draws = draws.f_to_kind(kind)?.f_view([-1, 3, 1, 1])?;
     let u = |which: i64| draws.f_narrow(1, which, 1); // [N, 1, 1, 1]
 
     let mut x = images.f_add(&u(0)?.f_sub_scalar(0.5)?)?;
@@ -166,9 +209,8 @@ fn recolored(images: &Tensor, draws: &[[f32; 3]]) -> Result<Tensor> {
 }
 
 /// `images` `[N, C, H, W]`, shifted down and to the right; zeros come in.
-fn shifted(images: &Tensor, shifts: &[[i64; 2]]) -> Result<Tensor> {
+fn shifted(images: &Tensor, shifts: &Tensor) -> Result<Tensor> {
     let (n, c, h, w) = images.size4()?;
-    let shifts = pairs(shifts, images)?;
     // Where each row, or column, of the result comes from, and whether that is inside of the image: [N, side].
     let sources = |axis, side| -> Result<(Tensor, Tensor)> {
         let from = positions(side, images)?.f_sub(&shifts.f_narrow(1, axis, 1)?)?;
@@ -187,9 +229,8 @@ fn shifted(images: &Tensor, shifts: &[[i64; 2]]) -> Result<Tensor> {
 }
 
 /// `images` `[N, C, H, W]` with zeros in a rectangle around each centre.
-fn cut(images: &Tensor, centres: &[[i64; 2]]) -> Result<Tensor> {
+fn cut(images: &Tensor, centres: &Tensor) -> Result<Tensor> {
     let (_, _, h, w) = images.size4()?;
-    let centres = pairs(centres, images)?;
     // Whether each row, or column, runs through the rectangle: [N, side].
     let is_cut = |axis, side| -> Result<Tensor> {
         let length = cut_length(side);
@@ -203,13 +244,6 @@ fn cut(images: &Tensor, centres: &[[i64; 2]]) -> Result<Tensor> {
 /// The numbers `0..side`: `[side]`, on the device of `images`.
 fn positions(side: i64, images: &Tensor) -> Result<Tensor> {
     Ok(Tensor::f_arange(side, (Kind::Int64, images.device()))?)
-}
-
-/// A number of the vertical axis (0) and one of the horizontal axis (1) for each image: `[N, 2]`, on the device of
-/// `images`.
-fn pairs(pairs: &[[i64; 2]], images: &Tensor) -> Result<Tensor> {
-    let pairs = Tensor::f_from_slice(pairs.as_flattened())?.f_view([-1, 2])?;
-    Ok(pairs.f_to_device(images.device())?)
 }
 
 /// Where both a row `[N, H]` and a column `[N, W]` are true: `[N, 1, H, W]`.
@@ -248,6 +282,10 @@ mod tests {
 
     fn draw(policies: &[Policy], [n, _, h, w]: [i64; 4]) -> Draws {
         augmentation(policies).begin(0, 1).draw(n as usize, [h, w])
+    }
+
+    fn apply(draws: &Draws, images: &Tensor) -> Result<Tensor> {
+        draws.tensors(images.device())?.apply(images)
     }
 
     fn images(step: u64, shape: [i64; 4]) -> Tensor {
@@ -323,7 +361,7 @@ mod tests {
             let images = images(1, shape);
             let expected = obvious(&draws, &numbers(&images), shape);
             for (kind, bound) in [(Kind::Double, 1e-12), (Kind::Float, 1e-5)] {
-                let ours = draws.apply(&images.to_kind(kind))?;
+                let ours = apply(&draws, &images.to_kind(kind))?;
                 assert_eq!((ours.kind(), ours.size()), (kind, shape.to_vec()));
                 for (at, (ours, expected)) in
                     numbers(&ours.to_kind(Kind::Double)).iter().zip(&expected).enumerate()
@@ -343,9 +381,10 @@ mod tests {
         for (shape, policies) in SHAPES.iter().flat_map(|s| SETS.map(|policies| (*s, policies))) {
             let draws = draw(policies, shape);
             let [start, direction, weights] = [1, 2, 3].map(|step| images(step, shape));
-            let forward = (draws.apply(&(&start + &direction))? - draws.apply(&start)?) * &weights;
+            let forward =
+                (apply(&draws, &(&start + &direction))? - apply(&draws, &start)?) * &weights;
             let leaf = start.set_requires_grad(true);
-            let weighted = (draws.apply(&leaf)? * &weights).sum(Kind::Double);
+            let weighted = (apply(&draws, &leaf)? * &weights).sum(Kind::Double);
             let gradient = &Tensor::f_run_backward(&[&weighted], &[&leaf], false, false)?[0];
             let (forward, back) = (numbers(&forward), numbers(&(gradient * &direction)));
             let scale: f64 = forward.iter().map(|x| x.abs()).sum::<f64>() + 1.0;
@@ -362,7 +401,7 @@ mod tests {
             let draws = draw(policies, shape);
             let images = images(1, shape);
             let channels_last = images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
-            let [ours, theirs] = [draws.apply(&images)?, draws.apply(&channels_last)?];
+            let [ours, theirs] = [apply(&draws, &images)?, apply(&draws, &channels_last)?];
             let error = (ours - theirs).abs().max().double_value(&[]);
             assert!(error <= 1e-14, "{policies:?}: {error:e}");
         }
@@ -416,7 +455,7 @@ mod tests {
             let all = |draws: Vec<Draws>| -> Result<[Vec<String>; 2]> {
                 let mut found = [Vec::new(), Vec::new()];
                 for draws in draws {
-                    let shown = draws.apply(&images)?;
+                    let shown = apply(&draws, &images)?;
                     found[0].push(format!("{:?}", numbers(&shown)));
                     found[1].push(format!("{:?}", numbers(&shown.rot90(2, [2, 3]))));
                 }
@@ -442,9 +481,9 @@ mod tests {
     #[test]
     fn numbers_of_another_batch_and_images_of_another_rank_are_refused() {
         let draws = draw(SETS[1], [3, 1, 8, 8]);
-        let error = draws.apply(&images(1, [4, 1, 8, 8])).unwrap_err().to_string();
+        let error = apply(&draws, &images(1, [4, 1, 8, 8])).unwrap_err().to_string();
         assert!(error.contains("4 images, found those of 3"), "{error}");
-        assert!(draws.apply(&images(1, [3, 1, 8, 8]).flatten(1, 3)).is_err());
+        assert!(apply(&draws, &images(1, [3, 1, 8, 8]).flatten(1, 3)).is_err());
         assert_eq!(Augmentation::new(&Policies::default(), 0), None);
     }
 }

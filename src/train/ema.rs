@@ -39,21 +39,33 @@ impl Ema {
         &self.model
     }
 
-    /// Moves the average towards the present weights, after iteration number `iteration` (counted from 1). With a
-    /// `gate`, a scalar of the weights' kind, this happens only if the gate is 1, not if it is 0.
+    /// By which share of the distance the average moves towards the weights after iteration number `iteration` (counted
+    /// from 1).
+    pub(super) fn share(&self, iteration: u64) -> f64 {
+        1.0 - decay_at(self.decay, iteration)
+    }
+
+    /// Moves the average towards the present weights by `share`.
     ///
     /// # Errors
     /// If the device fails.
-    pub(super) fn update(&mut self, iteration: u64, gate: Option<&Tensor>) -> Result<()> {
+    pub(super) fn update(&mut self, share: f64) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        let share = 1.0 - decay_at(self.decay, iteration);
-        let gated = gate.map(|gate| gate.f_mul_scalar(share)).transpose()?;
         for (live, average) in &mut self.pairs {
             // average + share · (live − average)
-            let _ = match &gated {
-                None => average.f_lerp_(live, share)?,
-                Some(share) => average.f_lerp_tensor_(live, share)?,
-            };
+            let _ = average.f_lerp_(live, share)?;
+        }
+        Ok(())
+    }
+
+    /// Like [`Self::update`], with the share as a scalar of the weights' kind on their device.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(super) fn update_on_device(&mut self, share: &Tensor) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        for (live, average) in &mut self.pairs {
+            let _ = average.f_lerp_tensor_(live, share)?;
         }
         Ok(())
     }
@@ -105,7 +117,7 @@ mod tests {
             (5, -1e6, -489_999.941_5), // 0.3 · 700,000.195 − 700,000
         ] {
             set(weights);
-            ema.update(iteration, None)?;
+            ema.update(ema.share(iteration))?;
             for average in ema.model().variables(Network::Generator) {
                 let error = (average.tensor - expected).abs().max().double_value(&[]);
                 assert!(error <= 1e-15 * f64::abs(expected), "{iteration}: {error:e}");
@@ -118,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_of_1_changes_no_bit_of_the_update_and_a_gate_of_0_keeps_the_average() -> Result<()> {
+    fn a_share_on_the_device_changes_no_bit_of_the_update_and_0_keeps_the_average() -> Result<()> {
         for kind in [Kind::Float, Kind::Double] {
             let config = ModelConfig { base_width: 1, z_dim: 3, ..Default::default() };
             let model = Model::new(&config, 0, Device::Cpu, kind)?;
@@ -130,12 +142,13 @@ mod tests {
             for mut variable in model.variables(Network::Generator) {
                 let _ = tch::no_grad(|| variable.tensor.g_mul_scalar_(0.7).g_add_scalar_(0.1));
             }
-            let gate = |value: f64| Tensor::from(value).to_kind(kind);
+            let on_device = |share: f64| Tensor::from(share).to_kind(kind);
             let before = averages(&both[0]);
-            both[0].update(20, Some(&gate(0.0)))?;
+            both[0].update_on_device(&on_device(0.0))?;
             assert_eq!(averages(&both[0]), before);
-            both[0].update(20, Some(&gate(1.0)))?;
-            both[1].update(20, None)?;
+            let share = both[0].share(20);
+            both[0].update_on_device(&on_device(share))?;
+            both[1].update(share)?;
             assert_ne!(averages(&both[0]), before);
             assert_eq!(averages(&both[0]), averages(&both[1]));
         }

@@ -37,116 +37,82 @@ impl fmt::Display for NonFinite {
 
 impl std::error::Error for NonFinite {}
 
-/// How losses and gradients are checked.
+/// Checks losses and gradients on a device before the optimizer uses them. The host never waits to learn the outcome: it
+/// reads `skipped` only when it has to wait for the device anyway.
+///
+/// On the CPU, where reading a loss is free, [`ensure_finite`] is used instead.
 #[derive(Debug)]
-enum Mode {
-    /// The host checks them before each optimizer step. This is for the CPU, where reading a loss is free.
-    Immediate,
-    /// The device checks them, and the host reads `failed_at` only when it has to wait for the device anyway.
-    Deferred {
-        /// Scalar of the weights' kind: 1 until the first failure, 0 from then on.
-        gate: Tensor,
-        /// Int64 scalar: 0 if nothing has failed, otherwise the number of the optimizer step that failed
-        /// first, counted from 1 over all iterations.
-        failed_at: Tensor,
-    },
-}
-
-/// Checks every loss and its gradients before the optimizer uses them.
-#[derive(Debug)]
-pub(super) struct FiniteCheck {
-    mode: Mode,
+pub(super) struct DeferredCheck {
+    /// Float32 scalar: 0 until the first failure, 1 from then on.
+    found_inf: Tensor,
+    /// Float32 scalar: the number of optimizer steps that were not taken.
+    skipped: Tensor,
     steps_per_iteration: u64,
 }
 
-impl FiniteCheck {
-    /// Immediate checks on the CPU, deferred ones on every other device.
-    pub(super) fn new(device: Device, kind: Kind, steps_per_iteration: u64) -> Result<Self> {
-        match device {
-            Device::Cpu => Ok(Self { mode: Mode::Immediate, steps_per_iteration }),
-            _ => Self::deferred(device, kind, steps_per_iteration),
-        }
+impl DeferredCheck {
+    /// Nothing has failed so far. It works on any device, so tests can use it on the CPU.
+    pub(super) fn new(device: Device, steps_per_iteration: u64) -> Result<Self> {
+        let zero = || Tensor::f_zeros([0; 0], (Kind::Float, device));
+        Ok(Self { found_inf: zero()?, skipped: zero()?, steps_per_iteration })
     }
 
-    /// Deferred checks. They are meant for accelerators but work on any device, so tests can use them on the
-    /// CPU.
-    pub(super) fn deferred(device: Device, kind: Kind, steps_per_iteration: u64) -> Result<Self> {
-        let gate = Tensor::f_ones([0; 0], (kind, device))?;
-        let failed_at = Tensor::f_zeros([0; 0], (Kind::Int64, device))?;
-        Ok(Self { mode: Mode::Deferred { gate, failed_at }, steps_per_iteration })
+    /// Checks a loss and its gradients (`[n]`) and returns what the optimizer step asks for, as
+    /// [`crate::tf::Adam::step_at_once`] takes it: 1 if this or an earlier check has failed, else 0.
+    pub(super) fn check(&mut self, loss: &Tensor, gradients: &Tensor) -> Result<&Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        // NaN is the least and the largest of all. Gradients are squared, because Adam's second moment is a mean of
+        // squares; and 0 · x is 0 only if x is finite.
+        let (least, largest) = gradients.f_aminmax(None::<i64>, false)?;
+        let mut worst = loss.f_addcmul(&largest, &largest)?.f_addcmul_(&least, &least)?;
+        let failed = worst.f_mul_scalar_(0.)?.f_ne(0.)?;
+        let _ = self.found_inf.f_maximum_out(&self.found_inf, &failed.f_to_kind(Kind::Float)?)?;
+        let _ = self.skipped.f_add_(&self.found_inf)?;
+        Ok(&self.found_inf)
     }
 
-    /// Checks a loss and its gradients, and returns the gate for the optimizer step, as
-    /// [`crate::tf::Adam::step`] takes it. The gate is `None` if the host knows that everything is finite.
-    ///
-    /// `iteration` counts from 1, `step` from 0 within the iteration.
-    ///
-    /// # Errors
-    /// [`NonFinite`], if checks are immediate. Deferred checks report failures in [`Self::synchronize`].
-    pub(super) fn gate(
-        &mut self,
-        loss: &Tensor,
-        gradients: &[Tensor],
-        iteration: u64,
-        step: u64,
-    ) -> Result<Option<Tensor>> {
-        match &mut self.mode {
-            Mode::Immediate => {
-                let in_loss = !loss.f_double_value(&[])?.is_finite();
-                if in_loss || !all_finite(gradients)? {
-                    return Err(NonFinite { iteration, step, in_loss: Some(in_loss) }.into());
-                }
-                Ok(None)
-            }
-            Mode::Deferred { gate, failed_at } => {
-                let _no_grad = tch::no_grad_guard();
-                // 0 · x is 0 only if x is finite, so one sum shows whether all values are finite. Gradients
-                // are squared first, because Adam's second moment is a mean of squares.
-                let mut zero = loss.f_mul_scalar(0.)?;
-                for g in gradients {
-                    zero = zero.f_add(&g.f_square()?.f_mul_scalar(0.)?.f_sum(g.kind())?)?;
-                }
-                let ok = zero.f_eq(0.)?;
-                let number = 1 + (iteration - 1) * self.steps_per_iteration + step;
-                let first = ok.f_logical_not()?.f_logical_and(&failed_at.f_eq(0)?)?;
-                *failed_at =
-                    failed_at.f_add(&first.f_to_kind(Kind::Int64)?.f_mul_scalar(number as i64)?)?;
-                *gate = gate.f_mul(&ok.f_to_kind(gate.kind())?)?;
-                Ok(Some(gate.shallow_clone()))
-            }
-        }
-    }
-
-    /// The present gate if checks are deferred, otherwise `None`.
-    pub(super) fn current(&self) -> Option<&Tensor> {
-        match &self.mode {
-            Mode::Immediate => None,
-            Mode::Deferred { gate, .. } => Some(gate),
-        }
+    /// Whether a check has failed, as a bool scalar on the device: true as long as none has.
+    pub(super) fn is_fine(&self) -> Result<Tensor> {
+        Ok(self.found_inf.f_eq(0.)?)
     }
 
     /// Forgets earlier failures, because the weights have been replaced.
     pub(super) fn reset(&mut self) -> Result<()> {
-        if let Mode::Deferred { gate, failed_at } = &mut self.mode {
-            let _ = gate.f_fill_(1.)?;
-            let _ = failed_at.f_fill_(0)?;
+        for scalar in [&mut self.found_inf, &mut self.skipped] {
+            let _ = scalar.f_fill_(0.)?;
         }
         Ok(())
     }
 
-    /// Waits for the device and reports the first failure, if there was one.
+    /// Waits for the device and reports the first failure, if there was one. `iterations` have been done by now.
     ///
     /// # Errors
-    /// [`NonFinite`], if a deferred check has failed.
-    pub(super) fn synchronize(&self) -> Result<()> {
-        let Mode::Deferred { failed_at, .. } = &self.mode else { return Ok(()) };
-        match failed_at.f_int64_value(&[])? as u64 {
-            0 => Ok(()),
-            number => {
-                let iteration = 1 + (number - 1) / self.steps_per_iteration;
-                let step = (number - 1) % self.steps_per_iteration;
-                Err(NonFinite { iteration, step, in_loss: None }.into())
-            }
+    /// [`NonFinite`], if a check has failed.
+    pub(super) fn synchronize(&self, iterations: u64) -> Result<()> {
+        let skipped = self.skipped.f_double_value(&[])? as u64;
+        if skipped == 0 {
+            return Ok(());
         }
+        let first = (iterations * self.steps_per_iteration).saturating_sub(skipped); // counted from 0
+        let (iteration, step) =
+            (first / self.steps_per_iteration, first % self.steps_per_iteration);
+        Err(NonFinite { iteration: 1 + iteration, step, in_loss: None }.into())
     }
+}
+
+/// Checks a loss and its gradients on the CPU, before optimizer step number `step` (from 0) of an iteration.
+///
+/// # Errors
+/// [`NonFinite`].
+pub(super) fn ensure_finite(
+    loss: &Tensor,
+    gradients: &[Tensor],
+    iteration: u64,
+    step: u64,
+) -> Result<()> {
+    let in_loss = !loss.f_double_value(&[])?.is_finite();
+    if in_loss || !all_finite(gradients)? {
+        return Err(NonFinite { iteration, step, in_loss: Some(in_loss) }.into());
+    }
+    Ok(())
 }

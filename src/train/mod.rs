@@ -3,7 +3,9 @@
 pub mod augment;
 mod ema;
 mod finite;
+pub mod graph;
 pub mod import;
+pub mod inputs;
 pub mod interrupt;
 pub mod memory;
 pub mod objective;

@@ -4,28 +4,33 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use tch::{Device, Tensor};
+use tch::Device;
 
 use super::finite::NonFinite;
+use super::graph::GraphedIterations;
+use super::inputs::InputMaker;
 use super::interrupt::{Interrupt, Signal};
 use super::state;
-use super::step::{BatchClasses, Gan, StepStats, StepValues, spread};
-use crate::data::{Batch, Batches, ImageSet, Prefetch};
+use super::step::{Gan, Inputs, StepStats, StepValues, spread};
+use crate::data::batches::epoch_of;
+use crate::data::prefetch::Prefetch;
+use crate::data::{Batches, ImageSet};
 use crate::eval::evaluator::Evaluator;
 use crate::eval::metric::{Better, Metric};
 use crate::files::remove;
 use crate::finite::NotFinite;
 use crate::model::Model;
 use crate::record::jsonl::{Evaluation, Metrics, Rollback};
-use crate::rng::{Stream, noise, rng};
+use crate::rng::{Stream, rng};
 use crate::run::RunDir;
 use crate::run::checkpoint::{Checkpoint, Header, Origin};
 use crate::run::journal::{Journal, config_toml};
 use crate::run::observer::Observer;
 use crate::run::watch::{Alarm, Collapse, READ_EVERY, Reading, Watch};
 use crate::sample::grid::{GRID, class_grid};
-use crate::sample::{Sampler, drawn_class, sample, with_classes};
-use crate::settings::{OnCollapse, TrainConfig};
+use crate::sample::{Sampler, sample};
+use crate::settings::{OnCollapse, Switch, TrainConfig};
+use crate::torch;
 
 /// How often a run is rolled back before it stops with an error.
 pub const MAX_ROLLBACKS: usize = 3;
@@ -121,7 +126,11 @@ struct Trainer<'a> {
     progress: &'a dyn Observer,
     interrupt: &'a Interrupt,
     gan: Gan,
-    batches: Prefetch,
+    /// On CUDA, unless the settings say otherwise: what runs iterations as a graph.
+    graph: Option<GraphedIterations>,
+    inputs: Prefetch<InputMaker>,
+    /// Iterations in an epoch.
+    per_epoch: u64,
     journal: Journal<'a>,
     /// Measures the quality of samples, if the settings ask for that.
     evaluator: Option<Evaluator>,
@@ -154,6 +163,7 @@ impl<'a> Trainer<'a> {
         let identity = set.identity_for(config.conditional.is_on())?;
         let labels = if config.conditional.is_on() { set.labels() } else { None };
         let model = config.model(set.shape(), identity.class_count());
+        let graph = prepare_cuda(config, device, progress)?;
         let model =
             Model::new(&model, config.seed, device, kind)?.computing_in(config.precision.compute());
         let mut gan = Gan::new(model, config.into())?;
@@ -198,14 +208,27 @@ impl<'a> Trainer<'a> {
         };
         let batches = Batches::new(set, config.batch_size, config.seed);
         let batches = batches.flipped(config.flip).labelled(labels.as_ref());
-        let batches = Prefetch::new(batches, device, kind);
+        let per_epoch = batches.per_epoch();
+        let inputs = Prefetch::new(InputMaker {
+            batches,
+            options: (kind, device),
+            seed: config.seed,
+            salt: state.salt,
+            latent: config.latent,
+            batch_size: config.batch_size,
+            z_dim: gan.model.config().z_dim as usize,
+            classes: state.set.classes.clone(),
+            step: config.into(),
+        });
         let trainer = Self {
             run,
             progress,
             interrupt,
             gan,
-            total: config.total_iterations(batches.per_epoch()),
-            batches,
+            graph,
+            total: config.total_iterations(per_epoch),
+            inputs,
+            per_epoch,
             evaluator,
             fixed_z,
             saved: Some(state.iteration),
@@ -231,25 +254,20 @@ impl<'a> Trainer<'a> {
 
         // Train: one batch of real images, one z.
         let step_start = Instant::now();
-        let Batch { images: real, classes: of_real } = self.batches.batch(iteration)?;
-        let mut noise = noise(config.seed, self.state.salt, iteration);
-        let z_dim = self.gan.model.config().z_dim as usize;
-        let z = config.latent.sample(&mut noise, config.batch_size, z_dim);
-        self.gan.set_salt(self.state.salt);
-        let stats = match (of_real, &self.state.set.classes) {
-            (Some(of_real), Some(classes)) => {
-                // As often as among the real images, so that the discriminator learns nothing from how often a class
-                // comes.
-                let asked: Vec<_> =
-                    (0..config.batch_size).map(|_| drawn_class(&mut noise, classes)).collect();
-                let z = with_classes(&z, z_dim, &asked, classes.names.len());
-                let asked: Vec<_> = asked.into_iter().map(|class| class as i64).collect();
-                let generated = Tensor::f_from_slice(&asked)?.f_to_device(of_real.device())?;
-                let classes = BatchClasses { real: of_real, generated };
-                self.gan.conditional_iteration(&real, &self.gan.model.z(&z)?, &classes)?
+        let inputs = self.inputs.get(iteration)?.sent()?;
+        let stats = match &mut self.graph {
+            Some(graph) => {
+                let stats = graph.run(&mut self.gan, &inputs)?;
+                if let Some(error) = graph.trouble() {
+                    self.progress.warn(&format!(
+                        "the iteration cannot become a CUDA graph, so training is slower: {error:#}"
+                    ));
+                }
+                stats
             }
-            _ => self.gan.iteration(&real, &self.gan.model.z(&z)?)?,
+            None => self.gan.run(&inputs, &mut |_| Ok(()))?,
         };
+        let Inputs { real, .. } = inputs;
         self.images += real.size()[0];
         // Reading the losses waits for the device, so the time that it takes counts as training.
         let values = if is_logged || is_checked {
@@ -285,7 +303,7 @@ impl<'a> Trainer<'a> {
         }
 
         // Save.
-        let per_epoch = self.batches.per_epoch();
+        let per_epoch = self.per_epoch;
         let every = self.state.config.checkpoint_every;
         if is_due(every) || every > 0 && per_epoch >= LONG_EPOCH && is_due(per_epoch) {
             self.save(Occasion::Scheduled)?;
@@ -300,7 +318,7 @@ impl<'a> Trainer<'a> {
         let iteration = self.state.iteration;
         self.journal.metrics(Metrics {
             iteration,
-            epoch: self.batches.epoch_of(iteration),
+            epoch: epoch_of(iteration, self.per_epoch),
             d_loss: values.d_loss,
             g_loss: values.g_loss,
             mean_discriminator_output_prob_real: values.mean_discriminator_output_prob_real,
@@ -448,7 +466,9 @@ impl<'a> Trainer<'a> {
             remove(&best)?;
         }
         state::restore(&mut self.gan, &checkpoint)?;
-        self.state.salt = self.state.salt.wrapping_add(1);
+        let salt = self.state.salt.wrapping_add(1);
+        self.state.salt = salt;
+        self.inputs.change(|maker| maker.salt = salt)?;
         self.state.rollbacks.push(Rollback { iteration: to, rolled_back_from: from, because });
         let Header { iteration, watch, healthy, .. } = checkpoint.header;
         (self.state.iteration, self.state.watch, self.state.healthy) = (iteration, watch, healthy);
@@ -477,6 +497,28 @@ impl<'a> Trainer<'a> {
             checkpoints_s: self.checkpoints_s,
         }
     }
+}
+
+/// Sets libtorch up for training with CUDA, if that is the device, and gives what runs iterations as a graph.
+fn prepare_cuda(
+    config: &TrainConfig,
+    device: Device,
+    progress: &dyn Observer,
+) -> Result<Option<GraphedIterations>> {
+    torch::deterministic(config.deterministic.is_on())?;
+    let Device::Cuda(number) = device else { return Ok(None) };
+    // Which of cuDNN's algorithms is the fastest depends on the device and the layer: it tries them once.
+    tch::Cuda::cudnn_set_benchmark(!config.deterministic.is_on());
+    if config.graph == Some(Switch::Off) {
+        return Ok(None);
+    }
+    if !torch::HAS_GRAPHS {
+        progress.warn(
+            "this program was built without CUDA graphs, so the GPU waits for the host; doctor says what is missing",
+        );
+        return Ok(None);
+    }
+    GraphedIterations::new(number).map(Some)
 }
 
 /// Writes the checkpoint of the iteration that `header` names.
