@@ -12,7 +12,7 @@ use dcgan::train::step::Gan;
 use tch::{Device, Kind};
 
 fn main() -> Result<()> {
-    device::configure(device::default_threads());
+    device::configure(device::default_threads(), false)?;
     let config = TrainConfig { base_width: 16, batch_size: 64, ..Default::default() };
     let (device, kind) = (Device::Cpu, Kind::Float);
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use crate::error::SettingError;
+use crate::torch;
 
 /// The device that the user asks for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,13 +130,24 @@ pub fn default_threads() -> usize {
     num_cpus::get_physical().min(num_cpus::get()).max(1)
 }
 
-/// Prepares the process for computing on `threads` CPU threads. Call it once, before anything is computed.
-pub fn configure(threads: usize) {
+/// Prepares the process for computing on `threads` CPU threads, and on CUDA in float32 as it is, or with `tf32` in
+/// TensorFloat-32, which is faster and whose mantissa has only 10 bits. Call it once, before anything is computed:
+/// otherwise libtorch lets float32 convolutions on CUDA use TensorFloat-32.
+///
+/// If the environment has `NVIDIA_TF32_OVERRIDE` and `tf32` is not asked for, libtorch and CUDA's libraries decide.
+///
+/// # Errors
+/// If libtorch refuses.
+pub fn configure(threads: usize, tf32: bool) -> Result<()> {
     // libtorch takes an i32; the configuration has checked the range.
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     // An error means that a pool of threads is running already. Then that one is used.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     keep_freed_memory();
+    if tf32 || std::env::var_os("NVIDIA_TF32_OVERRIDE").is_none() {
+        torch::allow_tf32(tf32)?;
+    }
+    Ok(())
 }
 
 /// Makes glibc keep the memory that libtorch frees, instead of giving it back to the system and asking for it again at
@@ -178,33 +190,6 @@ pub fn let_idle_threads_sleep() {
         // `exec` returns only if it fails. Then this process continues as it is.
         let _ = program.args(arguments).env("GOMP_SPINCOUNT", SPINS).exec();
     }
-}
-
-/// The environment variable by which CUDA's libraries turn TensorFloat-32 on or off.
-const TF32: &str = "NVIDIA_TF32_OVERRIDE";
-
-/// Turns TensorFloat-32 off. cuDNN's convolutions use it by default for float32, although its mantissa has only 10
-/// bits. If the user has set `NVIDIA_TF32_OVERRIDE`, nothing is changed.
-///
-/// A program that uses this library on CUDA should call this first in `main`, or set the variable itself. Otherwise
-/// its float32 convolutions do not have the precision of float32.
-///
-/// # Safety
-/// As for [`std::env::set_var`]: no other thread may read or write the environment meanwhile.
-pub unsafe fn forbid_tf32() {
-    if std::env::var_os(TF32).is_none() {
-        // SAFETY: the caller's promise.
-        unsafe { std::env::set_var(TF32, "0") };
-    }
-}
-
-/// Undoes [`forbid_tf32`]. Call it before CUDA is first used.
-///
-/// # Safety
-/// As for [`std::env::remove_var`]: no other thread may read or write the environment meanwhile.
-pub unsafe fn allow_tf32() {
-    // SAFETY: the caller's promise.
-    unsafe { std::env::remove_var(TF32) };
 }
 
 /// The name of the processor where the system tells it, else that of its architecture.

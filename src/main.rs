@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::CommandFactory;
 use dcgan::device;
-use dcgan::settings::Switch;
 
 use crate::cli::{Cli, Command};
 
@@ -18,9 +17,6 @@ fn main() -> ExitCode {
         // This may start the program anew, so it comes before anything is read that could change in between.
         device::let_idle_threads_sleep();
     }
-    // SAFETY: this program has started no thread yet: so far it has only read arguments and settings, which are text.
-    // Threads that libraries may have started when they were loaded read no environment.
-    unsafe { if wants_tf32(&cli) { device::allow_tf32() } else { device::forbid_tf32() } };
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -28,18 +24,6 @@ fn main() -> ExitCode {
             commands::exit_code(&error)
         }
     }
-}
-
-/// Whether float32 convolutions on CUDA may round to TensorFloat-32. Where settings cannot be read, the command says
-/// so later.
-fn wants_tf32(cli: &Cli) -> bool {
-    let train = match &cli.command {
-        None => &cli.train,
-        Some(Command::Train(args)) => args,
-        Some(Command::Bench(args)) => return args.tf32 == Switch::On,
-        Some(_) => return false,
-    };
-    commands::settings_as_text(train).is_ok_and(|settings| settings.tf32 == Switch::On)
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {

@@ -151,6 +151,22 @@ fn a_device_that_is_not_there_is_exit_code_2_with_a_remedy() -> Result<()> {
 }
 
 #[test]
+fn tf32_is_told_to_change_nothing_on_the_cpu() -> Result<()> {
+    let reference =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reference/f32_rgb_w2_variance.safetensors");
+    let verify = format!("verify {reference}");
+    for args in ["sample", &verify] {
+        let folder = tempfile::tempdir()?;
+        let ran = dcgan(folder.path(), &format!("{args} --device cpu --threads 1 --tf32 on"));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        // libtorch warns on standard error; it must not.
+        let lines: Vec<_> = ran.stderr.lines().filter(|line| !line.contains("64 images")).collect();
+        assert_eq!(lines, ["note: --tf32 on changes nothing here: it is for CUDA"]);
+    }
+    Ok(())
+}
+
+#[test]
 fn every_command_prints_its_help_short_and_long() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let help = train(folder.path(), "--help").stdout;

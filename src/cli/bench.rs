@@ -1,11 +1,10 @@
 //! Arguments of `bench`.
 
 use clap::Args;
-use dcgan::device::DeviceChoice;
 use dcgan::settings::{Precision, Switch, TrainConfig};
 use dcgan::shape::ImageSize;
 
-use super::{image_size, one_of, precision};
+use super::{DeviceArgs, image_size, one_of, precision};
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
@@ -13,18 +12,12 @@ pub struct BenchArgs {
     /// float32, float64, or bfloat16 in convolutions and dense layers
     #[arg(long, value_parser = precision, default_value = "f32")]
     pub precision: Precision,
-    /// Where to compute: auto, cpu, cuda, cuda:N or mps
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    pub device: DeviceChoice,
-    /// On CUDA, let float32 convolutions compute in TensorFloat-32
-    #[arg(long, value_parser = one_of(&[("on", Switch::On), ("off", Switch::Off)]), default_value = "off")]
-    pub tf32: Switch,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// On CUDA, ask for each iteration as one CUDA graph
     #[arg(long, value_parser = one_of(&[("on", Switch::On), ("off", Switch::Off)]), default_value = "on")]
     pub graph: Switch,
-    /// CPU threads [default: the physical cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
     /// Images in an iteration
     #[arg(long, value_name = "N", default_value_t = TrainConfig::default().batch_size as u32, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub batch_size: u32,

@@ -2,6 +2,7 @@
 
 mod bench;
 mod data;
+mod device;
 mod eval;
 mod export;
 mod film;
@@ -26,6 +27,7 @@ use dcgan::shape::ImageSize;
 
 pub use bench::BenchArgs;
 pub use data::{DataCommand, DataCommandArgs};
+pub use device::DeviceArgs;
 pub use eval::EvalArgs;
 pub use export::{ExportArgs, ExportFormat};
 pub use film::FilmArgs;
@@ -232,6 +234,18 @@ mod tests {
                 let is_named = texts.iter().all(|text| text.contains(&format!("--{flag}")));
                 assert!(is_named, "{}: --{flag}", command.get_name());
             }
+        }
+    }
+
+    #[test]
+    fn every_command_that_computes_on_a_device_takes_the_same_flags_for_it() {
+        let flags = ["device", "tf32", "threads"];
+        for command in ["train", "sample", "interpolate", "nearest", "eval", "verify", "bench"] {
+            let has = flags.map(|flag| has_flag(command, flag));
+            assert_eq!(has, [true; 3], "{command}");
+        }
+        for command in ["export", "import", "doctor"] {
+            assert!(!flags.iter().any(|flag| has_flag(command, flag)), "{command}");
         }
     }
 }

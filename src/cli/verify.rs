@@ -3,20 +3,19 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use dcgan::device::DeviceChoice;
+
+use super::DeviceArgs;
 
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
+#[command(mut_arg("device", |device| device.default_value("cpu")))]
 pub struct VerifyArgs {
     /// Reference files, as scripts/make_reference.py writes them
     #[arg(required = true, value_name = "FILE.safetensors")]
     pub files: Vec<PathBuf>,
-    /// Where to compute: auto, cpu, cuda, cuda:N or mps
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    pub device: DeviceChoice,
-    /// CPU threads [default: the physical cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Print every tensor, not the worst of each group
     #[arg(short, long)]
     pub verbose: bool,

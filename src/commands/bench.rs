@@ -6,11 +6,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use dcgan::architecture::ModelConfig;
 use dcgan::bench::{BenchConfig, BenchResult};
-use dcgan::device::{self, default_threads};
 use dcgan::settings::Switch;
 use dcgan::shape::ImageShape;
 
-use super::generator::resolve_device;
+use super::generator::device_of;
 use super::output::print;
 use crate::cli::BenchArgs;
 
@@ -19,8 +18,7 @@ use crate::cli::BenchArgs;
 /// # Errors
 /// As [`dcgan::bench::bench`].
 pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
-    device::configure(args.threads.map_or_else(default_threads, usize::from));
-    let device = resolve_device(args.device, args.precision.kind())?;
+    let device = device_of(&args.device, args.precision.kind())?;
     let result = dcgan::bench::bench(&BenchConfig {
         model: ModelConfig {
             image: ImageShape { size: args.image_size, channels: args.channels },

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow};
 
 use super::dataset::{load_with_progress, options_for_model};
 use super::evaluator::{EvaluationBar, cache, features};
+use super::generator::device_of;
 use super::output::print;
 use super::progress::TaskProgress;
 use crate::cli::EvalArgs;
@@ -47,7 +48,7 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
     }
     let device = match &sampler {
         Some(sampler) => sampler.device(),
-        None => super::generator::device_of(&args.generator)?,
+        None => device_of(&args.generator.device, args.generator.precision.kind())?,
     };
     let trained_on = sampler.as_ref().and_then(Sampler::dataset);
     let dataset = args.dataset.as_deref().or(trained_on).unwrap_or(DIGITS).to_owned();

@@ -27,7 +27,7 @@ pub fn export(args: &ExportArgs) -> Result<ExitCode> {
     let network = args.network;
     let (format, out) = format_and_file(args, network)?;
     ensure_free(&out, false, args.force)?;
-    device::configure(device::default_threads());
+    device::configure(device::default_threads(), false)?;
     let weights = match &args.model {
         None if network == Network::Generator => Weights::built_in()?.checked(args.weights)?,
         None => {

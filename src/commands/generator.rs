@@ -11,19 +11,20 @@ use dcgan::model::Network;
 use dcgan::run::list::find;
 use dcgan::run::model;
 use dcgan::sample::Sampler;
+use dcgan::settings::Switch;
 use dcgan::weights::Weights;
 use tch::{Device, Kind};
 
 use super::errors::print_warning;
 use super::progress::say;
-use crate::cli::GeneratorArgs;
+use crate::cli::{DeviceArgs, GeneratorArgs};
 
-/// Sets the threads and opens the generator that the flags name, ready to sample.
+/// Sets the device and opens the generator that the flags name, ready to sample.
 ///
 /// # Errors
-/// As [`model::read`] and [`device::resolve`].
+/// As [`model::read`] and [`device_of`].
 pub(super) fn sampler(args: &GeneratorArgs) -> Result<Sampler> {
-    let device = device_of(args)?;
+    let device = device_of(&args.device, args.precision.kind())?;
     let weights = match &args.model {
         None => Weights::built_in()?.checked(args.weights)?,
         Some(model) => model::read(&find(model)?, Network::Generator, args.weights, print_warning)?,
@@ -31,22 +32,27 @@ pub(super) fn sampler(args: &GeneratorArgs) -> Result<Sampler> {
     Sampler::of(&weights, device, args.precision.kind())?.computing_in(args.precision.compute())
 }
 
-/// Sets the threads and returns the device that the flags name.
+/// Sets what decides how libtorch computes, and returns the device that the flags name, which is to compute in `kind`;
+/// says which where that was left open.
 ///
 /// # Errors
-/// As [`device::resolve`].
-pub(super) fn device_of(args: &GeneratorArgs) -> Result<Device> {
-    device::configure(args.threads.map_or_else(default_threads, usize::from));
-    resolve_device(args.device, args.precision.kind())
-}
-
-/// The device that `choice` comes to; says which where that was left open.
-pub(super) fn resolve_device(choice: DeviceChoice, kind: Kind) -> Result<Device> {
-    let device = device::resolve(choice, kind)?;
-    if let Some(note) = note_on(choice, device) {
+/// As [`device::configure`] and [`device::resolve`].
+pub(super) fn device_of(args: &DeviceArgs, kind: Kind) -> Result<Device> {
+    let threads = args.threads.map_or_else(default_threads, usize::from);
+    device::configure(threads, args.tf32 == Switch::On)?;
+    let device = device::resolve(args.device, kind)?;
+    if let Some(note) = note_on(args.device, device) {
         say(note);
     }
+    note_on_tf32(args.tf32, device);
     Ok(device)
+}
+
+/// Says that TensorFloat-32 was asked for in vain, where it was.
+pub(super) fn note_on_tf32(tf32: Switch, device: Device) {
+    if tf32 == Switch::On && !device.is_cuda() {
+        say("note: --tf32 on changes nothing here: it is for CUDA");
+    }
 }
 
 /// Which device was taken, where `choice` left it open.

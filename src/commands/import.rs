@@ -22,7 +22,7 @@ pub fn import(args: &ImportArgs) -> Result<ExitCode> {
         return Err(Usage(message).into());
     }
     ensure_free(&args.out, false, args.force)?;
-    device::configure(device::default_threads());
+    device::configure(device::default_threads(), false)?;
     let imported = Imported::read(&args.files)?;
     imported.save(&args.out)?;
     imported.notes.iter().for_each(|note| say(note));

@@ -45,5 +45,5 @@ pub use plot::plot;
 pub use report::report;
 pub use runs::runs;
 pub use sample::sample;
-pub use train::{settings_as_text, train};
+pub use train::train;
 pub use verify::verify;

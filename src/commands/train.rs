@@ -11,9 +11,9 @@ use dcgan::device::{self, default_threads};
 use dcgan::error::Usage;
 use dcgan::eval::metric::Metric;
 use dcgan::run::RunDir;
-use dcgan::run::checkpoint::{Checkpoint, Folder, Origin};
+use dcgan::run::checkpoint::{Checkpoint, Origin};
 use dcgan::run::list::find;
-use dcgan::run::resume::{Saved, config_of, ensure_run, network_changes};
+use dcgan::run::resume::{Saved, ensure_run, network_changes};
 use dcgan::settings::{Change, OnCollapse, Switch, TrainConfig};
 use dcgan::train::interrupt::Interrupt;
 use dcgan::train::memory::estimate;
@@ -22,7 +22,7 @@ use tch::Device;
 
 use super::dataset::load_with_progress;
 use super::errors::{print_error, print_warning};
-use super::generator::note_on;
+use super::generator::{note_on, note_on_tf32};
 use super::memory::{ensure_enough, told};
 use super::output::{print, shell_quoted};
 use super::progress::{Progress, say};
@@ -38,29 +38,6 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
         (Some(of), None) => resume(args, of),
         (Some(of), Some(to)) => fork(args, of, to),
     }
-}
-
-/// The settings that `args` come to, from text alone: no tensor is read, so that libtorch has not run yet.
-///
-/// # Errors
-/// As [`train`], as far as settings go.
-pub fn settings_as_text(args: &TrainArgs) -> Result<TrainConfig> {
-    let Some(of) = &args.resume else { return Ok(args.resolve()?.config) };
-    let path = find(of)?;
-    let header = if path.is_file() {
-        Checkpoint::header(&path).ok()
-    } else {
-        // As a run resumes: from the newest checkpoint that can be read.
-        let folder = Folder::of_run(&path);
-        let mut newest_first = folder.iterations()?.into_iter().rev();
-        newest_first.find_map(|iteration| Checkpoint::header(&folder.file(iteration)).ok())
-    };
-    let config = match header {
-        // A fork begins with its checkpoint's settings, a resumed run with those of its file.
-        Some(header) if args.fork.is_some() => header.config,
-        header => config_of(&path, header.as_ref())?,
-    };
-    args.resolve_on(&config)
 }
 
 fn begin(args: &TrainArgs) -> Result<ExitCode> {
@@ -196,12 +173,10 @@ impl Prepared {
         let metric =
             Metric::that_decides(&config.eval_metric).map_err(|error| args.with_its_file(error))?;
         let threads = config.threads.unwrap_or_else(default_threads);
-        device::configure(threads);
+        device::configure(threads, config.tf32 == Switch::On)?;
         let device = device::resolve(config.device, config.precision.kind())?;
         let note = note_on(config.device, device);
-        if config.tf32 == Switch::On && !device.is_cuda() {
-            say("note: --tf32 on changes nothing here: it is for CUDA");
-        }
+        note_on_tf32(config.tf32, device);
         // What was left open is settled now, so that the run's record can repeat it.
         config.device = device.into();
         config.threads = Some(threads);
@@ -415,31 +390,4 @@ fn remedy(error: &anyhow::Error, config: &TrainConfig, path: &str) -> String {
 /// The command that resumes the run in `path`.
 fn how_to_resume(path: &str) -> String {
     format!("dcgan train --resume {}", shell_quoted(path))
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::cli::Cli;
-
-    #[test]
-    fn whether_tf32_is_on_is_known_before_a_tensor_is_read() -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("config.toml");
-        let (run, file) = (folder.path().display().to_string(), path.display().to_string());
-        let tf32 = |args: &[&str]| -> Result<Switch> {
-            let cli = Cli::try_parse_from(["dcgan"].iter().chain(args))?;
-            Ok(settings_as_text(&cli.train)?.tf32)
-        };
-        for (text, expected) in [("tf32 = 'on'", Switch::On), ("seed = 1", Switch::Off)] {
-            std::fs::write(&path, text)?;
-            assert_eq!(tf32(&["--config", &file])?, expected);
-            assert_eq!(tf32(&["--resume", &run])?, expected);
-            assert_eq!(tf32(&["--config", &file, "--tf32", "on"])?, Switch::On);
-        }
-        assert_eq!(tf32(&[])?, Switch::Off);
-        Ok(())
-    }
 }

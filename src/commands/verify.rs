@@ -4,12 +4,11 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use dcgan::device::{self, default_threads};
 use dcgan::verify::Report;
 use tch::Kind;
 
 use super::errors::print_error;
-use super::generator::resolve_device;
+use super::generator::device_of;
 use super::output::print;
 use crate::cli::VerifyArgs;
 
@@ -18,8 +17,7 @@ use crate::cli::VerifyArgs;
 /// # Errors
 /// As [`dcgan::verify::verify`]; a disagreement is exit status 1, no error.
 pub fn verify(args: &VerifyArgs) -> Result<ExitCode> {
-    device::configure(args.threads.map_or_else(default_threads, usize::from));
-    let device = resolve_device(args.device, Kind::Float)?;
+    let device = device_of(&args.device, Kind::Float)?;
     let mut failed = 0;
     for path in &args.files {
         // A file that cannot be compared has not agreed; the next one may.
