@@ -8,6 +8,7 @@ use std::str::FromStr;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
+use thiserror::Error;
 
 use crate::error::SettingError;
 use crate::torch;
@@ -21,8 +22,8 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU.
     Cpu,
-    /// The CUDA device with this number.
-    Cuda(usize),
+    /// The CUDA device with this number; without one, the first.
+    Cuda(Option<usize>),
     /// Apple's GPU.
     Mps,
 }
@@ -35,9 +36,9 @@ impl FromStr for DeviceChoice {
         match (text, text.strip_prefix("cuda:")) {
             ("auto", _) => Ok(Self::Auto),
             ("cpu", _) => Ok(Self::Cpu),
-            ("cuda", _) => Ok(Self::Cuda(0)),
+            ("cuda", _) => Ok(Self::Cuda(None)),
             ("mps", _) => Ok(Self::Mps),
-            (_, Some(n)) if number(n).is_some() => Ok(Self::Cuda(number(n).unwrap_or_default())),
+            (_, Some(n)) if number(n).is_some() => Ok(Self::Cuda(number(n))),
             _ => Err(format!("expected auto, cpu, cuda, cuda:N or mps, found `{text}`")),
         }
     }
@@ -48,7 +49,8 @@ impl fmt::Display for DeviceChoice {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(n) => write!(f, "cuda:{n}"),
+            Self::Cuda(None) => f.write_str("cuda"),
+            Self::Cuda(Some(n)) => write!(f, "cuda:{n}"),
             Self::Mps => f.write_str("mps"),
         }
     }
@@ -78,7 +80,7 @@ impl DeviceChoice {
 impl From<Device> for DeviceChoice {
     fn from(device: Device) -> Self {
         match device {
-            Device::Cuda(n) => Self::Cuda(n),
+            Device::Cuda(n) => Self::Cuda(Some(n)),
             Device::Mps => Self::Mps,
             // Vulkan is never chosen, so it needs no name of its own.
             Device::Cpu | Device::Vulkan => Self::Cpu,
@@ -86,30 +88,43 @@ impl From<Device> for DeviceChoice {
     }
 }
 
+/// The error that this machine has no such device, or cannot use it. That is no wrong usage: elsewhere, or once the
+/// reason is gone, the same request is right.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("device {choice}: {why}")]
+pub struct Unavailable {
+    /// What was asked for.
+    pub choice: DeviceChoice,
+    /// The reason, and what to do.
+    pub why: String,
+}
+
 /// The device that `choice` means on this machine.
 ///
 /// # Errors
-/// [`SettingError`], if there is no such device or it cannot compute in `kind`. The message says why and what to do.
-pub fn resolve(choice: DeviceChoice, kind: Kind) -> Result<Device, SettingError> {
-    let unavailable = |why: String| SettingError::of_value("device", choice, why);
+/// [`Unavailable`], if there is no such device; [`SettingError`], if it cannot compute in `kind`. The message says why
+/// and what to do.
+pub fn resolve(choice: DeviceChoice, kind: Kind) -> Result<Device> {
+    let unavailable = |why: String| Err(Unavailable { choice, why }.into());
     let resolved = match choice {
         DeviceChoice::Cpu => Device::Cpu,
         DeviceChoice::Cuda(n) => {
             let cuda = Cuda::look();
             let obstacles = cuda.obstacles();
             if !obstacles.is_empty() {
-                return Err(unavailable(obstacles.join("; also, ")));
+                return unavailable(obstacles.join("; also, "));
             }
+            let n = n.unwrap_or(0);
             if n >= cuda.devices {
                 let why = format!("there is no such device; {} found, from cuda:0", cuda.devices);
-                return Err(unavailable(why));
+                return unavailable(why);
             }
             Device::Cuda(n)
         }
         DeviceChoice::Mps => {
             if !tch::utils::has_mps() {
                 let why = "this libtorch or this machine has no Apple GPU (Metal); use cpu";
-                return Err(unavailable(why.to_owned()));
+                return unavailable(why.to_owned());
             }
             Device::Mps
         }
@@ -119,7 +134,7 @@ pub fn resolve(choice: DeviceChoice, kind: Kind) -> Result<Device, SettingError>
     };
     if resolved == Device::Mps && kind == Kind::Double {
         let why = "Apple's GPUs have no float64; use precision f32 or device cpu";
-        return Err(unavailable(why.to_owned()));
+        return Err(SettingError::of_value("device", choice, why).into());
     }
     Ok(resolved)
 }
@@ -358,13 +373,13 @@ mod tests {
 
     #[test]
     fn names_of_devices_are_parsed_and_printed() {
-        for name in ["auto", "cpu", "cuda:0", "cuda:7", "mps"] {
+        for name in ["auto", "cpu", "cuda", "cuda:0", "cuda:7", "mps"] {
             assert_eq!(
                 name.parse::<DeviceChoice>().map(|choice| choice.to_string()),
                 Ok(name.into())
             );
         }
-        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!(DeviceChoice::from(Device::Cuda(0)).to_string(), "cuda:0");
         for bad in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:999", "CPU"] {
             assert!(bad.parse::<DeviceChoice>().is_err(), "{bad}");
         }

@@ -17,7 +17,7 @@ fn assert_refused(args: &str, code: i32, parts: &[&str]) -> Result<()> {
     for part in parts {
         assert!(ran.stderr.contains(part), "dcgan {args}: no `{part}` in\n{}", ran.stderr);
     }
-    let summary = if code == 1 && args.starts_with("verify ") {
+    let summary = if code == 1 && args.starts_with("verify none") {
         "0 of 1 files agree with TensorFlow\n"
     } else {
         ""
@@ -133,19 +133,23 @@ fn networks_too_large_for_the_memory_are_an_error_in_a_few_lines() -> Result<()>
 }
 
 #[test]
-fn a_device_that_is_not_there_is_exit_code_2_with_a_remedy() -> Result<()> {
+fn a_device_that_is_not_there_is_exit_code_1_with_a_remedy() -> Result<()> {
     match Cuda::look().obstacles().first() {
         Some(obstacle) => {
-            assert_refused("--iterations 1 --device cuda", 2, &["--device cuda:0", obstacle])?
+            for command in ["--iterations 1", "sample", "verify x.safetensors", "bench"] {
+                let parts = ["--device cuda: ", obstacle];
+                assert_refused(&format!("{command} --device cuda"), 1, &parts)?;
+            }
+            assert_refused("sample --device cuda:0", 1, &["--device cuda:0: ", obstacle])?;
         }
         None => assert_refused(
             "--iterations 1 --device cuda:127",
-            2,
+            1,
             &["--device cuda:127", "no such device"],
         )?,
     }
     if !tch::utils::has_mps() {
-        assert_refused("bench --device mps", 2, &["--device mps", "use cpu"])?;
+        assert_refused("bench --device mps", 1, &["--device mps", "use cpu"])?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use dcgan::data::npy::RangeIsMissing;
+use dcgan::device::Unavailable;
 use dcgan::error::{Fixable, SettingError, is_usage};
 
 use super::output::shell_quoted;
@@ -31,8 +32,9 @@ fn describe(error: &anyhow::Error, has_flag: &dyn Fn(&str) -> bool) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
         // On the command line a setting is a flag.
-        let setting = cause.downcast_ref::<SettingError>();
-        let dashes = if setting.is_some_and(|e| has_flag(&e.setting)) { "--" } else { "" };
+        let setting = cause.downcast_ref().map(|error: &SettingError| error.setting.as_str());
+        let setting = setting.or(cause.is::<Unavailable>().then_some("device"));
+        let dashes = if setting.is_some_and(has_flag) { "--" } else { "" };
         let text = format!("{dashes}{cause}");
         // libtorch appends a stack of C++ frames to its messages.
         let cut =
