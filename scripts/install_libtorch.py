@@ -19,6 +19,7 @@ So whenever a run is interrupted, the set that was in use before it is still in 
 
 import contextlib
 import fcntl
+import functools
 import os
 import re
 import shutil
@@ -53,6 +54,12 @@ PYTHON_ONLY = re.compile(r"torch_python|libshm|global_deps")
 # Parts that need CUDA packages. libtorch.so is one of them: it is an empty library that needs both
 # libtorch_cpu.so and libtorch_cuda.so. The CPU set has a link to libtorch_cpu.so in its place.
 CUDA_ONLY = re.compile(r"cuda|nvrtc|nvshmem|^libtorch\.so$")
+# CUDA's headers that libtorch's own headers include: build.rs compiles src/torch/graph.cpp with them. Of cccl they
+# include only `nv`; the rest of it, 17 MB, is for CUDA's own compiler.
+HEADERS = re.compile(
+    r"nvidia_(cuda_runtime|cuda_crt|cublas|cusolver|cusparse|nccl_cu\d+)-.*:nvidia/\w+/include/"
+    r"|nvidia_cuda_cccl-.*:nvidia/\w+/include/nv/"
+)
 
 
 class SetupError(Exception):
@@ -68,10 +75,11 @@ def library(name, platform):
 
 
 def required_files(which, platform):
-    names = ["torch", "torch_cpu", "c10"] + (["torch_cuda"] if which == "cuda" else [])
-    return ["torch/include/torch/csrc/api/include/torch/torch.h", "torch/build-version"] + [
-        "torch/lib/" + library(name, platform) for name in names
-    ]
+    names, headers = ["torch", "torch_cpu", "c10"], ["torch/include/torch/csrc/api/include/torch/torch.h"]
+    if which == "cuda":
+        names += ["torch_cuda", "c10_cuda"]
+        headers += ["nvidia/cu13/include/cuda_runtime_api.h", "nvidia/cu13/include/crt/host_defines.h"]
+    return headers + ["torch/build-version"] + ["torch/lib/" + library(name, platform) for name in names]
 
 
 def is_complete(set_dir, version, which, platform):
@@ -133,13 +141,13 @@ def unpack(wheel, into, wanted):
 
 
 def cuda_requirements(metadata, which):
-    """The CUDA packages that torch's own METADATA asks for; for the CPU set only the two that
-    libtorch_cpu.so is linked to, in the same versions."""
+    """The CUDA packages that torch's own METADATA asks for, and two of headers alone; for the CPU set only the two
+    that libtorch_cpu.so is linked to. All in the same versions."""
     found = []
     for line in metadata.splitlines():
         match = re.match(r'Requires-Dist: ((?:cuda-toolkit|nvidia-)[^;]*); *platform_system == "Linux"', line)
         if match and which == "cuda":
-            found.append(match.group(1).strip())
+            found.append(match.group(1).strip().replace("cuda-toolkit[", "cuda-toolkit[crt,cccl,"))
         elif match and match.group(1).startswith("cuda-toolkit["):
             found.append(re.sub(r"\[.*\]", "[cudart,cupti]", match.group(1).strip()))
     if not found:
@@ -162,7 +170,9 @@ def build_set(scratch, version, which, platform):
         on_mac = platform.startswith("macos")
         return not PYTHON_ONLY.search(base) and (which == "cuda" or on_mac or not CUDA_ONLY.search(base))
 
-    def in_nvidia(name):
+    def in_nvidia(wheel, name):
+        if which == "cuda" and HEADERS.match(wheel.name + ":" + name):
+            return True
         if not name.startswith("nvidia/") or "/lib/" not in name or name.endswith(".a"):
             return False
         return which == "cuda" or bool(re.search(r"/lib(cudart|cupti)\.so", name))
@@ -184,7 +194,7 @@ def build_set(scratch, version, which, platform):
         for wheel in sorted(wheels.glob("*.whl")):
             downloaded += wheel.stat().st_size
             say("unpacking %s" % wheel.name)
-            unpack(wheel, new, in_nvidia)
+            unpack(wheel, new, functools.partial(in_nvidia, wheel))
         if which == "cpu":
             (new / "torch/lib/libtorch.so").symlink_to("libtorch_cpu.so")
 

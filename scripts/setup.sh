@@ -225,7 +225,8 @@ in_use() { # in_use SET
         [ "$(cat "$libtorch/$1/complete" 2>/dev/null)" = "$TORCH_VERSION $1 $platform" ] &&
         [ -e "$libtorch/$1/torch/include/torch/csrc/api/include/torch/torch.h" ] &&
         [ -e "$lib/libtorch.$lib_ext" ] && [ -e "$lib/libtorch_cpu.$lib_ext" ] && [ -e "$lib/libc10.$lib_ext" ] &&
-        { [ "$1" = cpu ] || [ -e "$lib/libtorch_cuda.$lib_ext" ]; }
+        { [ "$1" = cpu ] || { [ -e "$lib/libtorch_cuda.$lib_ext" ] &&
+            [ -e "$libtorch/cuda/nvidia/cu13/include/crt/host_defines.h" ]; }; }
 }
 
 # True if a killed run left its scratch folder, or if a run is at work. install_libtorch.py and its lock

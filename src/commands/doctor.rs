@@ -7,6 +7,8 @@ use dcgan::device::{
     Cuda, cpu_capability, cpu_name, default_threads, dotted, libtorch_folder, libtorch_version,
 };
 
+use dcgan::torch::HAS_GRAPHS;
+
 use super::output::print;
 
 /// `dcgan doctor`.
@@ -15,6 +17,17 @@ use super::output::print;
 /// If standard output fails.
 pub fn doctor() -> Result<ExitCode> {
     print(format!("{}\n", report()).as_bytes())
+}
+
+/// Whether CUDA graphs can be made by a build that `has_graphs`, with a libtorch that was `built` with CUDA.
+fn graphs(built: bool, has_graphs: bool) -> &'static str {
+    match (has_graphs, built) {
+        (true, _) => "yes",
+        (false, true) => {
+            "no: CUDA's headers were missing when this was built; run ./scripts/setup.sh --cuda again and build again"
+        }
+        (false, false) => "no: they need CUDA",
+    }
 }
 
 /// One line a fact, and for each 'no' what to do.
@@ -54,6 +67,7 @@ fn report() -> String {
     }
     say("  built with", yes_no(cuda.built));
     say("  linked", yes_no(cuda.linked));
+    say("  graphs", graphs(cuda.built, HAS_GRAPHS).to_owned());
     say(
         "  driver",
         cuda.driver.as_ref().map_or("no".to_owned(), |v| format!("CUDA {}", dotted(*v))),
@@ -73,4 +87,16 @@ fn report() -> String {
     };
     say("Apple GPU", apple.to_owned());
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_graphs_says_what_to_do_only_where_that_helps() {
+        assert_eq!(graphs(true, true), "yes");
+        assert!(graphs(true, false).contains("setup.sh --cuda again and build again"));
+        assert_eq!(graphs(false, false), "no: they need CUDA");
+    }
 }
