@@ -22,6 +22,13 @@ impl std::error::Error for NotFinite {}
 pub fn ensure_finite(what: &str, tensor: &Tensor) -> Result<()> {
     let kind = tensor.f_kind()?;
     ensure!(kind != Kind::Int64, "{what}: expected floats, found {kind:?}");
-    let finite = tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
-    if finite { Ok(()) } else { Err(anyhow!(NotFinite).context(what.to_owned())) }
+    ensure_every(what, tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
+}
+
+/// Checks that every one of some values is finite, where that `is_finite` is known already.
+///
+/// # Errors
+/// As [`ensure_finite`].
+pub fn ensure_every(what: &str, is_finite: bool) -> Result<()> {
+    if is_finite { Ok(()) } else { Err(anyhow!(NotFinite).context(what.to_owned())) }
 }

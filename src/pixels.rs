@@ -86,9 +86,17 @@ pub fn place(prepared: Tensor, device: Device, kind: Kind) -> Result<Tensor> {
 /// # Errors
 /// If `images` is not rank 4.
 pub fn to_bytes(images: &Tensor) -> Result<Vec<u8>> {
+    Ok(Vec::try_from(rounded(images)?.f_flatten(0, -1)?)?)
+}
+
+/// As [`to_bytes`], but the bytes are a tensor `[n, H, W, C]` on the images' device.
+///
+/// # Errors
+/// If `images` is not rank 4.
+pub fn rounded(images: &Tensor) -> Result<Tensor> {
     let images = images.f_permute([0, 2, 3, 1])?;
     let scaled = images.f_add_scalar(1.)?.f_mul_scalar_(127.5)?.f_round_()?.f_clamp_(0., 255.)?;
-    Ok(Vec::try_from(scaled.f_to_kind(Kind::Uint8)?.f_contiguous()?.f_flatten(0, -1)?)?)
+    Ok(scaled.f_to_kind(Kind::Uint8)?.f_contiguous()?)
 }
 
 fn looked_up<T: Copy>(bytes: &[u8], values: &[T; 256]) -> Vec<T> {

@@ -1,6 +1,7 @@
 //! `dcgan eval`: how good generated images are.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -24,9 +25,6 @@ use dcgan::eval::source::FeatureSource;
 use dcgan::record::numbers::{five_digits, thousands};
 use dcgan::sample::Sampler;
 use dcgan::shape::ImageShape;
-
-/// Images that are generated at a time.
-const GENERATED_AT_A_TIME: usize = 1024;
 
 /// `dcgan eval`.
 ///
@@ -155,14 +153,12 @@ fn generate(sampler: &Sampler, seed: u64, count: usize, verbosity: Verbosity) ->
     let mut work = TaskProgress::new(verbosity);
     work.images(count);
     let mut pixels = Vec::with_capacity(count * sampler.image_len());
-    for first in (0..count).step_by(GENERATED_AT_A_TIME) {
-        let z = sampler.noise(seed, first as u64, GENERATED_AT_A_TIME.min(count - first));
-        sampler.each(&z, &mut |images| {
-            pixels.extend_from_slice(images);
-            work.advance(images.len() / sampler.image_len());
-            Ok(())
-        })?;
-    }
+    let noise = |rows: Range<usize>| sampler.noise(seed, rows.start as u64, rows.len());
+    sampler.each(count, &noise, &mut |images| {
+        pixels.extend_from_slice(images);
+        work.advance(images.len() / sampler.image_len());
+        Ok(())
+    })?;
     sampler.as_set(seed, pixels)
 }
 

@@ -1,5 +1,6 @@
 //! `dcgan interpolate`: walks through latent space.
 
+use std::ops::Range;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -82,8 +83,8 @@ pub fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
         work.images(walks * frames);
         let mut images = Vec::new();
         for walk in 0..walks {
-            let z: Vec<f32> = (0..frames).flat_map(|frame| z_at(walk, frame)).collect();
-            sampler.each(&z, &mut |block| {
+            let z = |frames: Range<usize>| frames.flat_map(|frame| z_at(walk, frame)).collect();
+            sampler.each(frames, &z, &mut |block| {
                 images.extend_from_slice(block);
                 work.advance(block.len() / sampler.image_len());
                 Ok(())

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,7 +15,6 @@ use tch::{Kind, Tensor};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use dcgan::pixels::to_bytes;
 use dcgan::shape::ImageShape;
 
 use super::generator::{classes_of, read_z, sampler};
@@ -24,9 +24,6 @@ use crate::cli::{GridSize, SampleArgs, Verbosity};
 
 /// Pixels of the images in one picture at most, which is held in memory: 10,000 images of 32×32.
 const PICTURE_PIXELS: usize = 10_000 * 32 * 32;
-
-/// Images that are made and written at a time.
-const BLOCK: usize = 1024;
 
 /// `dcgan sample`.
 ///
@@ -125,6 +122,22 @@ enum Source {
     File(Vec<f32>),
 }
 
+impl Source {
+    /// The generator's input for the images with these numbers, which are of the classes `asked` in turn.
+    fn input(&self, sampler: &Sampler, asked: &[usize], images: Range<usize>) -> Vec<f32> {
+        let (first, count) = (images.start as u64, images.len());
+        match self {
+            Self::Seed(seed) if asked.is_empty() => sampler.noise(*seed, first, count),
+            Self::Seed(seed) => sampler.noise_of(*seed, first, count, asked),
+            Self::File(z) => {
+                let z_dim = sampler.z_dim();
+                let row = |i: usize| sampler.input_of(&z[i * z_dim..][..z_dim], asked, i);
+                images.flat_map(row).collect()
+            }
+        }
+    }
+}
+
 struct Job {
     sampler: Sampler,
     source: Source,
@@ -138,31 +151,21 @@ impl Job {
     /// Hands on all images, some at a time, as the network gives them.
     fn each_tensor(&mut self, take: &mut dyn FnMut(&Tensor) -> Result<()>) -> Result<()> {
         let Self { sampler, source, asked, count, work } = self;
-        for first in (0..*count).step_by(BLOCK) {
-            let rows = BLOCK.min(*count - first);
-            let input = match source {
-                Source::Seed(seed) if asked.is_empty() => sampler.noise(*seed, first as u64, rows),
-                Source::Seed(seed) => sampler.noise_of(*seed, first as u64, rows, asked),
-                Source::File(z) => {
-                    let row = |i: usize| {
-                        let z_dim = sampler.z_dim();
-                        sampler.input_of(&z[i * z_dim..][..z_dim], asked, i)
-                    };
-                    (first..first + rows).flat_map(row).collect()
-                }
-            };
-            sampler.each_tensor(&input, &mut |images| {
-                take(images)?;
-                work.advance(images.size()[0] as usize);
-                Ok(())
-            })?;
-        }
-        Ok(())
+        sampler.each_tensor(*count, &|rows| source.input(sampler, asked, rows), &mut |images| {
+            take(images)?;
+            work.advance(images.size()[0] as usize);
+            Ok(())
+        })
     }
 
     /// Hands on all images, some at a time: bytes.
     fn each(&mut self, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.each_tensor(&mut |images| take(&to_bytes(images)?))
+        let Self { sampler, source, asked, count, work } = self;
+        sampler.each(*count, &|rows| source.input(sampler, asked, rows), &mut |images| {
+            take(images)?;
+            work.advance(images.len() / sampler.image_len());
+            Ok(())
+        })
     }
 
     fn grid(&mut self, path: &Path, grid: Option<GridSize>) -> Result<()> {

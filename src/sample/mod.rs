@@ -3,17 +3,21 @@
 pub mod grid;
 pub mod walk;
 
+use std::ops::Range;
+
 use anyhow::{Result, ensure};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
+use crate::architecture::Layer;
 use crate::data::{Classes, ImageSet};
-use crate::finite::ensure_finite;
+use crate::finite::{ensure_every, ensure_finite};
 use crate::model::{FoldedGenerator, Model};
-use crate::pixels::to_bytes;
+use crate::pixels::{rounded, to_bytes};
 use crate::rng::{Latent, Stream, below, rng};
 use crate::shape::ImageShape;
 use crate::tf::frame::rotate_images;
+use crate::torch::Mark;
 use crate::weights::Weights;
 
 /// The images `[N, H, W, C]`, upright, that the generator of `model` makes of `z` `[N, z_dim]` (values row by row).
@@ -25,9 +29,46 @@ pub fn sample(model: &Model, z: &[f32]) -> Result<Vec<u8>> {
     Sampler::new(model, Latent::default())?.images(&model.z(z)?)
 }
 
-/// How many rows of z go through the network together. The number is always the same, so that the last bits of an image
-/// do not depend on how many images are asked for.
+/// How many rows of z go through the network together on the CPU. The number is always the same, so that the last bits of
+/// an image do not depend on how many images are asked for.
 const BLOCK: usize = 64;
+
+/// About how many bytes the outputs of all layers may take on an accelerator.
+const DEVICE_BYTES: usize = 1 << 30;
+
+/// How images are made of many rows of z.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// In blocks of [`BLOCK`], one after the other, the last one filled up.
+    Alike,
+    /// In blocks of so many rows. While the device makes a block, the host fetches the one before and prepares the next.
+    Overlapped(usize),
+}
+
+impl Pass {
+    /// What suits a generator with these layers on `device`.
+    fn on(device: Device, layers: &[Layer], kind: Kind) -> Self {
+        if device == Device::Cpu {
+            return Self::Alike;
+        }
+        let values: i64 = layers.iter().map(|layer| layer.output.values()).sum();
+        let bytes = values as usize * kind.elt_size_in_bytes();
+        Self::Overlapped((DEVICE_BYTES / bytes.max(1)).clamp(BLOCK, 64 * BLOCK))
+    }
+}
+
+/// What is said not to be finite.
+const IMAGES: &str = "the generator's images";
+
+/// A block of images that has been asked for.
+struct Asked {
+    /// What is to be handed on: on CUDA on the way to the host, else still on the device.
+    images: Tensor,
+    /// Whether every pixel is finite, in the same place.
+    is_finite: Tensor,
+    /// Behind both, on CUDA.
+    arrived: Option<Mark>,
+}
 
 /// A trained generator with batch norm folded into its weights, for making any number of images.
 #[derive(Debug)]
@@ -44,6 +85,7 @@ pub struct Sampler {
     dataset: Option<String>,
     device: Device,
     kind: Kind,
+    pass: Pass,
 }
 
 impl Sampler {
@@ -63,6 +105,7 @@ impl Sampler {
             dataset: None,
             device: model.device,
             kind: model.kind,
+            pass: Pass::on(model.device, &model.architecture.generator, model.kind),
         })
     }
 
@@ -194,7 +237,13 @@ impl Sampler {
     /// # Errors
     /// As [`Self::each`].
     pub fn sample(&self, seed: u64, count: usize) -> Result<Vec<u8>> {
-        self.all(&self.noise(seed, 0, count))
+        let mut images = Vec::with_capacity(count * self.image_len());
+        let noise = |rows: Range<usize>| self.noise(seed, rows.start as u64, rows.len());
+        self.each(count, &noise, &mut |block| {
+            images.extend_from_slice(block);
+            Ok(())
+        })?;
+        Ok(images)
     }
 
     /// `pixels` `[count, H, W, C]`, the first images of `seed` as [`Self::sample`] makes them, as a set; of a conditional
@@ -214,49 +263,118 @@ impl Sampler {
     /// All images of `z` (values row by row): `[n, H, W, C]`, upright.
     ///
     /// # Errors
-    /// As [`Self::each`].
+    /// If `z` does not consist of whole rows; [`crate::finite::NotFinite`], if a pixel is not finite.
     pub fn all(&self, z: &[f32]) -> Result<Vec<u8>> {
-        let mut images = Vec::new();
-        self.each(z, &mut |block| {
-            images.extend_from_slice(block);
-            Ok(())
-        })?;
-        Ok(images)
-    }
-
-    /// Makes the images of `z` (values row by row) and passes them to `take` in order, a block at a time:
-    /// `[n, H, W, C]`, upright. Not all of them have to fit into memory.
-    ///
-    /// # Errors
-    /// If `z` does not consist of whole rows; [`crate::finite::NotFinite`], if a pixel is not finite; and the errors of
-    /// `take`.
-    pub fn each(&self, z: &[f32], take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.each_tensor(z, &mut |images| take(&to_bytes(images)?))
-    }
-
-    /// Like [`Self::each`], but the images are tensors, not yet bytes: `[n, C, H, W]` in [−1, 1], upright.
-    ///
-    /// # Errors
-    /// As [`Self::each`].
-    pub fn each_tensor(
-        &self,
-        z: &[f32],
-        take: &mut dyn FnMut(&Tensor) -> Result<()>,
-    ) -> Result<()> {
         let length = self.input_len();
         ensure!(
             z.len().is_multiple_of(length),
             "expected rows of {length} values, found {} values",
             z.len()
         );
-        for block in z.chunks(BLOCK * length) {
-            let mut whole = block.to_vec();
-            whole.resize(BLOCK * length, 0.);
-            let z = Tensor::f_from_slice(&whole)?.f_view([BLOCK as i64, length as i64])?;
-            let images = self.upright(&z.f_to_device(self.device)?.f_to_kind(self.kind)?)?;
-            take(&images.f_narrow(0, 0, (block.len() / length) as i64)?)?;
+        let rows_of = |rows: Range<usize>| z[rows.start * length..rows.end * length].to_vec();
+        let mut images = Vec::new();
+        self.each(z.len() / length, &rows_of, &mut |block| {
+            images.extend_from_slice(block);
+            Ok(())
+        })?;
+        Ok(images)
+    }
+
+    /// Makes `count` images and passes them to `take` in order, a block at a time: `[n, H, W, C]`, upright. Not all of
+    /// them have to fit into memory. `input` gives the rows with these numbers of the generator's input, as
+    /// [`Self::noise`] does, values row by row.
+    ///
+    /// On the CPU, an image has the same bits whatever `count` is; on other devices, not always.
+    ///
+    /// # Errors
+    /// If `input` gives something else; [`crate::finite::NotFinite`], if a pixel is not finite; and the errors of `take`.
+    pub fn each(
+        &self,
+        count: usize,
+        input: &dyn Fn(Range<usize>) -> Vec<f32>,
+        take: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.each_block(count, input, &rounded, &mut |bytes| {
+            take(&Vec::<u8>::try_from(bytes.f_flatten(0, -1)?)?)
+        })
+    }
+
+    /// Like [`Self::each`], but the images are tensors, not yet bytes: `[n, C, H, W]` in [−1, 1], upright, on the CPU.
+    ///
+    /// # Errors
+    /// As [`Self::each`].
+    pub fn each_tensor(
+        &self,
+        count: usize,
+        input: &dyn Fn(Range<usize>) -> Vec<f32>,
+        take: &mut dyn FnMut(&Tensor) -> Result<()>,
+    ) -> Result<()> {
+        self.each_block(count, input, &|images| Ok(images.shallow_clone()), take)
+    }
+
+    /// Makes `count` images, on the device what `of` makes of a block of them, and passes that to `take` on the CPU.
+    fn each_block(
+        &self,
+        count: usize,
+        input: &dyn Fn(Range<usize>) -> Vec<f32>,
+        of: &dyn Fn(&Tensor) -> Result<Tensor>,
+        take: &mut dyn FnMut(&Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let length = self.input_len();
+        let rows_of = |rows: Range<usize>| {
+            let (expected, values) = (rows.len() * length, input(rows));
+            ensure!(
+                values.len() == expected,
+                "expected {expected} values in rows of {length}, found {}",
+                values.len()
+            );
+            Ok(values)
+        };
+        let blocks =
+            |rows: usize| (0..count).step_by(rows).map(move |first| first..count.min(first + rows));
+        let rows = match self.pass {
+            Pass::Alike => {
+                for block in blocks(BLOCK) {
+                    let rows = block.len();
+                    let mut values = rows_of(block)?;
+                    values.resize(BLOCK * length, 0.);
+                    let z = Tensor::f_from_slice(&values)?.f_view([BLOCK as i64, length as i64])?;
+                    let images =
+                        self.upright(&z.f_to_device(self.device)?.f_to_kind(self.kind)?)?;
+                    take(&of(&images.f_narrow(0, 0, rows as i64)?)?)?;
+                }
+                return Ok(());
+            }
+            Pass::Overlapped(rows) => rows,
+        };
+        let mut before: Option<Asked> = None;
+        for block in blocks(rows) {
+            let next = self.ask_for(&rows_of(block)?, of)?;
+            if let Some(asked) = before.replace(next) {
+                take(&asked.arrived()?)?;
+            }
         }
-        Ok(())
+        before.map_or(Ok(()), |asked| take(&asked.arrived()?))
+    }
+
+    /// Asks the device for what `of` makes of the images of `values`, rows of the generator's input. Does not wait for it
+    /// on CUDA.
+    fn ask_for(&self, values: &[f32], of: &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<Asked> {
+        let z = Tensor::f_from_slice(values)?.f_view([-1, self.input_len() as i64])?;
+        // The host need not wait for what lies in pinned memory.
+        let is_pinned = self.device.is_cuda();
+        let z = if is_pinned { z.f_internal_pin_memory(self.device)? } else { z };
+        let z = z.f_to_device_(self.device, Kind::Float, is_pinned, false)?.f_to_kind(self.kind)?;
+        let images = self.generator.forward(&z)?;
+        let is_finite = images.f_isfinite()?.f_all()?;
+        let images = of(&rotate_images(&images)?)?;
+        let Device::Cuda(device) = self.device else {
+            return Ok(Asked { images, is_finite, arrived: None });
+        };
+        // libtorch copies to pinned memory then, which must not be read before the copy is done.
+        let sent = |tensor: Tensor| tensor.f_to_device_(Device::Cpu, tensor.f_kind()?, true, false);
+        let (images, is_finite) = (sent(images)?, sent(is_finite)?);
+        Ok(Asked { images, is_finite, arrived: Some(Mark::now(device)?) })
     }
 
     /// The images `[N, H, W, C]`, upright, of `z` `[N, z_dim]`, which has the model's kind and is on its device.
@@ -274,8 +392,19 @@ impl Sampler {
     pub fn upright(&self, z: &Tensor) -> Result<Tensor> {
         let _no_grad = tch::no_grad_guard();
         let images = self.generator.forward(z)?;
-        ensure_finite("the generator's images", &images)?;
+        ensure_finite(IMAGES, &images)?;
         rotate_images(&images)
+    }
+}
+
+impl Asked {
+    /// Waits for the images, which are then on the CPU.
+    fn arrived(self) -> Result<Tensor> {
+        if let Some(mark) = &self.arrived {
+            mark.wait()?;
+        }
+        ensure_every(IMAGES, self.is_finite.f_int64_value(&[])? != 0)?;
+        Ok(self.images.f_to_device(Device::Cpu)?)
     }
 }
 
@@ -312,6 +441,8 @@ pub fn drawn_class(rng: &mut ChaCha8Rng, classes: &Classes) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::architecture::{Architecture, ModelConfig};
+    use crate::shape::ImageSize;
 
     #[test]
     fn bytes_are_upright_and_rounded_to_nearest() -> Result<()> {
@@ -344,6 +475,82 @@ mod tests {
         assert_ne!(sampler.sample(4, 1)?, many[..sampler.image_len()]);
         let last = sampler.noise(3, BLOCK as u64 + 4, 1);
         assert_eq!(sampler.all(&last)?, many[many.len() - sampler.image_len()..]);
+        Ok(())
+    }
+
+    #[test]
+    fn overlapped_blocks_give_the_same_images_in_the_same_order() -> Result<()> {
+        let mut sampler = Sampler::built_in(Device::Cpu, Kind::Double)?;
+        let made = |sampler: &Sampler, count: usize| -> Result<(Vec<u8>, Vec<f64>)> {
+            let (bytes, mut values) = (sampler.sample(5, count)?, Vec::new());
+            let noise = |rows: Range<usize>| sampler.noise(5, rows.start as u64, rows.len());
+            sampler.each_tensor(count, &noise, &mut |images| {
+                assert_eq!(images.size()[1..], [1, 32, 32]);
+                values.extend(Vec::<f64>::try_from(images.f_contiguous()?.f_flatten(0, -1)?)?);
+                Ok(())
+            })?;
+            Ok((bytes, values))
+        };
+        // None, less than a block, whole blocks, and blocks with a rest.
+        for count in [0, 1, 6, 7, 14, 23] {
+            sampler.pass = Pass::Alike;
+            let (bytes, values) = made(&sampler, count)?;
+            assert_eq!(values.len(), count * sampler.image_len());
+            sampler.pass = Pass::Overlapped(7);
+            let (overlapped, overlapped_values) = made(&sampler, count)?;
+            assert_eq!(overlapped, bytes, "{count}");
+            assert_eq!(overlapped_values.len(), values.len());
+            let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-12;
+            assert!(values.iter().zip(&overlapped_values).all(close), "{count}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_pixel_that_is_not_finite_is_an_error_in_any_block() -> Result<()> {
+        let mut sampler = Sampler::built_in(Device::Cpu, Kind::Float)?;
+        for pass in [Pass::Alike, Pass::Overlapped(7)] {
+            sampler.pass = pass;
+            for bad in [0, 9, 20] {
+                let noise = |rows: Range<usize>| {
+                    let mut values = sampler.noise(0, rows.start as u64, rows.len());
+                    if rows.contains(&bad) {
+                        values[(bad - rows.start) * sampler.input_len()] = f32::NAN;
+                    }
+                    values
+                };
+                let error = sampler.each(21, &noise, &mut |_| Ok(())).unwrap_err();
+                assert!(error.is::<crate::finite::NotFinite>(), "{pass:?}, {bad}: {error:?}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn input_that_is_not_whole_rows_is_an_error() -> Result<()> {
+        let mut sampler = Sampler::built_in(Device::Cpu, Kind::Float)?;
+        for pass in [Pass::Alike, Pass::Overlapped(7)] {
+            sampler.pass = pass;
+            let short = |rows: Range<usize>| vec![0.; rows.len() * sampler.input_len() - 1];
+            assert!(sampler.each(2, &short, &mut |_| Ok(())).is_err(), "{pass:?}");
+            assert!(sampler.all(&short(0..2)).is_err(), "{pass:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn blocks_on_a_device_are_as_large_as_memory_allows() -> Result<()> {
+        let rows = |side: usize, base_width: i64, kind: Kind| -> Result<Pass> {
+            let image = ImageShape { size: ImageSize::square(side), channels: 3 };
+            let config = ModelConfig { image, base_width, ..ModelConfig::default() };
+            let layers = Architecture::new(config)?.generator;
+            assert_eq!(Pass::on(Device::Cpu, &layers, kind), Pass::Alike);
+            Ok(Pass::on(Device::Cuda(0), &layers, kind))
+        };
+        // 4×4×512 + 8×8×256 + 16×16×128 + 32×32×3 values, of which 1 GiB holds 4443 times as many as an image has.
+        assert_eq!(rows(32, 64, Kind::Float)?, Pass::Overlapped(4096));
+        assert_eq!(rows(32, 64, Kind::Double)?, Pass::Overlapped(2221));
+        assert_eq!(rows(256, 1024, Kind::Float)?, Pass::Overlapped(64));
         Ok(())
     }
 }

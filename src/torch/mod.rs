@@ -188,6 +188,15 @@ impl Mark {
         NonNull::new(mark).map(Self).ok_or_else(|| anyhow!("libtorch made no event"))
     }
 
+    /// Waits until the device has come to it.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn wait(&self) -> Result<()> {
+        // From a point to itself it takes no time, and both are waited for.
+        self.milliseconds_to(self).map(|_| ())
+    }
+
     /// Waits until the device has come to both, and tells how many milliseconds it took from this one to `later`.
     ///
     /// # Errors
