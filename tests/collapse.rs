@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use dcgan::files::TensorFile;
-use dcgan::record::jsonl::{Line, Rollback, read, read_metrics};
+use dcgan::record::jsonl::{Line, Metrics, Rollback, read, read_metrics};
 use dcgan::run::checkpoint::{Checkpoint, Folder};
 use tch::Tensor;
 
@@ -159,10 +159,12 @@ fn a_run_that_was_rolled_back_resumes_bit_for_bit_also_from_within_the_rollback(
     Ok(())
 }
 
-#[test]
-fn a_rollback_changes_the_noise_and_not_the_images() -> Result<()> {
+/// The first iteration of a run with these `options` that was rolled back to its beginning, and of one that was not.
+/// Before the first update both have the same networks.
+fn first_iterations(options: &str) -> Result<[Metrics; 2]> {
     let folder = tempfile::tempdir()?;
-    let options = HOPELESS.replace("--checkpoint-every 30", "--checkpoint-every 0 --log-every 1");
+    let options =
+        HOPELESS.replace("--checkpoint-every 30", "--checkpoint-every 0 --log-every 1") + options;
     let ran = dcgan(folder.path(), &format!("{options} --on-collapse rollback --run rolled"));
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     train(folder.path(), &format!("{options} --run warned"));
@@ -170,14 +172,25 @@ fn a_rollback_changes_the_noise_and_not_the_images() -> Result<()> {
         let metrics = read_metrics(&folder.path().join(run).join("metrics.jsonl"))?;
         metrics.first().copied().context("no metrics")
     };
-    let (rolled, warned) = (first("rolled")?, first("warned")?);
-    assert_eq!((rolled.iteration, warned.iteration), (1, 1));
-    // Before the first update both runs have the same networks, and those see the same real images.
-    let real = |line: dcgan::record::jsonl::Metrics| line.mean_discriminator_output_prob_real;
-    assert_eq!(real(rolled), real(warned));
-    assert_ne!(
-        rolled.mean_discriminator_output_prob_fake,
-        warned.mean_discriminator_output_prob_fake
-    );
+    let both = [first("rolled")?, first("warned")?];
+    assert_eq!(both.map(|line| line.iteration), [1, 1]);
+    Ok(both)
+}
+
+#[test]
+fn a_rollback_changes_the_noise_and_not_the_images() -> Result<()> {
+    let both = first_iterations("")?;
+    let [rolled, warned] = both.map(|line| line.mean_discriminator_output_prob_real);
+    assert_eq!(rolled, warned);
+    let [rolled, warned] = both.map(|line| line.mean_discriminator_output_prob_fake);
+    assert_ne!(rolled, warned);
+    Ok(())
+}
+
+#[test]
+fn a_rollback_augments_the_same_images_in_another_way() -> Result<()> {
+    let both = first_iterations(" --augment")?;
+    let [rolled, warned] = both.map(|line| line.mean_discriminator_output_prob_real);
+    assert_ne!(rolled, warned);
     Ok(())
 }
