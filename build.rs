@@ -45,26 +45,43 @@ fn main() {
 /// `cuda_graphs` then.
 fn compile_shim(lib_dir: &Path) {
     println!("cargo:rustc-check-cfg=cfg(cuda_graphs)");
+    // A crate that depends on this one and has copied this file gets the compiled functions from here.
+    if !Path::new("src/torch/shim.cpp").exists() {
+        return;
+    }
     println!("cargo:rerun-if-changed=src/torch");
     let include = lib_dir.parent().unwrap_or(lib_dir).join("include");
-    let mut build = cc::Build::new();
-    // As torch-sys does it. Warnings about libtorch's own headers are not ours.
-    build.cpp(true).std("c++17").opt_level(1).define("_GLIBCXX_USE_CXX11_ABI", "1");
-    build.flag(format!("-isystem{}", include.display()));
-    build.file("src/torch/shim.cpp");
-    println!("cargo:rerun-if-env-changed=CUDA_HOME");
-    match cuda_headers(lib_dir) {
-        Some(headers) if lib_dir.join("libc10_cuda.so").exists() => {
-            build.flag(format!("-isystem{}", headers.display())).file("src/torch/graph.cpp");
-            println!("cargo:rustc-cfg=cuda_graphs");
-            build.compile("dcgan_torch");
-            // After our library, which asks for what is in them.
-            println!("cargo:rustc-link-search=native={}", lib_dir.display());
-            for name in ["torch_cuda", "c10_cuda"] {
-                println!("cargo:rustc-link-lib=dylib={name}");
-            }
+    let compile = |name: &str, file: &str, headers: Option<&Path>| {
+        let mut build = cc::Build::new();
+        // As torch-sys does it. Warnings about libtorch's own headers are not ours.
+        build.cpp(true).std("c++17").opt_level(1).define("_GLIBCXX_USE_CXX11_ABI", "1");
+        for folder in [Some(&*include), headers].into_iter().flatten() {
+            build.flag(format!("-isystem{}", folder.display()));
         }
-        _ => build.compile("dcgan_torch"),
+        build.file(file).try_compile(name).map_err(|error| error.to_string())
+    };
+    println!("cargo:rerun-if-env-changed=CUDA_HOME");
+    if let Some(headers) = cuda_headers(lib_dir)
+        && lib_dir.join("libc10_cuda.so").exists()
+    {
+        match compile("dcgan_graph", "src/torch/graph.cpp", Some(&headers)) {
+            Ok(()) => {
+                println!("cargo:rustc-cfg=cuda_graphs");
+                // Behind our library, which asks for what is in them.
+                println!("cargo:rustc-link-search=native={}", lib_dir.display());
+                for name in ["torch_cuda", "c10_cuda"] {
+                    println!("cargo:rustc-link-lib=dylib={name}");
+                }
+            }
+            Err(error) => println!(
+                "cargo:warning=there will be no CUDA graphs, for src/torch/graph.cpp does not compile with the headers in \
+                 {}: {error}",
+                headers.display()
+            ),
+        }
+    }
+    if let Err(error) = compile("dcgan_torch", "src/torch/shim.cpp", None) {
+        fail(&format!("src/torch/shim.cpp does not compile: {error}"));
     }
 }
 

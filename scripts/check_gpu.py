@@ -228,19 +228,23 @@ class Table:
         log = (self.work / "logs/verify.log").read_text(errors="replace")
         total = re.findall(r"^(\d+) of (\d+) files agree", log, re.M) or [("0", "?")]
         self.row("reference files that agree", "%s of %s" % total[-1], "all", total[-1][0] == total[-1][1])
-        for name, bound in (("f64", 1e-9), ("f32", 1e-5), ("tf32", 1e-2), ("bf16", 1e-2)):
+        for name, bound in (("f64", 1e-9), ("f32", 2e-6), ("tf32", 1e-3), ("bf16", 1e-2)):
             cpu = "losses-cpu-" + ("f64" if name == "f64" else "f32")
 
-            def differences():
+            def differences(key):
                 pairs = zip(self.metrics(f"losses-{name}"), self.metrics(cpu))
-                return [max(abs(a[key] - b[key]) / abs(b[key]) for key in ("d_loss", "g_loss")) for a, b in pairs]
+                return [abs(a[key] - b[key]) / abs(b[key]) for a, b in pairs]
 
-            self.bounded(f"first losses in {name}, from the CPU's", lambda: differences()[0], bound)
-            self.row("  of all iterations, the most", max(differences(), default=float("nan")))
-        for name, bound in (("f64", 1e-6), ("f32", 1e-2)):
+            # Only the discriminator's first loss is computed before a step has been taken. Adam's first steps are nearly
+            # the sign of the gradient, and where that is rounding alone, results part: on two CPUs, too.
+            first = lambda: differences("d_loss")[0]
+            self.bounded(f"the first loss in {name}, from the CPU's", first, bound)
+            self.row("  of all iterations, the most", max(differences("d_loss"), default=float("nan")))
+        for name in ("f64", "f32"):
             read = lambda run: weights(self.work / f"{run}-{name}" / "generator.safetensors")
-            self.bounded(f"a run resumed half-way in {name}, weights", lambda: away(read("half"), read("whole")), bound)
-            self.bounded("  the same run again", lambda: away(read("again"), read("whole")), bound)
+            # These are deterministic runs, so there is no difference at all.
+            self.bounded(f"a run resumed half-way in {name}, weights", lambda: away(read("half"), read("whole")), 1e-30)
+            self.bounded("  the same run again", lambda: away(read("again"), read("whole")), 1e-30)
         find = lambda: largest_difference(read_npy(self.work / "device.npy"), read_npy(self.work / "cpu.npy"))
         self.bounded("samples, from the CPU's in f64", find, IMAGES)
         for line in lines_of(self.work / "logs/others.log"):

@@ -106,8 +106,8 @@ train losses-tf32 --device "$device" --tf32 on --iterations $few --log-every 1 "
 train losses-bf16 --device "$device" --precision bf16 --iterations $few --log-every 1 "${small[@]}"
 
 for precision in f32 f64; do
-    of=(--device "$device" --precision "$precision" --base-width 8)
-    [ -z "$quick" ] || of=(--device "$device" --precision "$precision" "${small[@]}")
+    of=(--device "$device" --precision "$precision" --deterministic)
+    if [ -n "$quick" ]; then of+=("${small[@]}"); else of+=(--base-width 8); fi
     train "whole-$precision" --iterations $((2 * half)) "${of[@]}"
     train "again-$precision" --iterations $((2 * half)) "${of[@]}"
     train "half-$precision" --iterations $half "${of[@]}"

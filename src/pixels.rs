@@ -60,12 +60,12 @@ pub fn pinned(tensor: Tensor, device: Device) -> Result<Tensor> {
     })
 }
 
-/// `tensor` on `device`. The host does not wait for the copy if the tensor is [`pinned`].
+/// `tensor` on `device`. The host does not wait for the copy if the tensor is [`pinned`], which is possible with CUDA only.
 ///
 /// # Errors
 /// If the device cannot hold it.
 pub fn sent(tensor: &Tensor, device: Device) -> Result<Tensor> {
-    Ok(tensor.f_to_device_(device, tensor.f_kind()?, true, false)?)
+    Ok(tensor.f_to_device_(device, tensor.f_kind()?, device.is_cuda(), false)?)
 }
 
 /// The second half of [`from_bytes`]: what [`prepare`] gave, as floats on the device. The host does

@@ -15,7 +15,7 @@ pub struct BenchArgs {
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// On CUDA, ask for each iteration as one CUDA graph
+    /// On CUDA, run each iteration as one CUDA graph: one call of the host in place of hundreds
     #[arg(long, value_parser = one_of(&[("on", Switch::On), ("off", Switch::Off)]), default_value = "on")]
     pub graph: Switch,
     /// Images in an iteration
@@ -33,7 +33,7 @@ pub struct BenchArgs {
     /// Channels of the images
     #[arg(long, value_name = "CHANNELS", default_value = "1", value_parser = one_of(&[("1", 1_usize), ("3", 3)]))]
     pub channels: usize,
-    /// Warm-up iterations, not timed
+    /// Warm-up iterations, not timed; on CUDA at least 10
     #[arg(long, value_name = "N", default_value = "2")]
     pub warmup: u16,
     /// Timed iterations

@@ -45,10 +45,15 @@ fn bench_table(result: &BenchResult) -> Result<String> {
     let BenchResult { median_ms, min_ms, images_per_s, gflop_per_s, batch, .. } = result;
     let BenchResult { phases_ms, precision, device, threads, .. } = result;
     let whole_ms = if device.is_cuda() { phases_ms.sum() } else { *median_ms };
+    let graph = match (device.is_cuda(), result.graph) {
+        (false, _) => "",
+        (true, true) => " (one CUDA graph an iteration)",
+        (true, false) => " (without a CUDA graph)",
+    };
     let memory = result.max_rss_mb.map_or("unknown".to_owned(), |mb| format!("{mb:.0} MB"));
     let mut text = format!(
         "{median_ms:.1} ms an iteration (median of {}, least {min_ms:.1}), {images_per_s:.0} images/s\n\
-         batch {batch}, {precision}, {device}, {threads} threads, peak memory {memory}\n\n",
+         batch {batch}, {precision}, {device}{graph}, {threads} threads, peak memory {memory}\n\n",
         result.times_ms.len(),
     );
     if device.is_cuda() {

@@ -24,7 +24,7 @@ fn graphs(built: bool, has_graphs: bool) -> &'static str {
     match (has_graphs, built) {
         (true, _) => "yes",
         (false, true) => {
-            "no: CUDA's headers were missing when this was built; run ./scripts/setup.sh --cuda again and build again"
+            "no: CUDA's headers were missing when this was built; run ./scripts/setup.sh --cuda again, or set CUDA_HOME to a toolkit, and build again"
         }
         (false, false) => "no: they need CUDA",
     }

@@ -52,6 +52,12 @@ pub(super) fn device_of(args: &DeviceArgs, kind: Kind) -> Result<Device> {
 pub(super) fn note_on_tf32(tf32: Switch, device: Device) {
     if tf32 == Switch::On && !device.is_cuda() {
         say("note: --tf32 on changes nothing here: it is for CUDA");
+    } else if tf32 == Switch::On
+        && std::env::var_os("NVIDIA_TF32_OVERRIDE").is_some_and(|value| value == "0")
+    {
+        say(
+            "note: --tf32 on changes nothing: NVIDIA_TF32_OVERRIDE=0 in the environment turns it off",
+        );
     }
 }
 

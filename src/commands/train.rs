@@ -177,6 +177,16 @@ impl Prepared {
         let device = device::resolve(config.device, config.precision.kind())?;
         let note = note_on(config.device, device);
         note_on_tf32(config.tf32, device);
+        if !device.is_cuda() {
+            for (flag, is_given) in [
+                ("--graph", config.graph.is_some()),
+                ("--deterministic", config.deterministic.is_on()),
+            ] {
+                if is_given {
+                    say(&format!("note: {flag} changes nothing here: it is for CUDA"));
+                }
+            }
+        }
         // What was left open is settled now, so that the run's record can repeat it.
         config.device = device.into();
         config.threads = Some(threads);

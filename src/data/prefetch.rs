@@ -14,8 +14,7 @@ pub trait Make: Send + 'static {
     /// What it makes.
     type Made: Debug + Send + 'static;
 
-    /// Makes what iteration number `iteration` needs, whichever was asked for before. It is called on a thread of its own
-    /// and must start no thread of libtorch's.
+    /// Makes what iteration number `iteration` needs, whichever was asked for before. It is called on a thread of its own.
     ///
     /// # Errors
     /// If it cannot be made.
@@ -98,6 +97,13 @@ impl<M: Make> Prefetch<M> {
         let maker = maker.context("no thread can be started for making batches")?;
         self.0 = State::Making { iteration, ready, maker };
         Ok(())
+    }
+}
+
+impl<M: Make> Drop for Prefetch<M> {
+    fn drop(&mut self) {
+        // What it makes may lie in memory of a device's driver, which must not go first.
+        let _ = self.stopped();
     }
 }
 

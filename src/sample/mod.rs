@@ -13,7 +13,7 @@ use crate::architecture::Layer;
 use crate::data::{Classes, ImageSet};
 use crate::finite::{ensure_every, ensure_finite};
 use crate::model::{FoldedGenerator, Model};
-use crate::pixels::{rounded, to_bytes};
+use crate::pixels::{pinned, rounded, sent, to_bytes};
 use crate::rng::{Latent, Stream, below, rng};
 use crate::shape::ImageShape;
 use crate::tf::frame::rotate_images;
@@ -361,10 +361,7 @@ impl Sampler {
     /// on CUDA.
     fn ask_for(&self, values: &[f32], of: &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<Asked> {
         let z = Tensor::f_from_slice(values)?.f_view([-1, self.input_len() as i64])?;
-        // The host need not wait for what lies in pinned memory.
-        let is_pinned = self.device.is_cuda();
-        let z = if is_pinned { z.f_internal_pin_memory(self.device)? } else { z };
-        let z = z.f_to_device_(self.device, Kind::Float, is_pinned, false)?.f_to_kind(self.kind)?;
+        let z = sent(&pinned(z, self.device)?, self.device)?.f_to_kind(self.kind)?;
         let images = self.generator.forward(&z)?;
         let is_finite = images.f_isfinite()?.f_all()?;
         let images = of(&rotate_images(&images)?)?;
@@ -372,8 +369,8 @@ impl Sampler {
             return Ok(Asked { images, is_finite, arrived: None });
         };
         // libtorch copies to pinned memory then, which must not be read before the copy is done.
-        let sent = |tensor: Tensor| tensor.f_to_device_(Device::Cpu, tensor.f_kind()?, true, false);
-        let (images, is_finite) = (sent(images)?, sent(is_finite)?);
+        let back = |tensor: Tensor| tensor.f_to_device_(Device::Cpu, tensor.f_kind()?, true, false);
+        let (images, is_finite) = (back(images)?, back(is_finite)?);
         Ok(Asked { images, is_finite, arrived: Some(Mark::now(device)?) })
     }
 

@@ -327,7 +327,7 @@ settings! {
         on_resume: OnResume::Fixed("it decides how every number is rounded"),
     }
 
-    /// On CUDA, let float32 convolutions compute in TensorFloat-32: faster and less exact.
+    /// On CUDA, let float32 convolutions and matrix products compute in TensorFloat-32: faster and less exact.
     tf32: Switch {
         default: Switch::Off,
         allowed: any_name(),
@@ -335,7 +335,7 @@ settings! {
         on_resume: OnResume::Fixed("it decides how every number is rounded"),
     }
 
-    /// On CUDA, ask for each iteration as one CUDA graph, which takes the host one call in place of hundreds.
+    /// On CUDA, run each iteration as one CUDA graph: one call of the host in place of hundreds.
     graph: Option<Switch> {
         default: None, unset: "on",
         allowed: any_name(),

@@ -117,6 +117,11 @@ impl Adam {
         &self.powers
     }
 
+    /// The buffer in which all variables lie: `[n]`.
+    pub fn theta(&self) -> &Tensor {
+        &self.theta.all
+    }
+
     /// The variables alone, as [`Tensor::run_backward`] takes them.
     pub fn variables(&self) -> Vec<&Tensor> {
         self.slots.iter().map(|slot| &slot.theta).collect()

@@ -50,7 +50,7 @@ impl Flat {
         let flat = Self { all: Tensor::f_zeros([end], options)?, places, zeros };
         for (tensor, mut view) in tensors.iter_mut().zip(flat.views()?) {
             view.f_copy_(tensor)?;
-            tensor.set_data(&view);
+            tensor.f_set_data(&view)?;
         }
         Ok(flat)
     }

@@ -2,7 +2,8 @@
 #include "shim.h"
 
 #include <ATen/cuda/CUDAGraph.h>
-#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include <memory>
@@ -11,16 +12,21 @@ struct DcganGraph {
   // A graph cannot be captured on the default queue.
   c10::cuda::CUDAStream before;
   c10::cuda::CUDAStream own;
+  // Of the memory that the graph uses.
+  c10::cuda::MempoolId_t pool;
   at::cuda::CUDAGraph graph;
 
   explicit DcganGraph(c10::DeviceIndex device)
-      : before(c10::cuda::getCurrentCUDAStream(device)), own(c10::cuda::getStreamFromPool(false, device)) {}
+      : before(c10::cuda::getCurrentCUDAStream(device)), own(c10::cuda::getStreamFromPool(false, device)),
+        pool(at::cuda::graph_pool_handle()) {}
 };
 
 extern "C" {
 
 char* dcgan_graph(int device, DcganGraph** graph) {
   return message_of([&] {
+    // A queue is current for its device, and a capture asks for that of the current device.
+    const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
     auto made = std::make_unique<DcganGraph>(static_cast<c10::DeviceIndex>(device));
     made->before.synchronize();
     c10::cuda::setCurrentCUDAStream(made->own);
@@ -30,7 +36,8 @@ char* dcgan_graph(int device, DcganGraph** graph) {
 
 void dcgan_free_graph(DcganGraph* graph) {
   // Errors are of no use any more: the device has failed, or the program ends.
-  free(message_of([&] {
+  free_message(message_of([&] {
+    const c10::cuda::CUDAGuard guard(graph->own.device_index());
     std::unique_ptr<DcganGraph> owned(graph);
     owned->own.synchronize();
     c10::cuda::setCurrentCUDAStream(owned->before);
@@ -39,14 +46,28 @@ void dcgan_free_graph(DcganGraph* graph) {
 
 char* dcgan_begin_capture(DcganGraph* graph) {
   return message_of([&] {
+    const c10::cuda::CUDAGuard guard(graph->own.device_index());
     graph->own.synchronize();
+    // What earlier iterations have used and freed: the graph has memory of its own, and a capture frees none.
+    c10::cuda::CUDACachingAllocator::emptyCache();
     // Another thread makes batches meanwhile, and may ask for pinned memory.
-    graph->graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+    graph->graph.capture_begin(graph->pool, cudaStreamCaptureModeThreadLocal);
   });
 }
 
 char* dcgan_end_capture(DcganGraph* graph) {
-  return message_of([&] { graph->graph.capture_end(); });
+  return message_of([&] {
+    const auto device = graph->own.device_index();
+    const c10::cuda::CUDAGuard guard(device);
+    try {
+      graph->graph.capture_end();
+    } catch (...) {
+      // Otherwise memory would go to the graph's pool for good, and none would be given back to the device.
+      free_message(message_of([&] { c10::cuda::CUDACachingAllocator::endAllocateToPool(device, graph->pool); }));
+      free_message(message_of([&] { c10::cuda::CUDACachingAllocator::releasePool(device, graph->pool); }));
+      throw;
+    }
+  });
 }
 
 char* dcgan_replay(DcganGraph* graph) {

@@ -13,16 +13,46 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace {
 
-// Each thread counts its own calls.
+// Each thread counts its own calls: of operators that call no other, or are convolutions, whose insides differ from
+// device to device.
 thread_local std::map<std::string, uint64_t> counts;
 thread_local at::CallbackHandle counting = at::INVALID_CALLBACK_HANDLE;
+// Of each call that has not ended: whether it has called an operator.
+thread_local std::vector<bool> calls;
+// The number of those that are convolutions.
+thread_local int convolutions = 0;
 
-std::unique_ptr<at::ObserverContext> count(const at::RecordFunction& call) {
-  ++counts[call.name()];
+bool is_convolution(const at::RecordFunction& call) {
+  return std::string_view(call.name()).substr(0, 10) == "aten::conv";
+}
+
+std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& call) {
+  if (!calls.empty()) {
+    calls.back() = true;
+  }
+  calls.push_back(false);
+  if (is_convolution(call) && convolutions++ == 0) {
+    ++counts[call.name()];
+  }
   return nullptr;
+}
+
+void end(const at::RecordFunction& call, at::ObserverContext*) {
+  if (calls.empty()) {  // It began before counting did.
+    return;
+  }
+  const bool calls_others = calls.back();
+  calls.pop_back();
+  if (is_convolution(call)) {
+    --convolutions;
+  } else if (!calls_others && convolutions == 0) {
+    ++counts[call.name()];
+  }
 }
 
 }  // namespace
@@ -34,7 +64,7 @@ struct DcganMark {
 extern "C" {
 
 void dcgan_free_message(char* message) {
-  free(message);
+  free_message(message);
 }
 
 char* dcgan_allow_tf32(bool allow) {
@@ -61,7 +91,9 @@ char* dcgan_start_counting() {
   return message_of([&] {
     TORCH_CHECK(counting == at::INVALID_CALLBACK_HANDLE, "operators are being counted already");
     counts.clear();
-    auto callback = at::RecordFunctionCallback(count).scopes({at::RecordScope::FUNCTION});
+    calls.clear();
+    convolutions = 0;
+    auto callback = at::RecordFunctionCallback(begin, end).scopes({at::RecordScope::FUNCTION});
     counting = at::addThreadLocalCallback(callback);
   });
 }
@@ -76,6 +108,7 @@ char* dcgan_stop_counting(char** lines) {
       text << name << ' ' << count << '\n';
     }
     *lines = strdup(text.str().c_str());
+    TORCH_CHECK(*lines, "out of memory");
   });
 }
 

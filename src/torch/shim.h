@@ -15,6 +15,23 @@ namespace at {
 class Tensor;
 }
 
+// What is said where there is no memory for saying anything else. It is never freed.
+inline char* out_of_memory() {
+  static char text[] = "out of memory";
+  return text;
+}
+
+inline char* copied(const char* message) {
+  char* const copy = strdup(message);
+  return copy ? copy : out_of_memory();
+}
+
+inline void free_message(char* message) {
+  if (message != out_of_memory()) {
+    free(message);
+  }
+}
+
 // The message of whatever `body` throws, NULL if it throws nothing.
 template <typename Body>
 char* message_of(Body&& body) {
@@ -22,11 +39,11 @@ char* message_of(Body&& body) {
     body();
     return nullptr;
   } catch (const c10::Error& error) {
-    return strdup(error.what_without_backtrace());
+    return copied(error.what_without_backtrace());
   } catch (const std::exception& error) {
-    return strdup(error.what());
+    return copied(error.what());
   } catch (...) {
-    return strdup("an exception of no known type");
+    return copied("an exception of no known type");
   }
 }
 
@@ -42,7 +59,8 @@ char* dcgan_allow_tf32(bool allow);
 // Whether operations may only use algorithms that give the same bits each time.
 char* dcgan_deterministic(bool on);
 
-// Counts this thread's calls of operators, by name, until dcgan_stop_counting, which gives them as lines "name count".
+// Counts this thread's calls of operators that call no other, by name, until dcgan_stop_counting, which gives them as
+// lines "name count". A convolution counts as one call, whatever it calls.
 char* dcgan_start_counting();
 char* dcgan_stop_counting(char** counts);
 

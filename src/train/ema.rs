@@ -8,6 +8,7 @@ use tch::Tensor;
 
 use crate::architecture::Network;
 use crate::model::Model;
+use crate::tf::{Flat, Variable};
 
 /// A moving average of a generator.
 #[derive(Debug)]
@@ -15,7 +16,7 @@ pub struct Ema {
     decay: f64,
     /// The networks with the average in place of the generator.
     model: Model,
-    /// Each of the generator's variables, live, with its average.
+    /// The generator's variables, live, each with its average; on a device all together, in buffers.
     pairs: Vec<(Tensor, Tensor)>,
 }
 
@@ -32,6 +33,28 @@ impl Ema {
             .map(|(live, average)| (live.tensor, average.tensor))
             .collect();
         Ok(Self { decay, model: average, pairs })
+    }
+
+    /// The same average, but it moves in one operation each for `trained`, the buffer of the generator's trained variables,
+    /// and `moving`, that of moving statistics, of which the generator's come first.
+    ///
+    /// # Errors
+    /// If the device cannot hold the generator a third time, which it does in passing.
+    pub(super) fn in_buffers(self, trained: &Tensor, moving: &Tensor) -> Result<Self> {
+        let (ours, others): (Vec<_>, Vec<_>) = self
+            .model
+            .variables(Network::Generator)
+            .into_iter()
+            .partition(|variable| variable.role.is_trainable());
+        let buffer = |variables: Vec<Variable>| {
+            let mut tensors: Vec<_> = variables.into_iter().map(|it| it.tensor).collect();
+            Flat::of(&mut tensors).map(|flat| flat.all)
+        };
+        let pair = |live: &Tensor, average: Tensor| -> Result<(Tensor, Tensor)> {
+            Ok((live.f_narrow(0, 0, average.size1()?)?, average))
+        };
+        let pairs = vec![pair(trained, buffer(ours)?)?, pair(moving, buffer(others)?)?];
+        Ok(Self { pairs, ..self })
     }
 
     /// The networks with the average in place of the generator. The discriminator is the one in training.

@@ -260,7 +260,7 @@ impl<'a> Trainer<'a> {
                 let stats = graph.run(&mut self.gan, &inputs)?;
                 if let Some(error) = graph.trouble() {
                     self.progress.warn(&format!(
-                        "the iteration cannot become a CUDA graph, so training is slower: {error:#}"
+                        "the iteration cannot become a CUDA graph, so training is slower (with `graph` off it is not tried): {error:#}"
                     ));
                 }
                 stats
@@ -514,7 +514,8 @@ fn prepare_cuda(
     }
     if !torch::HAS_GRAPHS {
         progress.warn(
-            "this program was built without CUDA graphs, so the GPU waits for the host; doctor says what is missing",
+            "this program was built without CUDA graphs, so the GPU waits for the host: run scripts/setup.sh with the \
+             CUDA set again and build again",
         );
         return Ok(None);
     }
