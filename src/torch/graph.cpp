@@ -2,8 +2,8 @@
 #include "shim.h"
 
 #include <ATen/cuda/CUDAGraph.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/cuda/CUDACachingAllocator.h>
-#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include <memory>
@@ -21,12 +21,22 @@ struct DcganGraph {
         pool(at::cuda::graph_pool_handle()) {}
 };
 
+namespace {
+
+// Makes the device the current one as long as the result lives. c10::cuda::CUDAGuard would ask for CUDA's own library,
+// which only libtorch is linked to.
+c10::DeviceGuard current(c10::DeviceIndex device) {
+  return c10::DeviceGuard(c10::Device(c10::DeviceType::CUDA, device));
+}
+
+}  // namespace
+
 extern "C" {
 
 char* dcgan_graph(int device, DcganGraph** graph) {
   return message_of([&] {
     // A queue is current for its device, and a capture asks for that of the current device.
-    const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
+    const auto guard = current(static_cast<c10::DeviceIndex>(device));
     auto made = std::make_unique<DcganGraph>(static_cast<c10::DeviceIndex>(device));
     made->before.synchronize();
     c10::cuda::setCurrentCUDAStream(made->own);
@@ -37,7 +47,7 @@ char* dcgan_graph(int device, DcganGraph** graph) {
 void dcgan_free_graph(DcganGraph* graph) {
   // Errors are of no use any more: the device has failed, or the program ends.
   free_message(message_of([&] {
-    const c10::cuda::CUDAGuard guard(graph->own.device_index());
+    const auto guard = current(graph->own.device_index());
     std::unique_ptr<DcganGraph> owned(graph);
     owned->own.synchronize();
     c10::cuda::setCurrentCUDAStream(owned->before);
@@ -46,7 +56,7 @@ void dcgan_free_graph(DcganGraph* graph) {
 
 char* dcgan_begin_capture(DcganGraph* graph) {
   return message_of([&] {
-    const c10::cuda::CUDAGuard guard(graph->own.device_index());
+    const auto guard = current(graph->own.device_index());
     graph->own.synchronize();
     // What earlier iterations have used and freed: the graph has memory of its own, and a capture frees none.
     c10::cuda::CUDACachingAllocator::emptyCache();
@@ -58,7 +68,7 @@ char* dcgan_begin_capture(DcganGraph* graph) {
 char* dcgan_end_capture(DcganGraph* graph) {
   return message_of([&] {
     const auto device = graph->own.device_index();
-    const c10::cuda::CUDAGuard guard(device);
+    const auto guard = current(device);
     try {
       graph->graph.capture_end();
     } catch (...) {
