@@ -41,48 +41,102 @@ fn main() {
     name_commit();
 }
 
-/// Compiles `src/torch/`: what needs CUDA, only for a libtorch with CUDA whose headers are found. Sets the flag
-/// `cuda_graphs` then.
+/// Compiles `src/torch/`: what needs CUDA or NCCL, only for a libtorch with CUDA whose headers are found. Sets the flags
+/// `cuda_graphs` and `nccl` then.
 fn compile_shim(lib_dir: &Path) {
     println!("cargo:rustc-check-cfg=cfg(cuda_graphs)");
+    println!("cargo:rustc-check-cfg=cfg(nccl)");
     // A crate that depends on this one and has copied this file gets the compiled functions from here.
     if !Path::new("src/torch/shim.cpp").exists() {
         return;
     }
     println!("cargo:rerun-if-changed=src/torch");
-    let include = lib_dir.parent().unwrap_or(lib_dir).join("include");
-    let compile = |name: &str, file: &str, headers: Option<&Path>| {
-        let mut build = cc::Build::new();
-        // As torch-sys does it. Warnings about libtorch's own headers are not ours.
-        build.cpp(true).std("c++17").opt_level(1).define("_GLIBCXX_USE_CXX11_ABI", "1");
-        for folder in [Some(&*include), headers].into_iter().flatten() {
-            build.flag(format!("-isystem{}", folder.display()));
-        }
-        build.file(file).try_compile(name).map_err(|error| error.to_string())
-    };
     println!("cargo:rerun-if-env-changed=CUDA_HOME");
-    if let Some(headers) = cuda_headers(lib_dir)
-        && lib_dir.join("libc10_cuda.so").exists()
-    {
-        match compile("dcgan_graph", "src/torch/graph.cpp", Some(&headers)) {
-            Ok(()) => {
-                println!("cargo:rustc-cfg=cuda_graphs");
-                // Behind our library, which asks for what is in them.
-                println!("cargo:rustc-link-search=native={}", lib_dir.display());
-                for name in ["torch_cuda", "c10_cuda"] {
-                    println!("cargo:rustc-link-lib=dylib={name}");
-                }
-            }
-            Err(error) => println!(
-                "cargo:warning=there will be no CUDA graphs, for src/torch/graph.cpp does not compile with the headers in \
-                 {}: {error}",
-                headers.display()
-            ),
+    let out_dir = env::var("OUT_DIR").unwrap_or_default();
+    let mut cuda = cuda_headers(lib_dir).filter(|_| lib_dir.join("libc10_cuda.so").exists());
+    let mut nccl = cuda.as_deref().and_then(|cuda| nccl_headers(lib_dir, cuda));
+    let mut compiled = compile(lib_dir, Path::new(&out_dir), cuda.as_deref(), nccl.as_deref());
+    if let (Err(error), Some(headers)) = (&compiled, &cuda) {
+        println!(
+            "cargo:warning=what needs CUDA is left out, because it does not compile with the headers in {}: {error}",
+            headers.display()
+        );
+        (cuda, nccl) = (None, None);
+        compiled = compile(lib_dir, Path::new(&out_dir), None, None);
+    }
+    if let Err(error) = compiled {
+        fail(&format!("src/torch does not compile: {error}"));
+    }
+    for (name, is_there) in [("cuda_graphs", cuda.is_some()), ("nccl", nccl.is_some())] {
+        if is_there {
+            println!("cargo:rustc-cfg={name}");
         }
     }
-    if let Err(error) = compile("dcgan_torch", "src/torch/shim.cpp", None) {
-        fail(&format!("src/torch/shim.cpp does not compile: {error}"));
+    println!("cargo:rustc-link-search=native={out_dir}");
+    println!("cargo:rustc-link-lib=static=dcgan_torch");
+    // Libraries come after ours, which asks for what is in them.
+    let is_apple = env::var("CARGO_CFG_TARGET_VENDOR").is_ok_and(|vendor| vendor == "apple");
+    println!("cargo:rustc-link-lib={}", if is_apple { "c++" } else { "stdc++" });
+    println!("cargo:rustc-link-search=native={}", lib_dir.display());
+    // torch-sys asks for the others, but the linker drops what nothing before them has asked for.
+    let of_cuda = if cuda.is_some() { &["torch_cuda", "c10_cuda"][..] } else { &[] };
+    for name in ["torch_cpu", "c10"].iter().chain(of_cuda) {
+        println!("cargo:rustc-link-lib=dylib={name}");
     }
+}
+
+/// Compiles `src/torch/` into `out_dir`, with its parts for CUDA and NCCL if their headers are given.
+///
+/// Cargo runs this script after every change of a source. Compiling takes half a minute, so it is done only where something
+/// that it reads has changed.
+fn compile(
+    lib_dir: &Path,
+    out_dir: &Path,
+    cuda: Option<&Path>,
+    nccl: Option<&Path>,
+) -> Result<(), String> {
+    let include = lib_dir.parent().unwrap_or(lib_dir).join("include");
+    let api = include.join("torch/csrc/api/include");
+    let folders: Vec<_> =
+        [Some(&*include), Some(&*api), cuda, nccl].into_iter().flatten().collect();
+    let mut files = vec!["src/torch/shim.cpp", "src/torch/dist.cpp"];
+    files.extend(cuda.map(|_| "src/torch/graph.cpp"));
+    files.extend(nccl.map(|_| "src/torch/nccl.cpp"));
+    let (library, key_file) = (out_dir.join("libdcgan_torch.a"), out_dir.join("dcgan_torch.key"));
+    let key = key_of(lib_dir, &folders, &files);
+    if library.exists() && fs::read_to_string(&key_file).is_ok_and(|made_with| made_with == key) {
+        return Ok(());
+    }
+    let mut build = cc::Build::new();
+    // As torch-sys does it. Warnings about libtorch's own headers are not ours.
+    build.cpp(true).std("c++17").opt_level(1).define("_GLIBCXX_USE_CXX11_ABI", "1");
+    build.cargo_metadata(false).include("src/torch").files(&files);
+    for folder in &folders {
+        build.flag(format!("-isystem{}", folder.display()));
+    }
+    if nccl.is_some() {
+        build.define("DCGAN_NCCL", None);
+    }
+    build.try_compile("dcgan_torch").map_err(|error| error.to_string())?;
+    fs::write(&key_file, key)
+        .map_err(|error| format!("can't write {}: {error}", key_file.display()))
+}
+
+/// What decides what compiling `files` gives, as text.
+fn key_of(lib_dir: &Path, folders: &[&Path], files: &[&str]) -> String {
+    let changed = fs::metadata(lib_dir).and_then(|data| data.modified()).ok();
+    let mut key = format!("{changed:?} {folders:?} {files:?}\n");
+    for file in files.iter().chain(&["src/torch/shim.h", "src/torch/dist.h", "build.rs"]) {
+        key += &fs::read_to_string(file).unwrap_or_default();
+    }
+    key
+}
+
+/// The folder of NCCL's headers: beside libtorch, where wheels put them, or with CUDA's.
+fn nccl_headers(lib_dir: &Path, cuda: &Path) -> Option<PathBuf> {
+    let beside = lib_dir.join("../../nvidia/nccl/include");
+    let usual = Path::new("/usr/include").to_path_buf();
+    [beside, cuda.to_path_buf(), usual].into_iter().find(|folder| folder.join("nccl.h").exists())
 }
 
 /// The folder of CUDA's headers: beside libtorch, where `scripts/setup.sh --cuda` and wheels put them, or that of an

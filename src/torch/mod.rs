@@ -1,8 +1,14 @@
 //! What libtorch has and `tch` lacks, through a few C++ functions of our own: the switches for TensorFloat-32 and for
-//! deterministic algorithms, a counter of operators, a fused Adam, times on a CUDA device, and CUDA graphs.
+//! deterministic algorithms, a counter of operators, a fused Adam, times on a CUDA device, CUDA graphs, and groups of
+//! processes ([`Group`]).
 //!
-//! `shim.h` says what each function does, `shim.cpp` is compiled into every build, `graph.cpp` where the libtorch in use
-//! was built with CUDA and `build.rs` finds CUDA's headers. This is the project's only foreign code.
+//! `shim.h` and `dist.h` say what each function does. `shim.cpp` and `dist.cpp` are compiled into every build, `graph.cpp`
+//! and `nccl.cpp` where the libtorch in use was built with CUDA and `build.rs` finds CUDA's headers, and NCCL's. This is
+//! the project's only foreign code.
+
+mod group;
+
+pub use group::{Failure, Group, GroupConfig, GroupError, HAS_NCCL};
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int};

@@ -1,0 +1,15 @@
+// NCCL, for tensors on CUDA devices. This file is compiled where the libtorch in use was built with CUDA and the headers
+// of CUDA and of NCCL are found.
+#define USE_C10D_NCCL 1
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+
+c10::intrusive_ptr<c10d::Backend> dcgan_nccl(c10::intrusive_ptr<c10d::Store> store, int rank, int size, int device,
+                                             std::chrono::milliseconds timeout) {
+  auto index = static_cast<c10::DeviceIndex>(device);
+  c10::cuda::set_device(index);
+  auto options = c10d::ProcessGroupNCCL::Options::create();
+  options->timeout = timeout;
+  auto group = c10::make_intrusive<c10d::ProcessGroupNCCL>(std::move(store), rank, size, std::move(options));
+  group->setBoundDeviceId(at::Device(at::kCUDA, index));
+  return group;
+}
