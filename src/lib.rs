@@ -14,6 +14,7 @@
 //! - [`model`]: the generator and the discriminator, made by folding over the architecture's layers;
 //! - [`data`]: images and batches; [`pixels`]: bytes to floats and back; [`rng`]: noise and shuffles from (seed, stream, step);
 //! - [`train`]: one iteration ([`train::step`]), the loop and signals;
+//! - [`distributed`]: ranks, processes that train together;
 //! - [`run`]: a run's folder: its lock, its checkpoints, its journal, how it is resumed and listed;
 //! - [`record`]: what a run leaves behind, films, plots and a page of it;
 //! - [`sample`]: images from a generator, and walks through latent space; [`eval`]: how good they are;
@@ -31,6 +32,7 @@ pub mod architecture;
 pub mod bench;
 pub mod data;
 pub mod device;
+pub mod distributed;
 pub mod error;
 pub mod eval;
 pub mod export;

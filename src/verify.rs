@@ -7,12 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
+use std::rc::Rc;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
 use crate::architecture::{Architecture, ModelConfig, Network, halvings};
+use crate::distributed::Ranks;
 use crate::files::TensorFile;
 use crate::model::Model;
 use crate::shape::{ImageShape, ImageSize};
@@ -195,8 +197,16 @@ impl Bounds {
 /// names the file and the tensor. A difference between this build and the file is not an error: see
 /// [`Report::passed`].
 pub fn verify(path: &Path, device: Device) -> Result<Report> {
+    verify_among(path, device, None)
+}
+
+/// As [`verify`], with the training done by all `ranks` together. Each of them compares.
+///
+/// # Errors
+/// As [`verify`]; if another rank has ended or does not answer.
+pub fn verify_among(path: &Path, device: Device, ranks: Option<Rc<Ranks>>) -> Result<Report> {
     let file = TensorFile::read(path)?;
-    Comparison::new(&file, device)
+    Comparison::new(&file, device, ranks)
         .and_then(Comparison::run)
         .with_context(|| path.display().to_string())
 }
@@ -282,6 +292,7 @@ struct Comparison<'a> {
     settings: Settings,
     bounds: Bounds,
     device: Device,
+    ranks: Option<Rc<Ranks>>,
     /// Names of the biases whose true gradient is 0.
     of_no_effect: Vec<String>,
     checks: Vec<Check>,
@@ -289,7 +300,7 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    fn new(file: &'a TensorFile, device: Device) -> Result<Self> {
+    fn new(file: &'a TensorFile, device: Device, ranks: Option<Rc<Ranks>>) -> Result<Self> {
         let settings = Settings::read(&file.metadata)?;
         let bounds = Bounds::of(settings.kind);
         ensure!(
@@ -303,6 +314,7 @@ impl<'a> Comparison<'a> {
             settings,
             bounds,
             device,
+            ranks,
             checks: Vec::new(),
             not_compared: Vec::new(),
         };
@@ -520,7 +532,7 @@ impl<'a> Comparison<'a> {
             ));
             return Ok(());
         }
-        let mut gan = Gan::new(model, self.settings.step)?;
+        let mut gan = Gan::new(model, self.settings.step)?.among(self.ranks.clone());
         let (mut d_losses, mut g_losses) = (Vec::new(), Vec::new());
         for i in 0..self.settings.iterations {
             let (real, z, classes) = (self.images(i)?, self.z(i)?, self.classes(i)?);

@@ -13,6 +13,7 @@ use crate::architecture::{Architecture, Operation};
 use crate::data::prefetch::Prefetch;
 use crate::data::{Batches, ImageSet};
 use crate::device::DeviceChoice;
+use crate::distributed::Share;
 use crate::model::{Model, ModelConfig};
 use crate::rng::{Latent, Stream, rng};
 use crate::sample::Sampler;
@@ -246,6 +247,7 @@ impl WholeIterations {
             z_dim: model.z_dim as usize,
             classes: None,
             step: StepConfig::default(),
+            share: Share::WHOLE,
         });
         // Before there is a graph, some iterations are run without one.
         let warmup = warmup.max(10);

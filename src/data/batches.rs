@@ -5,6 +5,7 @@ use rand_chacha::rand_core::Rng;
 use tch::{Device, Kind, Tensor};
 
 use super::{ImageSet, Labels};
+use crate::distributed::Share;
 use crate::pixels;
 use crate::rng::{Stream, permutation, rng};
 use crate::shape::ImageShape;
@@ -17,6 +18,8 @@ pub struct Batch {
     pub images: Tensor,
     /// `[n]`, int64: of each image, an index into the set's classes.
     pub classes: Option<Tensor>,
+    /// The number of images in the whole batch of all ranks; with one rank, `n`.
+    pub whole: usize,
 }
 
 /// A data set in training order: shuffled once an epoch, the last, smaller batch kept.
@@ -28,6 +31,8 @@ pub struct Batches {
     flip: bool,
     /// The class of each image, where batches are to have them.
     labels: Option<Vec<u32>>,
+    /// The rows of each batch that are wanted.
+    share: Share,
     seed: u64,
     /// The epoch whose order is at hand, counted from 0, and that order.
     order: (u64, Vec<u32>),
@@ -38,7 +43,8 @@ impl Batches {
     pub fn new(set: ImageSet, batch_size: usize, seed: u64) -> Self {
         let order = order_of(&set, seed, 0);
         let batch_size = batch_size.max(1);
-        Self { set, batch_size, flip: false, labels: None, seed, order: (0, order) }
+        let (flip, labels, share) = (false, None, Share::WHOLE);
+        Self { set, batch_size, flip, labels, share, seed, order: (0, order) }
     }
 
     /// The same, but each image of a batch is mirrored left to right with probability one half.
@@ -51,6 +57,12 @@ impl Batches {
     #[must_use]
     pub fn labelled(self, labels: Option<&Labels>) -> Self {
         Self { labels: labels.map(|labels| labels.of_images.clone()), ..self }
+    }
+
+    /// The same, but of each batch only the rows of a rank.
+    #[must_use]
+    pub fn shared(self, share: Share) -> Self {
+        Self { share, ..self }
     }
 
     /// Number of images.
@@ -99,9 +111,17 @@ impl Batches {
         let position = (iteration.saturating_sub(1) % self.per_epoch()) as usize * self.batch_size;
         let order = &self.order.1;
         let rows = &order[position..order.len().min(position + self.batch_size)];
+        let (whole, own) = (rows.len(), self.share.of(rows.len()));
+        let rows = &rows[own.clone()];
         let ImageShape { size, channels } = self.shape();
         let mut bytes = self.set.rows(rows.iter().map(|&row| row as usize))?;
         let mut flips = rng(self.seed, Stream::Flip, iteration);
+        if self.flip {
+            // One for each image of the whole batch.
+            for _ in 0..own.start {
+                let _ = flips.next_u32();
+            }
+        }
         for image in bytes.chunks_exact_mut(self.set.image_len()) {
             rotate_pixels(image, channels);
             if self.flip && flips.next_u32() >> 31 == 1 {
@@ -117,7 +137,8 @@ impl Batches {
             Ok(Tensor::f_from_slice(&classes)?)
         };
         let classes = self.labels.as_ref().map(class).transpose()?;
-        Ok(Batch { images: pixels::prepare(&bytes, self.shape(), device, kind)?, classes })
+        let images = pixels::prepare(&bytes, self.shape(), device, kind)?;
+        Ok(Batch { images, classes, whole })
     }
 }
 
@@ -206,6 +227,33 @@ mod tests {
         let again =
             Batches::new(set()?, 200, 0).flipped(true).batch(1, Device::Cpu, Kind::Float)?;
         assert_eq!(flipped, again);
+        Ok(())
+    }
+
+    #[test]
+    fn the_shares_of_ranks_are_the_batch_in_order_flips_and_classes_too() -> Result<()> {
+        let labels = Labels {
+            classes: vec!["even".to_owned(), "odd".to_owned()],
+            of_images: (0..10).map(|i| i % 2).collect(),
+        };
+        let batches = || -> Result<Batches> {
+            let batches = Batches::new(numbered(10)?, 4, 3).flipped(true);
+            Ok(batches.labelled(Some(&labels)))
+        };
+        for iteration in 1..=3 {
+            let prepare =
+                |mut batches: Batches| batches.prepare(iteration, Device::Cpu, Kind::Float);
+            let whole = prepare(batches()?)?;
+            for count in [2, 3] {
+                let of_rank = |rank| prepare(batches()?.shared(Share { rank, count }));
+                let parts = (0..count).map(of_rank).collect::<Result<Vec<_>>>()?;
+                let images: Vec<_> = parts.iter().map(|part| &part.images).collect();
+                assert_eq!(Tensor::cat(&images, 0), whole.images);
+                let classes: Vec<_> = parts.iter().filter_map(|p| p.classes.as_ref()).collect();
+                assert_eq!(Some(Tensor::cat(&classes, 0)), whole.classes);
+                assert!(parts.iter().all(|part| part.whole == whole.whole));
+            }
+        }
         Ok(())
     }
 

@@ -136,6 +136,14 @@ impl Adam {
         self.theta.gathered(gradients)
     }
 
+    /// The gradients, one for each variable, in what [`Self::gathered`] gave: views of it.
+    ///
+    /// # Errors
+    /// If it has another length.
+    pub fn scattered(&self, gradients: &Tensor) -> Result<Vec<Tensor>> {
+        self.theta.views_of(gradients)
+    }
+
     /// One step: `θ −= lr_t · m / (sqrt(v) + ε)`, with `lr_t = lr · sqrt(1 − β2^t) / (1 − β1^t)`. The variables must be
     /// on the CPU.
     ///

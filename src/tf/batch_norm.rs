@@ -5,6 +5,7 @@ use tch::{Tensor, nn};
 
 use super::frame::Layout;
 use super::variable::{Role, Variable};
+use crate::torch::Group;
 
 /// The number of channels and the epsilon of a [`BatchNorm`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,8 +17,8 @@ pub struct BatchNormConfig {
 }
 
 /// Which mean and variance normalize the input, and whether the pass updates the moving statistics.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Statistics {
+#[derive(Debug, Clone, Copy)]
+pub enum Statistics<'a> {
     /// The mean and variance of the batch normalize it, as in training. The moving statistics stay as they are.
     Batch,
     /// The mean and variance of the batch normalize it, as in training. The moving statistics become
@@ -26,6 +27,13 @@ pub enum Statistics {
     BatchUpdating {
         /// The share of the batch's statistics in the new moving statistics.
         momentum: f64,
+    },
+    /// As the two before, with the mean and variance of the rows of all ranks.
+    OfAllRanks {
+        /// The ranks.
+        group: &'a Group,
+        /// As in [`Self::BatchUpdating`]; `None`: the moving statistics stay as they are.
+        momentum: Option<f64>,
     },
     /// The moving statistics normalize the batch, as in sampling. They stay as they are.
     Moving,
@@ -84,6 +92,12 @@ impl BatchNorm {
             Statistics::Batch => (None, true, 0.),
             Statistics::BatchUpdating { momentum } => (moving, true, momentum),
             Statistics::Moving => (moving, false, 0.),
+            Statistics::OfAllRanks { group, momentum } => {
+                let (mean, variance) = (&self.moving_mean, &self.moving_variance);
+                let moving = momentum.map(|momentum| (mean, variance, momentum));
+                let y = group.batch_norm(x, (&self.gamma, &self.beta), moving, self.epsilon);
+                return y.with_context(|| self.name.clone());
+            }
         };
         let (mean, var) = moving.unzip();
         let (gamma, beta) = (Some(&self.gamma), Some(&self.beta));

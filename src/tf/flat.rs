@@ -69,8 +69,16 @@ impl Flat {
     /// # Errors
     /// Never; libtorch checks that they lie within the buffer.
     pub fn views(&self) -> Result<Vec<Tensor>> {
+        self.views_of(&self.all)
+    }
+
+    /// The tensors of another buffer with the same places, such as [`Self::gathered`] makes: views of it.
+    ///
+    /// # Errors
+    /// If it is shorter.
+    pub fn views_of(&self, buffer: &Tensor) -> Result<Vec<Tensor>> {
         let view =
-            |place: &Place| self.all.f_as_strided(&place.size, &place.stride, Some(place.first));
+            |place: &Place| buffer.f_as_strided(&place.size, &place.stride, Some(place.first));
         Ok(self.places.iter().map(view).collect::<Result<_, _>>()?)
     }
 

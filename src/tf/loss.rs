@@ -20,6 +20,22 @@ pub fn sigmoid_cross_entropy(logits: &Tensor, label: f64) -> Result<Tensor> {
     )?)
 }
 
+/// The part of [`sigmoid_cross_entropy`] that these logits have in the average over a batch of `rows`: the parts of a
+/// batch, some of which may be empty, add up to it.
+///
+/// # Errors
+/// As [`sigmoid_cross_entropy`].
+pub fn part_of_sigmoid_cross_entropy(logits: &Tensor, label: f64, rows: i64) -> Result<Tensor> {
+    let labels = logits.f_full_like(label)?.f_detach()?;
+    let sum = logits.f_binary_cross_entropy_with_logits::<&Tensor>(
+        &labels,
+        None,
+        None,
+        Reduction::Sum,
+    )?;
+    Ok(sum.f_div_scalar(rows)?)
+}
+
 /// `max(alpha · x, x)` for 0 < `alpha` < 1 and any shape. Forward and backward are one kernel each.
 ///
 /// # Errors

@@ -21,5 +21,5 @@ pub use conv_transpose::ConvTranspose;
 pub use cpu::all_finite;
 pub use dense::{Dense, DenseConfig, Projection};
 pub use flat::Flat;
-pub use loss::{leaky_relu, sigmoid_cross_entropy};
+pub use loss::{leaky_relu, part_of_sigmoid_cross_entropy, sigmoid_cross_entropy};
 pub use variable::{Role, Variable};

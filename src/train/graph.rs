@@ -137,7 +137,7 @@ impl Captured {
 impl Inputs {
     /// All tensors.
     fn all(&self) -> Vec<&Tensor> {
-        let Self { real, z, classes, draws } = self;
+        let Self { real, z, classes, draws, .. } = self;
         let classes = classes.iter().flat_map(|classes| [&classes.real, &classes.generated]);
         let draws = draws.iter().flat_map(|draws| draws.all());
         [real, z].into_iter().chain(classes).chain(draws).collect()
@@ -145,7 +145,7 @@ impl Inputs {
 
     /// The same inputs, each tensor replaced by what `change` makes of it.
     fn map(&self, mut change: impl FnMut(&Tensor) -> Result<Tensor>) -> Result<Self> {
-        let Self { real, z, classes, draws } = self;
+        let Self { real, z, classes, draws, whole } = self;
         let classes = match classes {
             Some(BatchClasses { real, generated }) => {
                 Some(BatchClasses { real: change(real)?, generated: change(generated)? })
@@ -154,7 +154,7 @@ impl Inputs {
         };
         let (real, z) = (change(real)?, change(z)?);
         let draws = draws.iter().map(|draws| draws.map(&mut change)).collect::<Result<_>>()?;
-        Ok(Self { real, z, classes, draws })
+        Ok(Self { real, z, classes, draws, whole: *whole })
     }
 }
 

@@ -8,6 +8,7 @@ use super::augment::{Augmentation, DrawTensors};
 use super::step::{BatchClasses, Inputs, StepConfig};
 use crate::data::prefetch::Make;
 use crate::data::{Batch, Batches, Classes};
+use crate::distributed::Share;
 use crate::pixels::{pinned, place, sent};
 use crate::rng::{Latent, noise};
 use crate::sample::{drawn_class, with_classes};
@@ -33,6 +34,8 @@ pub struct InputMaker {
     pub classes: Option<Classes>,
     /// What an iteration does.
     pub step: StepConfig,
+    /// The rows that are wanted of everything, as [`Batches::shared`] has them of real images.
+    pub share: Share,
 }
 
 /// The inputs of an iteration on the host, in memory from which they can be sent to the device without waiting.
@@ -44,6 +47,8 @@ pub struct HostInputs {
     /// `[N]`, int64: the classes that z asks for.
     asked: Option<Tensor>,
     draws: Vec<DrawTensors>,
+    /// The rows of real and of generated images in the whole batch.
+    whole: [i64; 2],
     options: (Kind, Device),
 }
 
@@ -52,7 +57,8 @@ impl Make for InputMaker {
 
     fn make(&mut self, iteration: u64) -> Result<HostInputs> {
         let (kind, device) = self.options;
-        let Batch { images, classes: of_real } = self.batches.prepare(iteration, device, kind)?;
+        let Batch { images, classes: of_real, whole: n } =
+            self.batches.prepare(iteration, device, kind)?;
         let mut noise = noise(self.seed, self.salt, iteration);
         let z = self.latent.sample(&mut noise, self.batch_size, self.z_dim);
         let (z, asked) = match &self.classes {
@@ -64,18 +70,20 @@ impl Make for InputMaker {
                     (0..self.batch_size).map(|_| drawn_class(&mut noise, classes)).collect();
                 let z = with_classes(&z, self.z_dim, &asked, classes.names.len());
                 let asked: Vec<_> = asked.into_iter().map(|class| class as i64).collect();
-                (z, Some(pinned(Tensor::f_from_slice(&asked)?, device)?))
+                let asked = self.share.rows(&Tensor::f_from_slice(&asked)?)?;
+                (z, Some(pinned(asked, device)?))
             }
         };
         let z = Tensor::f_from_slice(&z)?.f_view([self.batch_size as i64, -1])?;
-        let n = images.size()[0] as usize;
+        let z = self.share.rows(&z)?;
         let draws = match self.step.augment {
             None => Vec::new(),
             Some(augment) => self.draws(augment, iteration, n)?,
         };
         let of_real = of_real.map(|classes| pinned(classes, device)).transpose()?;
-        let batch = Batch { images, classes: of_real };
-        Ok(HostInputs { batch, z: pinned(z, device)?, asked, draws, options: self.options })
+        let batch = Batch { images, classes: of_real, whole: n };
+        let whole = [n, self.batch_size].map(|rows| rows as i64);
+        Ok(HostInputs { batch, z: pinned(z, device)?, asked, draws, whole, options: self.options })
     }
 }
 
@@ -85,7 +93,10 @@ impl InputMaker {
         let size = self.batches.shape().size;
         let sides = [size.height as i64, size.width as i64];
         let mut augmenter = augment.begin(self.salt, iteration);
-        let draw = |count| augmenter.draw(count, sides).tensors(self.options.1);
+        let draw = |count| {
+            let draws = augmenter.draw(count, sides).tensors(self.options.1)?;
+            draws.map(|draws| self.share.rows(draws))
+        };
         self.step.shown(n, self.batch_size).into_iter().map(draw).collect()
     }
 }
@@ -106,7 +117,7 @@ impl HostInputs {
             _ => None,
         };
         let draws = self.draws.iter().map(|draws| draws.sent(device)).collect::<Result<_>>()?;
-        Ok(Inputs { real, z, classes, draws })
+        Ok(Inputs { real, z, classes, draws, whole: self.whole })
     }
 }
 
@@ -134,9 +145,10 @@ mod tests {
             z_dim: 3,
             classes: None,
             step: StepConfig::default(),
+            share: Share::WHOLE,
         });
         for iteration in [1, 2, 3, 4, 5, 2, 3, 9, 1, 1, 2] {
-            let Inputs { real, z, classes, draws } = ahead.get(iteration)?.sent()?;
+            let Inputs { real, z, classes, draws, .. } = ahead.get(iteration)?.sent()?;
             assert_eq!(real, plain.batch(iteration, Device::Cpu, Kind::Double)?, "{iteration}");
             let expected = Latent::Uniform.sample(&mut noise(5, 0, iteration), 4, 3);
             assert_eq!(z, Tensor::from_slice(&expected).view([4, 3]).to_kind(Kind::Double));

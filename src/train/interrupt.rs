@@ -22,6 +22,17 @@ pub struct Signal {
 }
 
 impl Signal {
+    /// The signal of this number, if it is one that can ask a run to end.
+    pub(super) fn of(number: i64) -> Option<Self> {
+        let signal = SIGNALS.into_iter().find(|&(other, _)| i64::from(other) == number);
+        signal.map(|(number, name)| Self { number, name })
+    }
+
+    /// Its number.
+    pub(super) fn number(self) -> i64 {
+        self.number.into()
+    }
+
     /// The exit status that shells report for a process ended by this signal: 128 + its number.
     pub fn exit_code(self) -> u8 {
         u8::try_from(128 + self.number).unwrap_or(u8::MAX)

@@ -1,6 +1,7 @@
 //! Training: one iteration ([`step`]), the loop around it ([`train`]), and what a checkpoint holds ([`state`]).
 
 pub mod augment;
+mod due;
 mod ema;
 mod finite;
 pub mod graph;
@@ -12,6 +13,8 @@ pub mod objective;
 pub mod state;
 pub mod step;
 mod trainer;
+mod worker;
 
 pub use finite::NonFinite;
-pub use trainer::{End, Job, MAX_ROLLBACKS, Outcome, is_divergence, train};
+pub use trainer::{End, Job, MAX_ROLLBACKS, Outcome, is_divergence, train, train_among};
+pub use worker::{Work, assist};

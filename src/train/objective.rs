@@ -6,7 +6,7 @@ use anyhow::Result;
 use tch::Tensor;
 
 use crate::settings::TrainConfig;
-use crate::tf::sigmoid_cross_entropy;
+use crate::tf::{part_of_sigmoid_cross_entropy, sigmoid_cross_entropy};
 
 /// The losses of both networks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,10 +39,25 @@ impl Objective {
     /// # Errors
     /// If the logits are not of a floating kind.
     pub fn discriminator(&self, real_logits: &Tensor, fake_logits: &Tensor) -> Result<Tensor> {
+        self.part_of_discriminator(real_logits, fake_logits, None)
+    }
+
+    /// The part that these logits have in [`Self::discriminator`] of a batch with `rows` real and generated images. The
+    /// parts of a batch add up to its loss. Without `rows` it is the loss itself.
+    ///
+    /// # Errors
+    /// As [`Self::discriminator`].
+    pub fn part_of_discriminator(
+        &self,
+        real_logits: &Tensor,
+        fake_logits: &Tensor,
+        rows: Option<[i64; 2]>,
+    ) -> Result<Tensor> {
         match *self {
             Self::CrossEntropy { label_smoothing } => {
-                let real = sigmoid_cross_entropy(real_logits, 1.0 - label_smoothing)?;
-                Ok(real.f_add(&sigmoid_cross_entropy(fake_logits, 0.0)?)?)
+                let [real_rows, fake_rows] = [rows.map(|rows| rows[0]), rows.map(|rows| rows[1])];
+                let real = cross_entropy(real_logits, 1.0 - label_smoothing, real_rows)?;
+                Ok(real.f_add(&cross_entropy(fake_logits, 0.0, fake_rows)?)?)
             }
         }
     }
@@ -55,9 +70,25 @@ impl Objective {
     /// # Errors
     /// If the logits are not of a floating kind.
     pub fn generator(&self, fake_logits: &Tensor) -> Result<Tensor> {
+        self.part_of_generator(fake_logits, None)
+    }
+
+    /// As [`Self::part_of_discriminator`], of [`Self::generator`].
+    ///
+    /// # Errors
+    /// As [`Self::generator`].
+    pub fn part_of_generator(&self, fake_logits: &Tensor, rows: Option<i64>) -> Result<Tensor> {
         match self {
-            Self::CrossEntropy { .. } => sigmoid_cross_entropy(fake_logits, 1.0),
+            Self::CrossEntropy { .. } => cross_entropy(fake_logits, 1.0, rows),
         }
+    }
+}
+
+/// The mean over the batch; with `rows`, the part that these logits have in the mean over so many.
+fn cross_entropy(logits: &Tensor, label: f64, rows: Option<i64>) -> Result<Tensor> {
+    match rows {
+        None => sigmoid_cross_entropy(logits, label),
+        Some(rows) => part_of_sigmoid_cross_entropy(logits, label, rows),
     }
 }
 

@@ -3,17 +3,22 @@
 //! This module uses no files and no clock and prints nothing. The generator runs once for the discriminator
 //! step and the first generator step together, because neither its weights nor z change in between.
 
+use std::rc::Rc;
+
 use anyhow::{Result, ensure};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::augment::{Augmentation, DrawTensors};
 use super::ema::Ema;
 use super::finite::{DeferredCheck, ensure_finite};
 use super::objective::Objective;
+use crate::distributed::{Ranks, Share};
 use crate::model::{Discriminator, Model, Network};
 use crate::pixels::{pinned, sent};
+use crate::run::watch::Reading;
 use crate::settings::TrainConfig;
 use crate::tf::{Adam, AdamConfig, Flat, Statistics};
+use crate::torch::GroupError;
 
 /// The settings of an iteration.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -108,6 +113,8 @@ pub struct Gan {
     /// Their values before the iteration: `[n]`.
     moving_before: Tensor,
     iterations_done: u64,
+    /// The processes that train together with this one, if there are any.
+    ranks: Option<Rc<Ranks>>,
 }
 
 /// What an iteration reads besides the networks, all of it on their device.
@@ -122,6 +129,8 @@ pub struct Inputs {
     /// What augments the batches that the discriminator sees, in order: real ones, generated ones, and once more
     /// those of each generator step. Empty without augmentation.
     pub draws: Vec<DrawTensors>,
+    /// The rows of real and of generated images in the whole batch of all ranks; with one rank, `[n, N]`.
+    pub whole: [i64; 2],
 }
 
 /// The classes of an iteration's images, for conditional networks. Both tensors are int64 and on the model's device.
@@ -142,6 +151,8 @@ pub struct StepStats {
     fake_logits: Tensor,
     /// The generated images of the discriminator step, mirrored.
     fake: Tensor,
+    /// Where logits and images are the rows of one of several ranks: the ranks, and the rows of all in `[n, N]`.
+    of_all: Option<(Rc<Ranks>, [i64; 2])>,
 }
 
 /// What an iteration reports, as numbers.
@@ -155,6 +166,19 @@ pub struct StepValues {
     pub mean_discriminator_output_prob_real: f64,
     /// Mean probability that the discriminator gives the generated images in its step.
     pub mean_discriminator_output_prob_fake: f64,
+}
+
+impl StepValues {
+    /// What the watch for collapse reads, with `spreads` from [`StepStats::spreads`].
+    pub(super) fn reading(&self, spreads: Option<(f64, f64)>) -> Reading {
+        Reading {
+            d_loss: self.d_loss,
+            g_loss: self.g_loss,
+            prob_real: self.mean_discriminator_output_prob_real,
+            prob_fake: self.mean_discriminator_output_prob_fake,
+            spreads,
+        }
+    }
 }
 
 impl StepStats {
@@ -171,25 +195,51 @@ impl StepStats {
 
     /// Other handles to the same tensors.
     pub(super) fn shallow_clone(&self) -> Self {
-        let Self { d_loss, g_loss, real_logits, fake_logits, fake } = self;
+        let Self { d_loss, g_loss, real_logits, fake_logits, fake, of_all } = self;
         let [d_loss, g_loss, real_logits, fake_logits, fake] =
             [d_loss, g_loss, real_logits, fake_logits, fake].map(Tensor::shallow_clone);
-        Self { d_loss, g_loss, real_logits, fake_logits, fake }
+        Self { d_loss, g_loss, real_logits, fake_logits, fake, of_all: of_all.clone() }
     }
 
-    /// Waits for the device and reads the numbers.
+    /// Waits for the device and reads the numbers: where there are several ranks, of all together.
     ///
     /// # Errors
-    /// If the device fails.
+    /// If the device fails, or another rank does.
     pub fn read(&self) -> Result<StepValues> {
         let mean_prob =
             |logits: &Tensor| logits.f_sigmoid()?.f_mean(logits.kind())?.f_double_value(&[]);
+        let [real, fake] = match &self.of_all {
+            None => [mean_prob(&self.real_logits)?, mean_prob(&self.fake_logits)?],
+            Some((ranks, [n, generated])) => {
+                let part = |logits: &Tensor, rows: i64| -> Result<f64> {
+                    let sum = logits.f_sigmoid()?.f_sum(Kind::Double)?.f_double_value(&[])?;
+                    Ok(sum / rows as f64)
+                };
+                let parts = [part(&self.real_logits, *n)?, part(&self.fake_logits, *generated)?];
+                let means = Tensor::f_from_slice(&parts)?;
+                ranks.sum(&means)?;
+                [means.f_double_value(&[0])?, means.f_double_value(&[1])?]
+            }
+        };
         Ok(StepValues {
             d_loss: self.d_loss.f_double_value(&[])?,
             g_loss: self.g_loss.f_double_value(&[])?,
-            mean_discriminator_output_prob_real: mean_prob(&self.real_logits)?,
-            mean_discriminator_output_prob_fake: mean_prob(&self.fake_logits)?,
+            mean_discriminator_output_prob_real: real,
+            mean_discriminator_output_prob_fake: fake,
         })
+    }
+
+    /// How much the images of the batch differ from each other ([`spread`]): first the generated ones, then the real
+    /// ones. `real` are those of this process.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn spreads(&self, real: &Tensor) -> Result<Option<(f64, f64)>> {
+        let Some((ranks, [n, generated])) = &self.of_all else {
+            return Ok(spread(&self.fake)?.zip(spread(real)?));
+        };
+        let fake = spread_over(ranks, &self.fake, *generated)?;
+        Ok(fake.zip(spread_over(ranks, real, *n)?))
     }
 }
 
@@ -204,6 +254,23 @@ pub fn spread(images: &Tensor) -> Result<Option<f64>> {
     }
     let deviation = images.f_std_dim(&[0_i64][..], false, false)?; // [C, H, W]
     Ok(Some(deviation.f_mean(images.kind())?.f_double_value(&[])?))
+}
+
+/// [`spread`] of the images of all ranks, of which there are `count`.
+fn spread_over(ranks: &Ranks, images: &Tensor, count: i64) -> Result<Option<f64>> {
+    if count < 2 {
+        return Ok(None);
+    }
+    let kind = images.kind();
+    let sum = |x: &Tensor| -> Result<Tensor> {
+        let sum = x.f_sum_dim_intlist(&[0_i64][..], true, kind)?.f_contiguous()?; // [1, C, H, W]
+        ranks.sum(&sum)?;
+        Ok(sum)
+    };
+    let mean = sum(images)?.f_div_scalar(count)?;
+    let squares = sum(&images.f_sub(&mean)?.f_square()?)?;
+    let deviation = squares.f_div_scalar(count)?.f_sqrt()?;
+    Ok(Some(deviation.f_mean(kind)?.f_double_value(&[])?))
 }
 
 /// The discriminator's logits for `images`. Every image that training shows to the discriminator passes through
@@ -265,10 +332,22 @@ impl Gan {
             moving,
             moving_before,
             iterations_done: 0,
+            ranks: None,
         })
     }
 
-    /// Runs one iteration.
+    /// The same, but each iteration is that of all `ranks` together. All must have the same weights.
+    #[must_use]
+    pub fn among(self, ranks: Option<Rc<Ranks>>) -> Self {
+        Self { ranks, ..self }
+    }
+
+    /// The processes that train together with this one, if there are any.
+    pub fn ranks(&self) -> Option<&Ranks> {
+        self.ranks.as_deref()
+    }
+
+    /// Runs one iteration. Where there are several ranks, each is given the whole batch, and takes its rows.
     ///
     /// # Shapes
     /// `real` is `[n, C, H, W]` in [−1, 1], mirrored; `z` is `[N, z_dim]`; `n` and `N` may differ. Both are of
@@ -293,20 +372,31 @@ impl Gan {
         classes: Option<BatchClasses>,
         done: &mut dyn FnMut(Phase) -> Result<()>,
     ) -> Result<StepStats> {
-        let (real, z) = (real.shallow_clone(), z.shallow_clone());
+        let whole = [real.size()[0], z.size()[0]];
+        let share = self.ranks.as_ref().map_or(Share::WHOLE, |ranks| ranks.share());
+        let (real, z) = (share.rows(real)?, share.rows(z)?);
         let draws = match self.config.augment {
             None => Vec::new(),
             Some(augmentation) => {
                 let mut augmenter = augmentation.begin(0, self.iterations_done + 1);
-                let (n, _, height, width) = real.size4()?;
-                let shown = self.config.shown(n as usize, z.size()[0] as usize);
+                let (_, _, height, width) = real.size4()?;
+                let shown = self.config.shown(whole[0] as usize, whole[1] as usize);
                 let device = self.model.device;
-                let draw =
-                    |count| augmenter.draw(count, [height, width]).tensors(device)?.sent(device);
+                let draw = |count| {
+                    let draws = augmenter.draw(count, [height, width]).tensors(device)?;
+                    draws.sent(device)?.map(|draws| share.rows(draws))
+                };
                 shown.into_iter().map(draw).collect::<Result<_>>()?
             }
         };
-        self.run(&Inputs { real, z, classes, draws }, done)
+        let classes = match classes {
+            None => None,
+            Some(BatchClasses { real, generated }) => {
+                let (real, generated) = (share.rows(&real)?, share.rows(&generated)?);
+                Some(BatchClasses { real, generated })
+            }
+        };
+        self.run(&Inputs { real, z, classes, draws, whole }, done)
     }
 
     /// Runs one iteration on `inputs`, and calls `done` after each part of it. On an accelerator the part may only have
@@ -406,13 +496,21 @@ impl Gan {
         done: &mut dyn FnMut(Phase) -> Result<()>,
     ) -> Result<StepStats> {
         let StepConfig { objective, g_steps, .. } = self.config;
-        let Inputs { real, z, classes, draws } = inputs;
+        let Inputs { real, z, classes, draws, whole } = inputs;
         let mut draws = draws.iter();
         let momentum = self.model.config().bn_momentum;
-        let updating = Statistics::BatchUpdating { momentum };
+        let ranks = self.ranks.clone();
+        let statistics = |momentum: Option<f64>| match (&ranks, momentum) {
+            (Some(ranks), momentum) => Statistics::OfAllRanks { group: ranks.group(), momentum },
+            (None, Some(momentum)) => Statistics::BatchUpdating { momentum },
+            (None, None) => Statistics::Batch,
+        };
+        let updating = statistics(Some(momentum));
+        // Where there are several ranks, losses are the parts that this rank's rows have in them.
+        let rows = ranks.as_ref().map(|_| *whole);
         // In TensorFlow, the discriminator's run and the first generator run each update the generator's moving
         // statistics. Here both share one pass, which therefore applies two updates at once.
-        let twice = Statistics::BatchUpdating { momentum: 1.0 - (1.0 - momentum).powi(2) };
+        let twice = statistics(Some(1.0 - (1.0 - momentum).powi(2)));
 
         // Weights change only in optimizer steps, so they are cast once after each.
         let compute = self.model.compute;
@@ -426,9 +524,9 @@ impl Gan {
         let real_logits = judge(&discriminator, real, of_real, draws.next(), updating)?; // [n, 1]
         let d_fake = fake.f_detach()?;
         let fake_logits = judge(&discriminator, &d_fake, of_fake, draws.next(), updating)?; // [N, 1]
-        let d_loss = objective.discriminator(&real_logits, &fake_logits)?;
+        let d_loss = objective.part_of_discriminator(&real_logits, &fake_logits, rows)?;
         done(Phase::DiscriminatorForward)?;
-        self.update(Network::Discriminator, &d_loss, 0, numbers, done)?;
+        let d_loss = self.update(Network::Discriminator, &d_loss, 0, numbers, done)?;
 
         let discriminator = self.model.discriminator.cast(compute)?;
         let mut g_loss = Tensor::new();
@@ -438,22 +536,23 @@ impl Gan {
                 done(Phase::GeneratorForward)?;
             }
             // TF: this run also feeds the discriminator's moving statistics, which nothing reads.
-            let logits = judge(&discriminator, &fake, of_fake, draws.next(), Statistics::Batch)?;
-            let loss = objective.generator(&logits)?;
+            let logits = judge(&discriminator, &fake, of_fake, draws.next(), statistics(None))?;
+            let loss = objective.part_of_generator(&logits, rows.map(|[_, fake]| fake))?;
             done(Phase::DiscriminatorForward)?;
-            self.update(Network::Generator, &loss, g_step, numbers, done)?;
-            g_loss = loss.f_detach()?;
+            g_loss = self.update(Network::Generator, &loss, g_step, numbers, done)?;
         }
         Ok(StepStats {
-            d_loss: d_loss.f_detach()?,
+            d_loss,
             g_loss,
             real_logits: real_logits.f_detach()?,
             fake_logits: fake_logits.f_detach()?,
             fake: d_fake,
+            of_all: ranks.zip(rows),
         })
     }
 
-    /// One optimizer step of `network` that lowers `loss`. `step` is its number within the iteration, from 0.
+    /// One optimizer step of `network` that lowers `loss`, or the sum of `loss` over all ranks. Returns that loss, without
+    /// gradients. `step` is its number within the iteration, from 0.
     fn update(
         &mut self,
         network: Network,
@@ -461,10 +560,16 @@ impl Gan {
         step: u64,
         numbers: Option<&Tensor>,
         done: &mut dyn FnMut(Phase) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Tensor> {
         // Gradients are computed only for the weights that this step changes.
         let variables = self.adam(network).variables();
-        let gradients = Tensor::f_run_backward(&[loss], &variables, false, false)?;
+        let gradients = Tensor::f_run_backward(&[loss], &variables, false, false);
+        let mut gradients = match &self.ranks {
+            None => gradients?,
+            // Batch norm exchanges sums in the backward pass, too.
+            Some(_) => gradients.map_err(GroupError::in_backward)?,
+        };
+        let mut loss = loss.f_detach()?;
         done(match network {
             Network::Generator => Phase::GeneratorBackward,
             Network::Discriminator => Phase::DiscriminatorBackward,
@@ -473,18 +578,32 @@ impl Gan {
             Network::Generator => &mut self.g_adam,
             Network::Discriminator => &mut self.d_adam,
         };
+        // The sums are the same bits on all ranks, and so is whether they are finite.
+        let mut gathered = None;
+        if let Some(ranks) = &self.ranks {
+            let sum = adam.gathered(&gradients)?;
+            ranks.sum(&sum)?;
+            gradients = adam.scattered(&sum)?;
+            gathered = Some(sum);
+            loss = loss.f_detach_copy()?;
+            ranks.sum(&loss)?;
+        }
         match (&mut self.deferred, numbers) {
             (Some(check), Some(numbers)) => {
-                let gradients = adam.gathered(&gradients)?;
-                let found_inf = check.check(loss, &gradients)?;
+                let gradients = match gathered {
+                    Some(gathered) => gathered,
+                    None => adam.gathered(&gradients)?,
+                };
+                let found_inf = check.check(&loss, &gradients)?;
                 adam.step_at_once(&gradients, &number(numbers, step as i64)?, found_inf)?;
             }
             _ => {
-                ensure_finite(loss, &gradients, self.iterations_done, step)?;
+                ensure_finite(&loss, &gradients, self.iterations_done, step)?;
                 adam.step(&gradients)?;
             }
         }
-        done(Phase::Optimizers)
+        done(Phase::Optimizers)?;
+        Ok(loss)
     }
 
     /// Where the weights and the moving statistics lie, which a graph of an iteration writes to.

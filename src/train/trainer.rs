@@ -1,20 +1,24 @@
 //! The training loop. Each iteration takes a batch, trains both networks, and, when due, logs, checks for
 //! collapse, samples, evaluates and saves. At the end it writes the weights.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use tch::Device;
 
+use super::due::{Due, Occasion};
 use super::finite::NonFinite;
 use super::graph::GraphedIterations;
 use super::inputs::InputMaker;
 use super::interrupt::{Interrupt, Signal};
 use super::state;
-use super::step::{Gan, Inputs, StepStats, StepValues, spread};
+use super::step::{Gan, Inputs, StepStats, StepValues};
+use super::worker::{Position, agree, hand_out, requested};
 use crate::data::batches::epoch_of;
 use crate::data::prefetch::Prefetch;
 use crate::data::{Batches, ImageSet};
+use crate::distributed::{Ranks, Share};
 use crate::eval::evaluator::Evaluator;
 use crate::eval::metric::{Better, Metric};
 use crate::files::remove;
@@ -26,7 +30,7 @@ use crate::run::RunDir;
 use crate::run::checkpoint::{Checkpoint, Header, Origin};
 use crate::run::journal::{Journal, config_toml};
 use crate::run::observer::Observer;
-use crate::run::watch::{Alarm, Collapse, READ_EVERY, Reading, Watch};
+use crate::run::watch::{Alarm, Collapse, Watch};
 use crate::sample::grid::{GRID, class_grid};
 use crate::sample::{Sampler, sample};
 use crate::settings::{OnCollapse, Switch, TrainConfig};
@@ -34,8 +38,6 @@ use crate::torch;
 
 /// How often a run is rolled back before it stops with an error.
 pub const MAX_ROLLBACKS: usize = 3;
-/// An epoch of this many iterations or more ends with a checkpoint.
-const LONG_EPOCH: u64 = 50;
 
 /// What to train on what, where the files go, and who is told about progress.
 #[derive(Debug)]
@@ -92,13 +94,23 @@ pub struct Outcome {
 /// file of the run cannot be written. Only a failure to write TensorBoard's events is just a warning. Whatever
 /// the error, existing checkpoints stay whole.
 pub fn train(job: Job) -> Result<Outcome> {
-    let mut trainer = Trainer::begin(job)?;
+    train_among(job, None)
+}
+
+/// Trains like [`train`], as rank 0 of `ranks`. The others [`super::assist`].
+///
+/// # Errors
+/// As [`train`]; if another rank has ended or does not answer.
+pub fn train_among(job: Job, ranks: Option<Rc<Ranks>>) -> Result<Outcome> {
+    let mut trainer = Trainer::begin(job, ranks.clone())?;
+    let together = || ranks.as_ref().map_or(Ok(()), |ranks| ranks.barrier());
     while trainer.state.iteration < trainer.total {
-        if let Some(signal) = trainer.interrupt.requested() {
+        if let Some(signal) = requested(trainer.interrupt, ranks.as_deref())? {
             // Saving waits for the device, and only then may a value turn out not to be finite.
             if let Err(error) = trainer.save(Occasion::Unscheduled) {
                 trainer.recover(error)?;
             }
+            together()?;
             return Ok(trainer.outcome(End::Interrupted(signal)));
         }
         if let Err(error) = trainer.iterate() {
@@ -106,18 +118,8 @@ pub fn train(job: Job) -> Result<Outcome> {
         }
     }
     trainer.finish()?;
+    together()?;
     Ok(trainer.outcome(End::Finished))
-}
-
-/// Why a checkpoint is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Occasion {
-    /// The settings ask for a checkpoint at this iteration.
-    Scheduled,
-    /// A signal came, or this is the last iteration. Rollbacks never return to such a checkpoint: a run that
-    /// was not interrupted, or that had more iterations from the start, would not have it, and every run with
-    /// the same settings has to roll back to the same iteration.
-    Unscheduled,
 }
 
 /// Everything that a run needs while it trains.
@@ -134,6 +136,8 @@ struct Trainer<'a> {
     journal: Journal<'a>,
     /// Measures the quality of samples, if the settings ask for that.
     evaluator: Option<Evaluator>,
+    /// The other processes that train with this one, if there are any.
+    ranks: Option<Rc<Ranks>>,
     /// The noise from which all sample grids are made.
     fixed_z: Vec<f32>,
     /// What a checkpoint would hold now, except its tensors.
@@ -153,7 +157,7 @@ struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    fn begin(job: Job<'a>) -> Result<Self> {
+    fn begin(job: Job<'a>, ranks: Option<Rc<Ranks>>) -> Result<Self> {
         let Job { config, device, set, run, from, how_to_repeat, progress, interrupt, evaluator } =
             job;
         let config = &config.with_size(set.shape().size)?;
@@ -163,10 +167,10 @@ impl<'a> Trainer<'a> {
         let identity = set.identity_for(config.conditional.is_on())?;
         let labels = if config.conditional.is_on() { set.labels() } else { None };
         let model = config.model(set.shape(), identity.class_count());
-        let graph = prepare_cuda(config, device, progress)?;
+        let graph = prepare_cuda(config, device, ranks.as_deref(), progress)?;
         let model =
             Model::new(&model, config.seed, device, kind)?.computing_in(config.precision.compute());
-        let mut gan = Gan::new(model, config.into())?;
+        let mut gan = Gan::new(model, config.into())?.among(ranks.clone());
         let mut state = Header {
             iteration: 0,
             config: config.clone(),
@@ -188,6 +192,9 @@ impl<'a> Trainer<'a> {
             let Header { iteration, watch, healthy, salt, rollbacks, .. } = checkpoint.header;
             state = Header { iteration, watch, healthy, salt, rollbacks, ..state };
         }
+        if let Some(ranks) = &ranks {
+            hand_out(&mut gan, ranks, Some(&position(&state, evaluator.is_some())))?;
+        }
         // The first checkpoint is written before any other file, so that a fork is never without its state.
         // Checkpoints newer than the one that was chosen are damaged, or they would have been chosen.
         let checkpoints = run.checkpoints();
@@ -206,7 +213,8 @@ impl<'a> Trainer<'a> {
             let z = config.latent.sample(&mut rng, GRID * GRID, z_dim);
             class_grid(&z, z_dim, state.set.class_count())
         };
-        let batches = Batches::new(set, config.batch_size, config.seed);
+        let share = ranks.as_ref().map_or(Share::WHOLE, |ranks| ranks.share());
+        let batches = Batches::new(set, config.batch_size, config.seed).shared(share);
         let batches = batches.flipped(config.flip).labelled(labels.as_ref());
         let per_epoch = batches.per_epoch();
         let inputs = Prefetch::new(InputMaker {
@@ -219,6 +227,7 @@ impl<'a> Trainer<'a> {
             z_dim: gan.model.config().z_dim as usize,
             classes: state.set.classes.clone(),
             step: config.into(),
+            share,
         });
         let trainer = Self {
             run,
@@ -230,6 +239,7 @@ impl<'a> Trainer<'a> {
             inputs,
             per_epoch,
             evaluator,
+            ranks,
             fixed_z,
             saved: Some(state.iteration),
             start: Instant::now(),
@@ -245,12 +255,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn iterate(&mut self) -> Result<()> {
-        let config = &self.state.config;
         let iteration = self.state.iteration + 1;
-        let is_last = iteration == self.total;
-        let is_due = |every: u64| every > 0 && iteration.is_multiple_of(every);
-        let is_logged = is_due(config.log_every) || is_last;
-        let is_checked = is_due(READ_EVERY);
+        let due = Due::after(iteration, self.total, self.per_epoch, &self.state.config);
 
         // Train: one batch of real images, one z.
         let step_start = Instant::now();
@@ -267,10 +273,10 @@ impl<'a> Trainer<'a> {
             }
             None => self.gan.run(&inputs, &mut |_| Ok(()))?,
         };
-        let Inputs { real, .. } = inputs;
-        self.images += real.size()[0];
+        let Inputs { real, whole: [count, _], .. } = inputs;
+        self.images += count;
         // Reading the losses waits for the device, so the time that it takes counts as training.
-        let values = if is_logged || is_checked {
+        let values = if due.is_logged || due.is_checked {
             self.gan.synchronize()?;
             Some(stats.read()?)
         } else {
@@ -280,37 +286,37 @@ impl<'a> Trainer<'a> {
         self.state.iteration = iteration;
 
         // Log.
-        if let Some(values) = values.filter(|_| is_logged) {
+        if let Some(values) = values.filter(|_| due.is_logged) {
             self.log(values)?;
         }
         self.progress.advance(iteration);
 
         // Check for collapse.
-        if let Some(values) = values.filter(|_| is_checked) {
+        if let Some(values) = values.filter(|_| due.is_checked) {
             self.check_for_collapse(values, &stats, &real)?;
         }
 
         // Sample: from the same z every time, with moving statistics.
-        if is_due(self.state.config.sample_every) || is_last {
+        if due.is_sampled {
             self.gan.synchronize()?;
             self.journal
                 .samples(iteration, &sample(self.gan.model_for_images(), &self.fixed_z)?)?;
         }
 
         // Evaluate.
-        if is_due(self.state.config.eval_every) || is_last {
-            self.evaluate()?;
+        if due.is_evaluated {
+            match self.ranks.clone().filter(|_| self.evaluator.is_some()) {
+                None => self.evaluate()?,
+                Some(ranks) => {
+                    self.gan.synchronize()?;
+                    agree(&self.gan, &ranks)?;
+                    ranks.first_alone(|| self.evaluate())?;
+                }
+            }
         }
 
         // Save.
-        let per_epoch = self.per_epoch;
-        let every = self.state.config.checkpoint_every;
-        if is_due(every) || every > 0 && per_epoch >= LONG_EPOCH && is_due(per_epoch) {
-            self.save(Occasion::Scheduled)?;
-        } else if is_last {
-            self.save(Occasion::Unscheduled)?;
-        }
-        Ok(())
+        due.saved.map_or(Ok(()), |occasion| self.save(occasion))
     }
 
     /// Writes a line of metrics.
@@ -388,13 +394,7 @@ impl<'a> Trainer<'a> {
         stats: &StepStats,
         real: &tch::Tensor,
     ) -> Result<()> {
-        let reading = Reading {
-            d_loss: values.d_loss,
-            g_loss: values.g_loss,
-            prob_real: values.mean_discriminator_output_prob_real,
-            prob_fake: values.mean_discriminator_output_prob_fake,
-            spreads: spread(stats.fake())?.zip(spread(real)?),
-        };
+        let reading = values.reading(stats.spreads(real)?);
         match self.state.watch.read(&reading) {
             None => Ok(()),
             Some(Alarm { collapse, is_new })
@@ -418,6 +418,9 @@ impl<'a> Trainer<'a> {
         }
         let start = Instant::now();
         self.gan.synchronize()?;
+        if let Some(ranks) = &self.ranks {
+            agree(&self.gan, ranks)?;
+        }
         self.journal.sync()?;
         if occasion == Occasion::Scheduled && self.state.watch.is_calm() {
             self.state.healthy = iteration;
@@ -473,6 +476,10 @@ impl<'a> Trainer<'a> {
         let Header { iteration, watch, healthy, .. } = checkpoint.header;
         (self.state.iteration, self.state.watch, self.state.healthy) = (iteration, watch, healthy);
         self.saved = None;
+        if let Some(ranks) = self.ranks.clone() {
+            let position = position(&self.state, self.evaluator.is_some());
+            hand_out(&mut self.gan, &ranks, Some(&position))?;
+        }
         self.save(Occasion::Scheduled)?;
         self.journal.rewind(to, &self.state.rollbacks)?;
         (self.images, self.training_s) = (0, 0.0);
@@ -499,17 +506,27 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// Sets libtorch up for training with CUDA, if that is the device, and gives what runs iterations as a graph.
-fn prepare_cuda(
+/// What other ranks need to know of `header`.
+fn position(header: &Header, evaluates: bool) -> Position {
+    let Header { iteration, watch, salt, rollbacks, .. } = header;
+    let (iteration, salt) = (*iteration, *salt);
+    Position { iteration, watch: watch.clone(), salt, rollbacks: rollbacks.len(), evaluates }
+}
+
+/// Sets libtorch up for training with CUDA, if that is the device, and gives what runs iterations as a graph. Where there
+/// are several ranks, nothing does.
+pub(super) fn prepare_cuda(
     config: &TrainConfig,
     device: Device,
+    ranks: Option<&Ranks>,
     progress: &dyn Observer,
 ) -> Result<Option<GraphedIterations>> {
     torch::deterministic(config.deterministic.is_on())?;
     let Device::Cuda(number) = device else { return Ok(None) };
     // Which of cuDNN's algorithms is the fastest depends on the device and the layer: it tries them once.
     tch::Cuda::cudnn_set_benchmark(!config.deterministic.is_on());
-    if config.graph == Some(Switch::Off) {
+    // Collectives are not part of a graph.
+    if config.graph == Some(Switch::Off) || ranks.is_some() {
         return Ok(None);
     }
     if !torch::HAS_GRAPHS {

@@ -1,0 +1,238 @@
+//! A rank other than the first. It computes its rows of every batch and writes nothing: rank 0 is a whole run
+//! ([`super::train_among`]). What both do with each other, they do in the same order.
+
+use std::rc::Rc;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tch::Device;
+
+use super::due::Due;
+use super::inputs::InputMaker;
+use super::interrupt::{Interrupt, Signal};
+use super::state::{Entry, state};
+use super::step::Gan;
+use super::trainer::{End, MAX_ROLLBACKS, is_divergence, prepare_cuda};
+use crate::data::prefetch::Prefetch;
+use crate::data::{Batches, ImageSet};
+use crate::distributed::Ranks;
+use crate::finite::ensure_finite;
+use crate::model::Model;
+use crate::run::observer::Silent;
+use crate::run::watch::Watch;
+use crate::settings::{OnCollapse, TrainConfig};
+
+/// What a rank other than the first does.
+#[derive(Debug)]
+pub struct Work<'a> {
+    /// The settings: those of rank 0, but for device and threads.
+    pub config: &'a TrainConfig,
+    /// The device that computes.
+    pub device: Device,
+    /// The images to train on: the same as those of rank 0.
+    pub set: ImageSet,
+    /// All ranks.
+    pub ranks: Rc<Ranks>,
+    /// Tells whether a signal has asked the run to end.
+    pub interrupt: &'a Interrupt,
+}
+
+/// What all ranks need to know of a run's state besides its tensors.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Position {
+    /// How many iterations are done.
+    pub(super) iteration: u64,
+    /// The state of the watch for collapse.
+    pub(super) watch: Watch,
+    /// How often the run has switched to other noise.
+    pub(super) salt: u8,
+    /// How often the run was rolled back.
+    pub(super) rollbacks: usize,
+    /// Whether rank 0 evaluates samples.
+    pub(super) evaluates: bool,
+}
+
+/// Gives all ranks the state of rank 0: its tensors, and the `position` that it gives.
+///
+/// # Errors
+/// If another rank has ended or does not answer.
+pub(super) fn hand_out(
+    gan: &mut Gan,
+    ranks: &Ranks,
+    position: Option<&Position>,
+) -> Result<Position> {
+    let text = match position {
+        Some(position) => serde_json::to_string(position)?,
+        None => String::new(),
+    };
+    let position: Position = serde_json::from_str(&ranks.text_of_first(&text)?)?;
+    for Entry { tensor, .. } in state(gan) {
+        ranks.group().broadcast(&tensor, 0)?;
+    }
+    if !ranks.is_first() {
+        gan.continue_from(position.iteration)?;
+    }
+    Ok(position)
+}
+
+/// Checks that all ranks have the same bits, and that all values are finite.
+///
+/// # Errors
+/// [`crate::finite::NotFinite`]; if another rank has other bits, has ended or does not answer.
+pub(super) fn agree(gan: &Gan, ranks: &Ranks) -> Result<()> {
+    let mut hash = Sha256::new();
+    for Entry { name, tensor, .. } in state(gan) {
+        let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
+        ensure_finite(&name, &tensor)?;
+        let mut bytes = vec![0; tensor.numel() * tensor.f_kind()?.elt_size_in_bytes()];
+        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+        hash.update(bytes);
+    }
+    let hashes = ranks.texts(&hex::encode(hash.finalize()))?;
+    let other = hashes.iter().position(|other| *other != hashes[0]);
+    ensure!(
+        other.is_none(),
+        "rank {} has come to other weights than rank 0; all machines need the same program, libtorch and kind of processor",
+        other.unwrap_or_default()
+    );
+    Ok(())
+}
+
+/// The signal that has asked any of the ranks to end: the same answer on all.
+///
+/// # Errors
+/// If another rank has ended or does not answer.
+pub(super) fn requested(interrupt: &Interrupt, ranks: Option<&Ranks>) -> Result<Option<Signal>> {
+    let own = interrupt.requested();
+    match ranks {
+        None => Ok(own),
+        Some(ranks) => Ok(Signal::of(ranks.largest(own.map_or(0, Signal::number))?)),
+    }
+}
+
+struct Worker<'a> {
+    config: &'a TrainConfig,
+    ranks: Rc<Ranks>,
+    gan: Gan,
+    inputs: Prefetch<InputMaker>,
+    per_epoch: u64,
+    total: u64,
+    position: Position,
+    /// The iteration at which rank 0 has written or read a checkpoint last.
+    saved: Option<u64>,
+}
+
+/// Trains together with rank 0, until that is finished.
+///
+/// # Errors
+/// Those of [`super::train`] that all ranks come to; if another rank has ended or does not answer.
+pub fn assist(work: Work) -> Result<End> {
+    let interrupt = work.interrupt;
+    let mut worker = Worker::begin(work)?;
+    let ranks = Rc::clone(&worker.ranks);
+    while worker.position.iteration < worker.total {
+        if let Some(signal) = requested(interrupt, Some(&ranks))? {
+            if let Err(error) = worker.save() {
+                worker.recover(error)?;
+            }
+            ranks.barrier()?;
+            return Ok(End::Interrupted(signal));
+        }
+        if let Err(error) = worker.iterate() {
+            worker.recover(error)?;
+        }
+    }
+    ranks.barrier()?;
+    Ok(End::Finished)
+}
+
+impl<'a> Worker<'a> {
+    fn begin(work: Work<'a>) -> Result<Self> {
+        let Work { config, device, set, ranks, .. } = work;
+        let kind = config.precision.kind();
+        let identity = set.identity_for(config.conditional.is_on())?;
+        let labels = if config.conditional.is_on() { set.labels() } else { None };
+        let model = config.model(set.shape(), identity.class_count());
+        prepare_cuda(config, device, Some(&ranks), &Silent)?;
+        let model =
+            Model::new(&model, config.seed, device, kind)?.computing_in(config.precision.compute());
+        let mut gan = Gan::new(model, config.into())?.among(Some(Rc::clone(&ranks)));
+        let position = hand_out(&mut gan, &ranks, None)?;
+        let batches = Batches::new(set, config.batch_size, config.seed).shared(ranks.share());
+        let batches = batches.flipped(config.flip).labelled(labels.as_ref());
+        let per_epoch = batches.per_epoch();
+        let inputs = Prefetch::new(InputMaker {
+            batches,
+            options: (kind, device),
+            seed: config.seed,
+            salt: position.salt,
+            latent: config.latent,
+            batch_size: config.batch_size,
+            z_dim: gan.model.config().z_dim as usize,
+            classes: identity.classes,
+            step: config.into(),
+            share: ranks.share(),
+        });
+        let total = config.total_iterations(per_epoch);
+        let saved = Some(position.iteration);
+        Ok(Self { config, ranks, gan, inputs, per_epoch, total, position, saved })
+    }
+
+    fn iterate(&mut self) -> Result<()> {
+        let iteration = self.position.iteration + 1;
+        let due = Due::after(iteration, self.total, self.per_epoch, self.config);
+        let inputs = self.inputs.get(iteration)?.sent()?;
+        let stats = self.gan.run(&inputs, &mut |_| Ok(()))?;
+        let mut values = None;
+        if due.is_logged || due.is_checked {
+            self.gan.synchronize()?;
+            values = Some(stats.read()?);
+        }
+        self.position.iteration = iteration;
+        if let Some(values) = values.filter(|_| due.is_checked) {
+            let reading = values.reading(stats.spreads(&inputs.real)?);
+            if let Some(alarm) = self.position.watch.read(&reading)
+                && self.config.on_collapse != OnCollapse::Warn
+            {
+                return Err(alarm.collapse.into());
+            }
+        }
+        if due.is_sampled {
+            self.gan.synchronize()?;
+        }
+        if due.is_evaluated && self.position.evaluates {
+            self.gan.synchronize()?;
+            agree(&self.gan, &self.ranks)?;
+            self.ranks.first_alone(|| Ok(()))?;
+        }
+        if due.saved.is_some() {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// What rank 0 does with the others when it saves.
+    fn save(&mut self) -> Result<()> {
+        if self.saved == Some(self.position.iteration) {
+            return Ok(());
+        }
+        self.gan.synchronize()?;
+        agree(&self.gan, &self.ranks)?;
+        self.saved = Some(self.position.iteration);
+        Ok(())
+    }
+
+    /// Rolls back together with rank 0, where that does.
+    fn recover(&mut self, error: anyhow::Error) -> Result<()> {
+        let rolls_back = is_divergence(&error) && self.config.on_collapse == OnCollapse::Rollback;
+        if !rolls_back || self.position.rollbacks >= MAX_ROLLBACKS {
+            return Err(error);
+        }
+        self.position = hand_out(&mut self.gan, &self.ranks, None).context("rolling back")?;
+        let salt = self.position.salt;
+        self.inputs.change(|maker| maker.salt = salt)?;
+        self.saved = None;
+        self.save()
+    }
+}
