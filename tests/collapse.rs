@@ -13,7 +13,7 @@ use super::common::{crash, dcgan, newest, train, without_times};
 
 /// Options of a run that always collapses. The learning rate moves weights by 1 in each step, which saturates
 /// every tanh, so all generated images become the same image, whatever the rounding.
-const HOPELESS: &str = "--device cpu --threads 1 --base-width 1 --batch-size 8 --learning-rate 1 \
+pub const HOPELESS: &str = "--device cpu --threads 1 --base-width 1 --batch-size 8 --learning-rate 1 \
                         --iterations 430 --checkpoint-every 30 --keep 99 --quiet";
 
 /// The rollbacks that are recorded in a run's metrics.

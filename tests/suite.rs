@@ -26,6 +26,7 @@ mod metrics;
 mod nonfinite;
 mod parity;
 mod precision;
+mod ranks;
 mod resume;
 mod run_folder;
 mod runs;

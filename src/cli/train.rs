@@ -8,6 +8,7 @@ use clap::Args;
 use super::SettingArgs;
 use super::Verbosity;
 use dcgan::error::{SettingError, Usage};
+use dcgan::run::RunDir;
 use dcgan::settings::{Resolved, TrainConfig, read_file, resolve, resolve_on};
 
 /// Raw arguments of `train`: what was given, nothing resolved.
@@ -25,6 +26,20 @@ pub struct TrainArgs {
     /// With --resume: leave that run as it is and continue in this new folder; settings may change
     #[arg(long, value_name = "DIR", requires = "resume", help_heading = "Checkpoints")]
     pub fork: Option<PathBuf>,
+    /// With --run: start that run, or resume it if it has begun: for jobs that are started again and again
+    #[arg(
+        long = "continue",
+        requires = "run",
+        conflicts_with = "resume",
+        help_heading = "Checkpoints"
+    )]
+    pub is_continued: bool,
+    /// Train with so many processes on this machine: one a GPU, or sharing the CPU's threads (docs/cluster.md)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Ranks")]
+    pub ranks: Option<u16>,
+    /// Seconds to wait for another rank before this one gives up
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = clap::value_parser!(u64).range(1..=86400), help_heading = "Ranks")]
+    pub timeout: u64,
     /// At the end, make a film of the samples: film.gif in the run's folder
     #[arg(long, help_heading = "Reports")]
     pub film: bool,
@@ -62,6 +77,26 @@ impl TrainArgs {
     /// As [`resolve_on`].
     pub fn resolve_on(&self, base: &TrainConfig) -> Result<TrainConfig> {
         resolve_on(base, self.settings.given())
+    }
+
+    /// The run that these arguments resume: what `--resume` names, or with `--continue` the run's folder if there is a
+    /// run in it.
+    pub fn resumed(&self) -> Option<PathBuf> {
+        let continued = || self.run.clone().filter(|run| self.is_continued && RunDir::is_run(run));
+        self.resume.clone().or_else(continued)
+    }
+
+    /// The configuration of the run that `--continue` resumes: as [`Self::resolve_on`], with the settings of `--config`
+    /// below the flags.
+    ///
+    /// # Errors
+    /// As [`Self::resolve_on`] and [`Self::resolve`].
+    pub fn resolve_continued(&self, base: &TrainConfig) -> Result<TrainConfig> {
+        let Some(path) = &self.config else { return self.resolve_on(base) };
+        let mut given = read_file(path).map_err(|e| anyhow!(Usage(format!("--config {e}"))))?;
+        given.remove("run");
+        given.extend(self.settings.given());
+        resolve_on(base, given)
     }
 
     /// Says of a setting's error which file the setting comes from, unless a flag gave it.

@@ -16,6 +16,9 @@ pub struct VerifyArgs {
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
+    /// Train with so many processes on this machine, which together compute each batch
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub ranks: Option<u16>,
     /// Print every tensor, not the worst of each group
     #[arg(short, long)]
     pub verbose: bool,

@@ -4,6 +4,7 @@
 //! - [`errors`]: errors in terms of flags and commands; [`progress`]: bars and lines on standard error;
 //! - [`output`]: printing, and checks of the files that are to be written;
 //! - [`generator`]: opening the generator that arguments name; [`dataset`]: loading a data set;
+//! - [`ranks`]: several processes for one command;
 //! - [`evaluator`]: what images are measured by; [`movie`]: the film of a run's samples.
 
 mod bench;
@@ -24,6 +25,7 @@ mod nearest;
 mod output;
 mod plot;
 mod progress;
+mod ranks;
 mod report;
 mod runs;
 mod sample;

@@ -3,11 +3,13 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::rc::Rc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use dcgan::architecture::{Architecture, Network};
 use dcgan::data::{ImageSet, SetIdentity};
-use dcgan::device::{self, default_threads};
+use dcgan::device::{self, DeviceChoice, default_threads};
+use dcgan::distributed::Ranks;
 use dcgan::error::Usage;
 use dcgan::eval::metric::Metric;
 use dcgan::run::RunDir;
@@ -17,15 +19,16 @@ use dcgan::run::resume::{Saved, ensure_run, network_changes};
 use dcgan::settings::{Change, OnCollapse, Switch, TrainConfig};
 use dcgan::train::interrupt::Interrupt;
 use dcgan::train::memory::estimate;
-use dcgan::train::{End, Job, Outcome, is_divergence};
+use dcgan::train::{End, Job, Outcome, Work, is_divergence};
 use tch::Device;
 
 use super::dataset::load_with_progress;
-use super::errors::{print_error, print_warning};
+use super::errors::{exit_code, print_error, print_warning};
 use super::generator::{note_on, note_on_tf32};
 use super::memory::{ensure_enough, told};
 use super::output::{print, shell_quoted};
 use super::progress::{Progress, say};
+use super::ranks::{Role, launch, meet, print_error_of_rank};
 use crate::cli::{TrainArgs, Verbosity};
 
 /// `dcgan train`.
@@ -33,16 +36,154 @@ use crate::cli::{TrainArgs, Verbosity};
 /// # Errors
 /// As [`dcgan::train::train`], and [`Usage`].
 pub fn train(args: &TrainArgs) -> Result<ExitCode> {
-    match (&args.resume, &args.fork) {
-        (None, _) => begin(args),
-        (Some(of), None) => resume(args, of),
-        (Some(of), Some(to)) => fork(args, of, to),
+    match Role::of(args.ranks)? {
+        Role::Launcher(count) if !args.dry_run => {
+            // What is wrong with the settings is said once, before there are ranks.
+            if args.resumed().is_none() {
+                args.resolve()?;
+            }
+            launch(count)
+        }
+        Role::Rank(place) if !args.dry_run => {
+            let (rank, local_rank) = (place.share.rank, place.local_rank);
+            let result = meet(place, args.timeout).and_then(|ranks| match rank {
+                0 => as_first(args, Some(&OfMachine { ranks, local_rank })),
+                _ => assist(args, &OfMachine { ranks, local_rank }),
+            });
+            result.or_else(|error| {
+                print_error_of_rank(&error, rank, "train");
+                Ok(exit_code(&error))
+            })
+        }
+        Role::Rank(place) if place.share.rank > 0 => Ok(ExitCode::SUCCESS),
+        _ => as_first(args, None),
     }
 }
 
-fn begin(args: &TrainArgs) -> Result<ExitCode> {
+/// This process among the ranks.
+struct OfMachine {
+    ranks: Rc<Ranks>,
+    /// The number of this process among those on its machine.
+    local_rank: usize,
+}
+
+fn as_first(args: &TrainArgs, ranks: Option<&OfMachine>) -> Result<ExitCode> {
+    match (args.resumed(), &args.fork) {
+        (None, _) => begin(args, ranks),
+        (Some(of), None) => resume(args, &of, ranks),
+        (Some(of), Some(to)) => fork(args, &of, to, ranks),
+    }
+}
+
+/// What a rank other than the first does.
+fn assist(args: &TrainArgs, among: &OfMachine) -> Result<ExitCode> {
+    // Rank 0 has read the settings, which may come from a checkpoint. A flag that says otherwise is a mistake.
+    let text = among.ranks.text_of_first("")?;
+    let of_first: TrainConfig = toml::from_str(&text)?;
+    let own = args.resolve_on(&of_first)?;
+    let changes = of_first.changes(&own)?;
+    let rank = among.ranks.share().rank;
+    let refused = changes.first().map(|Change { key, was, is }| {
+        format!(
+            "--{key} is {was} on rank 0 and {is} on rank {rank}; all ranks need the same settings"
+        )
+    });
+    ensure_all_agree(&among.ranks, refused)?;
+    let config = TrainConfig { device: own.device, threads: own.threads, ..of_first };
+    let prepared = Prepared::with_config(args, config, Some(among), Verbosity::Quiet)?;
+    let interrupt = Interrupt::on_signals()?;
+    let Prepared { config, device, set, .. } = prepared;
+    if among.ranks.text_of_first("")? != TRAINS {
+        among.ranks.barrier()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    among.ranks.first_alone(|| Ok(()))?;
+    let ranks = Rc::clone(&among.ranks);
+    let end =
+        dcgan::train::assist(Work { config: &config, device, set, ranks, interrupt: &interrupt })?;
+    Ok(match end {
+        End::Finished => ExitCode::SUCCESS,
+        End::Interrupted(signal) => ExitCode::from(signal.exit_code()),
+    })
+}
+
+/// What rank 0 says where it is going to train.
+const TRAINS: &str = "train";
+
+/// Says to the other ranks whether there is something to train.
+fn go_on(ranks: Option<&OfMachine>, trains: bool) -> Result<()> {
+    let Some(among) = ranks else { return Ok(()) };
+    among.ranks.text_of_first(if trains { TRAINS } else { "" })?;
+    // None ends while another needs it.
+    if trains { Ok(()) } else { among.ranks.barrier() }
+}
+
+/// Checks that all ranks have loaded the same images with the same program.
+fn ensure_same_set(ranks: &Ranks, identity: &SetIdentity) -> Result<()> {
+    let own = format!("dcgan {}, images {}", dcgan::VERSION, serde_json::to_string(identity)?);
+    let all = ranks.texts(&own)?;
+    for (rank, of_rank) in all.iter().enumerate() {
+        ensure!(
+            *of_rank == all[0],
+            "rank 0 has {}, and rank {rank} has {of_rank}; all ranks need the same program and the same data set",
+            all[0]
+        );
+    }
+    Ok(())
+}
+
+/// The number of ranks on this machine, as far as the launcher says.
+fn ranks_on_this_machine() -> usize {
+    let told = std::env::var("LOCAL_WORLD_SIZE").ok().and_then(|text| text.parse().ok());
+    told.unwrap_or(1).max(1)
+}
+
+impl OfMachine {
+    /// The device of this rank: of several GPUs, the one with its number on this machine.
+    fn device(&self, config: &TrainConfig) -> Result<Device> {
+        let kind = config.precision.kind();
+        let mut choice = config.device;
+        let first = device::resolve(choice, kind)?;
+        if first == Device::Mps {
+            let problem = "ranks cannot share an Apple GPU; give --device cpu";
+            return Err(Usage(format!("--device {choice}: {problem}")).into());
+        }
+        // Where launchers show each rank its own GPU only, that is number 0.
+        if first.is_cuda() && tch::Cuda::device_count() > 1 {
+            choice = DeviceChoice::Cuda(Some(self.local_rank));
+        }
+        let device = device::resolve(choice, kind)?;
+        if let Device::Cuda(number) = device {
+            self.ranks.use_cuda(number)?;
+        }
+        Ok(device)
+    }
+
+    /// Does `load` on one rank of this machine first, so that the others find in the cache what it has made.
+    fn one_after_another(&self, load: impl Fn() -> Result<ImageSet>) -> Result<ImageSet> {
+        let key = format!("loaded/{}", gethostname::gethostname().display());
+        if self.local_rank == 0 {
+            let set = load()?;
+            self.ranks.group().tell(&key, "done")?;
+            return Ok(set);
+        }
+        self.ranks.wait_for(&key)?;
+        load()
+    }
+}
+
+/// Ends all ranks with the error of the first that has `refused` something.
+fn ensure_all_agree(ranks: &Ranks, refused: Option<String>) -> Result<()> {
+    let all = ranks.texts(refused.as_deref().unwrap_or_default())?;
+    match all.into_iter().find(|text| !text.is_empty()) {
+        Some(text) => Err(Usage(text).into()),
+        None => Ok(()),
+    }
+}
+
+fn begin(args: &TrainArgs, ranks: Option<&OfMachine>) -> Result<ExitCode> {
     let resolved = args.resolve()?;
-    let prepared = Prepared::new(args, resolved.config)?;
+    let prepared = Prepared::new(args, resolved.config, ranks)?;
     let asked = resolved.run.as_deref();
     if args.dry_run {
         if let Some(run) = asked {
@@ -51,10 +192,10 @@ fn begin(args: &TrainArgs) -> Result<ExitCode> {
         return prepared.print_plan("");
     }
     let run = RunDir::create(asked, &prepared.config.dataset)?;
-    prepared.train(&run, None)
+    prepared.train(&run, None, ranks)
 }
 
-fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
+fn resume(args: &TrainArgs, of: &Path, ranks: Option<&OfMachine>) -> Result<ExitCode> {
     let path = find(of)?;
     if path.is_file() {
         let message = "a run resumes from its newest checkpoint: give its folder, or --fork NEWRUN to \
@@ -65,9 +206,9 @@ fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
     // A dry run writes nothing, not even a lock.
     let run = if args.dry_run { None } else { Some(RunDir::open(&path)?) };
     let saved = Saved::read(&path, print_warning)?;
-    let prepared = Prepared::new(args, args.resolve_on(&saved.config)?)?;
+    let prepared = Prepared::new(args, args.resolve_continued(&saved.config)?, ranks)?;
     refuse(
-        "--resume",
+        if args.is_continued { "--continue" } else { "--resume" },
         &saved.changes(&prepared.config, &prepared.identity)?,
         "a resumed run is the same run, whatever flags or its config.toml say now; with --fork NEWRUN another starts \
          from its checkpoint",
@@ -94,14 +235,20 @@ fn resume(args: &TrainArgs, of: &Path) -> Result<ExitCode> {
         if args.film {
             make_film(&path, prepared.verbosity);
         }
+        go_on(ranks, false)?;
         return Ok(ExitCode::SUCCESS);
     }
     prepared.warn_of_other_bits(&saved);
+    if ranks.is_some() && prepared.verbosity > Verbosity::Quiet && iteration > 0 {
+        say(
+            "note: with another number of ranks the run would resume, too, but perhaps not to the same bits",
+        );
+    }
     run.reopen()?;
-    prepared.train(&run, saved.checkpoint)
+    prepared.train(&run, saved.checkpoint, ranks)
 }
 
-fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
+fn fork(args: &TrainArgs, of: &Path, to: &Path, ranks: Option<&OfMachine>) -> Result<ExitCode> {
     let path = find(of)?;
     RunDir::check(to)?;
     if to.starts_with(&path) {
@@ -116,7 +263,7 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
         let none = || format!("{}: there is no checkpoint yet", path.display());
         saved.checkpoint.with_context(none)?
     };
-    let prepared = Prepared::new(args, args.resolve_on(&checkpoint.header.config)?)?;
+    let prepared = Prepared::new(args, args.resolve_on(&checkpoint.header.config)?, ranks)?;
     refuse(
         "--fork",
         &network_changes(&checkpoint, &prepared.config, &prepared.identity)?,
@@ -135,7 +282,7 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path) -> Result<ExitCode> {
         return prepared.print_plan(&resuming(iteration, total));
     }
     let run = RunDir::create(Some(to), &prepared.config.dataset)?;
-    prepared.train(&run, Some(checkpoint.fork()))
+    prepared.train(&run, Some(checkpoint.fork()), ranks)
 }
 
 /// Ends a command whose `flag` allows no `changes`.
@@ -168,21 +315,40 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(args: &TrainArgs, mut config: TrainConfig) -> Result<Self> {
+    fn new(args: &TrainArgs, config: TrainConfig, ranks: Option<&OfMachine>) -> Result<Self> {
+        if let Some(OfMachine { ranks, .. }) = ranks {
+            ranks.text_of_first(&toml::to_string(&config)?)?;
+            ensure_all_agree(ranks, None)?;
+        }
+        Self::with_config(args, config, ranks, args.verbosity())
+    }
+
+    fn with_config(
+        args: &TrainArgs,
+        mut config: TrainConfig,
+        ranks: Option<&OfMachine>,
+        verbosity: Verbosity,
+    ) -> Result<Self> {
         // A wrong name is refused although nothing may be measured, and before a data set is fetched.
         let metric =
             Metric::that_decides(&config.eval_metric).map_err(|error| args.with_its_file(error))?;
         let threads = config.threads.unwrap_or_else(default_threads);
-        device::configure(threads, config.tf32 == Switch::On)?;
-        let device = device::resolve(config.device, config.precision.kind())?;
+        // The ranks of a machine share its threads.
+        let own_threads = (threads / ranks.map_or(1, |_| ranks_on_this_machine())).max(1);
+        device::configure(own_threads, config.tf32 == Switch::On)?;
+        let device = match ranks {
+            None => device::resolve(config.device, config.precision.kind())?,
+            Some(among) => among.device(&config)?,
+        };
         let note = note_on(config.device, device);
-        note_on_tf32(config.tf32, device);
-        if !device.is_cuda() {
+        let is_first = ranks.is_none_or(|among| among.ranks.is_first());
+        if is_first {
+            note_on_tf32(config.tf32, device);
             for (flag, is_given) in [
                 ("--graph", config.graph.is_some()),
                 ("--deterministic", config.deterministic.is_on()),
             ] {
-                if is_given {
+                if is_given && !device.is_cuda() {
                     say(&format!("note: {flag} changes nothing here: it is for CUDA"));
                 }
             }
@@ -190,24 +356,34 @@ impl Prepared {
         // What was left open is settled now, so that the run's record can repeat it.
         config.device = device.into();
         config.threads = Some(threads);
-        let set = load_with_progress(&config.dataset, &config.data(), args.verbosity())?;
+        let load = || match is_first {
+            true => load_with_progress(&config.dataset, &config.data(), verbosity),
+            false => dcgan::data::load(&config.dataset, &config.data(), &mut |_| {}),
+        };
+        let set = match ranks {
+            None => load()?,
+            Some(among) => among.one_after_another(load)?,
+        };
         let config = config.with_size(set.shape().size)?;
         let identity = set.identity_for(config.conditional.is_on())?;
+        if let Some(OfMachine { ranks, .. }) = ranks {
+            ensure_same_set(ranks, &identity)?;
+        }
         let architecture = Architecture::new(config.model(set.shape(), identity.class_count()))?;
         let memory = estimate(&architecture, &config);
         // What a GPU takes, and has, is not known here.
-        if device == Device::Cpu {
+        if device == Device::Cpu && is_first {
             ensure_enough(memory)?;
         }
         super::evaluator::ensure_possible(&config, metric, &set)?;
-        if config.batch_size > set.count() {
+        if config.batch_size > set.count() && is_first {
             say(&format!(
                 "warning: --batch-size {}: there are {} images, so each batch of real images is the whole set",
                 config.batch_size,
                 set.count()
             ));
         }
-        let (verbosity, film) = (args.verbosity(), args.film);
+        let film = args.film;
         Ok(Self { config, device, note, set, identity, architecture, memory, verbosity, film })
     }
 
@@ -280,11 +456,22 @@ impl Prepared {
         }
     }
 
-    fn train(self, run: &RunDir, from: Option<Checkpoint>) -> Result<ExitCode> {
+    fn train(
+        self,
+        run: &RunDir,
+        from: Option<Checkpoint>,
+        ranks: Option<&OfMachine>,
+    ) -> Result<ExitCode> {
+        go_on(ranks, true)?;
         let total = self.total();
         let plan = (self.verbosity == Verbosity::Verbose).then(|| self.plan()).transpose()?;
         let Self { config, device, note, set, verbosity, film, .. } = self;
-        let evaluator = super::evaluator::evaluator(&config, &set, device, verbosity)?;
+        let evaluator = || super::evaluator::evaluator(&config, &set, device, verbosity);
+        let evaluator = match ranks {
+            None => evaluator()?,
+            // It may have to train a classifier first.
+            Some(among) => among.ranks.first_alone(evaluator)?.flatten(),
+        };
         let progress = Progress::new(verbosity, total);
         if let Some(plan) = plan {
             progress.note(&plan);
@@ -298,11 +485,15 @@ impl Prepared {
             progress.note(&resuming(iteration, total));
         }
         progress.note(&format!(
-            "training on {} images of `{}` on {}, {} threads; everything goes to {path}",
+            "training on {} images of `{}` on {}, {} threads{}; everything goes to {path}",
             set.count(),
             set.name(),
             config.device,
-            config.threads.unwrap_or_default()
+            config.threads.unwrap_or_default(),
+            match ranks {
+                None => String::new(),
+                Some(among) => format!(", {} ranks", among.ranks.share().count),
+            }
         ));
         let interrupt = Interrupt::on_signals()?;
         let job = Job {
@@ -316,7 +507,7 @@ impl Prepared {
             interrupt: &interrupt,
             evaluator,
         };
-        let outcome = dcgan::train::train(job);
+        let outcome = dcgan::train::train_among(job, ranks.map(|among| Rc::clone(&among.ranks)));
         // The bar must not come between the last lines.
         drop(progress);
         match outcome {
@@ -328,7 +519,11 @@ impl Prepared {
                 Ok(code)
             }
             Err(error) => {
-                print_error(&error, "train");
+                if ranks.is_some() {
+                    print_error_of_rank(&error, 0, "train");
+                } else {
+                    print_error(&error, "train");
+                }
                 if let Some(iteration) = run.checkpoints().iterations().unwrap_or_default().last() {
                     say(&format!(
                         "the state after iteration {iteration} is kept; {}",

@@ -4,37 +4,68 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::torch::GroupError;
 use dcgan::verify::Report;
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::errors::print_error;
 use super::generator::device_of;
 use super::output::print;
+use super::ranks::{Role, launch, meet};
 use crate::cli::VerifyArgs;
+
+/// How long a rank waits for another.
+const TIMEOUT_S: u64 = 300;
 
 /// `dcgan verify`.
 ///
 /// # Errors
 /// As [`dcgan::verify::verify`]; a disagreement is exit status 1, no error.
 pub fn verify(args: &VerifyArgs) -> Result<ExitCode> {
+    let ranks = match Role::of(args.ranks)? {
+        Role::Alone => None,
+        Role::Launcher(count) => return launch(count),
+        Role::Rank(place) => Some(meet(place, TIMEOUT_S)?),
+    };
+    let is_first = ranks.as_ref().is_none_or(|ranks| ranks.is_first());
     let device = device_of(&args.device, Kind::Float)?;
+    if let Some(ranks) = &ranks {
+        // They share the threads.
+        let count = i32::try_from(ranks.share().count)?;
+        tch::set_num_threads((tch::get_num_threads() / count).max(1));
+        if let Device::Cuda(number) = device {
+            ranks.use_cuda(number)?;
+        }
+    }
     let mut failed = 0;
     for path in &args.files {
         // A file that cannot be compared has not agreed; the next one may.
-        match dcgan::verify::verify(path, device) {
+        match dcgan::verify::verify_among(path, device, ranks.clone()) {
             Ok(report) => {
                 let table = verify_table(&path.display().to_string(), &report, args.verbose)?;
-                print(table.as_bytes())?;
+                if is_first {
+                    print(table.as_bytes())?;
+                }
                 failed += usize::from(!report.passed());
             }
+            // The ranks are of no use to each other any more.
+            Err(error) if error.is::<GroupError>() => return Err(error),
             Err(error) => {
-                print_error(&error, "verify");
+                if is_first {
+                    print_error(&error, "verify");
+                }
                 failed += 1;
             }
         }
     }
     let count = args.files.len();
-    print(format!("{} of {count} files agree with TensorFlow\n", count - failed).as_bytes())?;
+    if let Some(ranks) = &ranks {
+        ranks.barrier()?;
+    }
+    if is_first {
+        let agree = format!("{} of {count} files agree with TensorFlow\n", count - failed);
+        print(agree.as_bytes())?;
+    }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

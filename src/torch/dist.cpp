@@ -5,6 +5,7 @@
 #include <ATen/ops/native_batch_norm.h>
 #include <ATen/ops/native_batch_norm_backward.h>
 #include <c10/util/Exception.h>
+#include <c10/util/Logging.h>
 #include <torch/csrc/autograd/custom_function.h>
 #define USE_C10D_GLOO 1
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -187,6 +188,9 @@ extern "C" {
 
 char* dcgan_group(const DcganGroupConfig* config, DcganGroup** group) {
   return failure_of([&] {
+    // c10d logs broken connections, with stacks, beside the errors that it throws.
+    setenv("TORCH_CPP_LOG_LEVEL", "FATAL", 0);
+    c10::initLogging();
     auto timeout = std::chrono::milliseconds(config->timeout_ms);
     c10d::TCPStoreOptions options;
     options.port = config->port;
@@ -205,7 +209,8 @@ char* dcgan_group(const DcganGroupConfig* config, DcganGroup** group) {
     const char* interface = getenv("GLOO_SOCKET_IFNAME");
     gloo->devices.push_back(interface ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
                                       : c10d::ProcessGroupGloo::createDeviceForHostname(config->address));
-    made->host = c10::make_intrusive<c10d::ProcessGroupGloo>(made->store, config->rank, config->world_size, gloo);
+    auto own = c10::make_intrusive<c10d::PrefixStore>("gloo", made->store);
+    made->host = c10::make_intrusive<c10d::ProcessGroupGloo>(own, config->rank, config->world_size, gloo);
     *group = made.release();
   });
 }
@@ -214,7 +219,8 @@ char* dcgan_group_use_cuda(DcganGroup* group, int device) {
   return failure_of([&] {
 #ifdef DCGAN_NCCL
     auto& host = *group->host;
-    group->device = dcgan_nccl(group->store, host.getRank(), host.getSize(), device, group->timeout);
+    auto own = c10::make_intrusive<c10d::PrefixStore>("nccl", group->store);
+    group->device = dcgan_nccl(own, host.getRank(), host.getSize(), device, group->timeout);
 #else
     (void)group;
     TORCH_CHECK_VALUE(false, "this build has no NCCL, so that ranks cannot compute on CUDA device ", device);
