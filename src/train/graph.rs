@@ -178,6 +178,7 @@ mod tests {
             z: floats(&[4, 5]),
             classes: Some(BatchClasses { real: classes(), generated: classes() }),
             draws: draws.iter().map(|it| it.tensors(Device::Cpu)).collect::<Result<_>>()?,
+            whole: [rows, 4],
         })
     }
 

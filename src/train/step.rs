@@ -190,7 +190,7 @@ impl StepStats {
     #[cfg(test)]
     pub(super) fn of_nothing() -> Self {
         let [d_loss, g_loss, real_logits, fake_logits, fake] = [(); 5].map(|()| Tensor::new());
-        Self { d_loss, g_loss, real_logits, fake_logits, fake }
+        Self { d_loss, g_loss, real_logits, fake_logits, fake, of_all: None }
     }
 
     /// Other handles to the same tensors.
