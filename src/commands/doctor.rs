@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn a_build_without_graphs_says_what_to_do_only_where_that_helps() {
         assert_eq!(graphs(true, true), "yes");
-        assert!(graphs(true, false).contains("setup.sh --cuda again and build again"));
+        assert!(graphs(true, false).contains("setup.sh --cuda again"));
         assert_eq!(graphs(false, false), "no: they need CUDA");
     }
 }
