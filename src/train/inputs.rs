@@ -7,11 +7,12 @@ use tch::{Device, Kind, Tensor};
 use super::augment::{Augmentation, DrawTensors};
 use super::step::{BatchClasses, Inputs, StepConfig};
 use crate::data::prefetch::Make;
-use crate::data::{Batch, Batches, Classes};
+use crate::data::{Batch, Batches, Classes, ImageSet, Labels};
 use crate::distributed::Share;
 use crate::pixels::{pinned, place, sent};
 use crate::rng::{Latent, noise};
 use crate::sample::{drawn_class, with_classes};
+use crate::settings::TrainConfig;
 
 /// Makes the inputs of iterations on the host.
 #[derive(Debug)]
@@ -88,6 +89,31 @@ impl Make for InputMaker {
 }
 
 impl InputMaker {
+    /// Those of a run with these settings on the images of `set`, on `device`. `labels` and `classes` are those of a set
+    /// whose classes steer both networks.
+    pub fn new(
+        config: &TrainConfig,
+        set: ImageSet,
+        (labels, classes): (Option<&Labels>, Option<Classes>),
+        device: Device,
+        salt: u8,
+        share: Share,
+    ) -> Self {
+        let batches = Batches::new(set, config.batch_size, config.seed).shared(share);
+        Self {
+            batches: batches.flipped(config.flip).labelled(labels),
+            options: (config.precision.kind(), device),
+            seed: config.seed,
+            salt,
+            latent: config.latent,
+            batch_size: config.batch_size,
+            z_dim: config.z_dim as usize,
+            classes,
+            step: config.into(),
+            share,
+        }
+    }
+
     /// The random numbers that augment the batches of an iteration with `n` real images.
     fn draws(&self, augment: Augmentation, iteration: u64, n: usize) -> Result<Vec<DrawTensors>> {
         let size = self.batches.shape().size;
@@ -124,7 +150,7 @@ impl HostInputs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{ImageSet, prefetch::Prefetch};
+    use crate::data::prefetch::Prefetch;
     use crate::shape::ImageShape;
 
     #[test]

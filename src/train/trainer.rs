@@ -15,9 +15,9 @@ use super::interrupt::{Interrupt, Signal};
 use super::state;
 use super::step::{Gan, Inputs, StepStats, StepValues};
 use super::worker::{Position, agree, hand_out, requested};
+use crate::data::ImageSet;
 use crate::data::batches::epoch_of;
 use crate::data::prefetch::Prefetch;
-use crate::data::{Batches, ImageSet};
 use crate::distributed::{Ranks, Share};
 use crate::eval::evaluator::Evaluator;
 use crate::eval::metric::{Better, Metric};
@@ -214,21 +214,10 @@ impl<'a> Trainer<'a> {
             class_grid(&z, z_dim, state.set.class_count())
         };
         let share = ranks.as_ref().map_or(Share::WHOLE, |ranks| ranks.share());
-        let batches = Batches::new(set, config.batch_size, config.seed).shared(share);
-        let batches = batches.flipped(config.flip).labelled(labels.as_ref());
-        let per_epoch = batches.per_epoch();
-        let inputs = Prefetch::new(InputMaker {
-            batches,
-            options: (kind, device),
-            seed: config.seed,
-            salt: state.salt,
-            latent: config.latent,
-            batch_size: config.batch_size,
-            z_dim: gan.model.config().z_dim as usize,
-            classes: state.set.classes.clone(),
-            step: config.into(),
-            share,
-        });
+        let of_classes = (labels.as_ref(), state.set.classes.clone());
+        let maker = InputMaker::new(config, set, of_classes, device, state.salt, share);
+        let per_epoch = maker.batches.per_epoch();
+        let inputs = Prefetch::new(maker);
         let trainer = Self {
             run,
             progress,

@@ -14,8 +14,8 @@ use super::interrupt::{Interrupt, Signal};
 use super::state::{Entry, state};
 use super::step::Gan;
 use super::trainer::{End, MAX_ROLLBACKS, is_divergence, prepare_cuda};
+use crate::data::ImageSet;
 use crate::data::prefetch::Prefetch;
-use crate::data::{Batches, ImageSet};
 use crate::distributed::Ranks;
 use crate::finite::ensure_finite;
 use crate::model::Model;
@@ -159,21 +159,10 @@ impl<'a> Worker<'a> {
             Model::new(&model, config.seed, device, kind)?.computing_in(config.precision.compute());
         let mut gan = Gan::new(model, config.into())?.among(Some(Rc::clone(&ranks)));
         let position = hand_out(&mut gan, &ranks, None)?;
-        let batches = Batches::new(set, config.batch_size, config.seed).shared(ranks.share());
-        let batches = batches.flipped(config.flip).labelled(labels.as_ref());
-        let per_epoch = batches.per_epoch();
-        let inputs = Prefetch::new(InputMaker {
-            batches,
-            options: (kind, device),
-            seed: config.seed,
-            salt: position.salt,
-            latent: config.latent,
-            batch_size: config.batch_size,
-            z_dim: gan.model.config().z_dim as usize,
-            classes: identity.classes,
-            step: config.into(),
-            share: ranks.share(),
-        });
+        let of_classes = (labels.as_ref(), identity.classes);
+        let maker = InputMaker::new(config, set, of_classes, device, position.salt, ranks.share());
+        let per_epoch = maker.batches.per_epoch();
+        let inputs = Prefetch::new(maker);
         let total = config.total_iterations(per_epoch);
         let saved = Some(position.iteration);
         Ok(Self { config, ranks, gan, inputs, per_epoch, total, position, saved })
