@@ -6,6 +6,7 @@
             ended, and whether its state was saved
   full      a small disk (tmpfs) fills up while checkpoints, samples, metrics and events are written
   memory    20,000 iterations: resident memory must not grow after the first hundreds
+  ranks     kill -9 of one of 3 ranks, or of what has started them, at random instants; run again with --continue
   all       all of these, one after the other
 
 After each stop the run is resumed. At the end every weight and moment, every sample and every line of
@@ -44,15 +45,15 @@ class Failure(Exception):
 
 
 class Program:
-    """Starts the trainer in a folder of its own."""
+    """Starts the trainer in a folder of its own, with further flags if there are any."""
 
-    def __init__(self, executable, folder):
-        self.executable, self.folder = executable, folder
+    def __init__(self, executable, folder, *flags):
+        self.executable, self.folder, self.flags = executable, folder, flags
         self.environment = dict(os.environ, OMP_WAIT_POLICY="passive")
 
     def start(self, *arguments):
         return subprocess.Popen(
-            [self.executable, "train", "--quiet", *map(str, arguments)],
+            [self.executable, "train", "--quiet", *map(str, [*arguments, *self.flags])],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -273,13 +274,65 @@ def memory(program, count, chance):
         raise Failure(f"resident memory has grown by {grown:.1f} MB")
 
 
-TASKS = {"kill": (kill, 200), "signals": (signals, 50), "full": (full, 30), "memory": (memory, 20_000)}
+def children(process):
+    try:
+        found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        found = ""
+    return [int(number) for number in found.split()]
+
+
+def wait_until_gone(numbers):
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{number}").exists() for number in numbers):
+        if time.monotonic() > deadline:
+            raise Failure(f"of the processes {numbers} some still run")
+        time.sleep(0.005)
+
+
+def ranks(program, count, chance):
+    among = Program(program.executable, program.folder, "--ranks", RANKS)
+    victims, waits = collections.Counter(), []
+
+    def one_run(seed, number):
+        run = program.folder / f"ranks-{seed}"
+
+        def go_on():
+            return among.start(*OPTIONS, "--seed", seed, "--iterations", ENDLESS, "--run", run.name, "--continue")
+
+        process = go_on()
+        for _ in range(number):
+            time.sleep(chance.uniform(0, 4))
+            numbers = children(process)
+            victim = chance.choice([process.pid, *numbers])
+            start = time.monotonic()
+            os.kill(victim, signal.SIGKILL)
+            status, said = end(process)
+            wait_until_gone(numbers)
+            waits.append(time.monotonic() - start)
+            if status == 0:
+                raise Failure(f"the exit status is 0 though a rank was killed\n{said}")
+            name = "the launcher" if victim == process.pid else f"rank {numbers.index(victim)}"
+            victims[name if newest(run) > 0 else f"{name} before the first iterations"] += 1
+            process = go_on()
+        terminate(run, process)
+        print(f"  seed {seed}: {number} kills; {compare(among, run, seed)}", flush=True)
+        shutil.rmtree(run)
+
+    in_rounds(count, 20, one_run)
+    killed = ", ".join(f"{name} {times}" for name, times in sorted(victims.items()))
+    waits.sort()
+    print(f"ranks: {count} kills ({killed}); all had ended {waits[-1]:.1f} s later at most, {waits[len(waits) // 2]:.1f} s in the median")
+
+
+RANKS = 3
+TASKS = {"kill": (kill, 200), "signals": (signals, 50), "full": (full, 30), "memory": (memory, 20_000), "ranks": (ranks, 60)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=[*TASKS, "all"], help="what to do to the runs")
-    parser.add_argument("--count", type=int, metavar="N", help="number of stops; for `memory`, of iterations [default: 200, 50, 30, 20000]")
+    parser.add_argument("--count", type=int, metavar="N", help="number of stops; for `memory`, of iterations [default: 200, 50, 30, 20000, 60]")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="decides when runs are stopped [default: 0]")
     arguments = parser.parse_args()
     executable = ROOT / "target" / "release" / "dcgan"

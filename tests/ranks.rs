@@ -250,12 +250,21 @@ fn assert_same_state(ours: &Path, theirs: &Path) -> Result<()> {
 fn runs_of_one_and_of_several_ranks_end_alike_and_resume_each_other() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let at = folder.path();
-    let options = format!("{SMALL} {EXACT} --learning-rate 0.001 --eval-every 3 --eval-count 8");
+    // The samples of an evaluation are more than a block, so that each rank makes some.
+    let options = format!("{SMALL} {EXACT} --learning-rate 0.001 --eval-every 3 --eval-count 150");
     let run = |more: &str| train(at, &format!("train {options} --quiet {more}"));
     run("--run one --iterations 6");
     // The last batch of an epoch has 2 images, and there are 3 ranks.
     run("--run three --iterations 6 --ranks 3");
     assert_same_state(&at.join("three"), &at.join("one"))?;
+    let evaluations = |run: &str| {
+        let lines = std::fs::read_to_string(at.join(run).join("metrics.jsonl")).unwrap();
+        let lines = lines.lines().map(|line| serde_json::from_str(line).unwrap());
+        let values = lines.map(|line: serde_json::Value| line["evaluation"].clone());
+        values.filter(|value| !value.is_null()).collect::<Vec<_>>()
+    };
+    assert_eq!(evaluations("one").len(), 2);
+    assert_eq!(evaluations("three"), evaluations("one"), "the same images");
     run("--run mixed --iterations 3 --ranks 2 --checkpoint-every 3");
     train(at, "train --resume mixed --iterations 5 --quiet");
     train(at, "train --resume mixed --iterations 6 --quiet --ranks 2");
@@ -287,6 +296,15 @@ fn a_continued_run_begins_resumes_and_ends() -> Result<()> {
     assert!(told.contains("resuming after iteration 2 of 3"), "{told}");
     let told = run("--iterations 3 --ranks 2").stderr;
     assert!(told.contains("finished, all 3 iterations"), "{told}");
+    // Where no checkpoint can be read, there is nothing to resume.
+    for checkpoint in Folder::of_run(&at.join("it")).iterations()? {
+        std::fs::write(Folder::of_run(&at.join("it")).file(checkpoint), "damaged")?;
+    }
+    let told = run("--iterations 2 --ranks 2").stderr;
+    assert!(told.contains("warning: the run begins anew: "), "{told}");
+    assert_eq!(newest(&at.join("it"))?, 2);
+    let lines = std::fs::read_to_string(at.join("it/metrics.jsonl"))?;
+    assert!(!lines.contains("\"iteration\":3"), "{lines}");
     let other = dcgan(at, &format!("train {SMALL} --run it --continue --batch-size 3"));
     other.assert_refused("--continue", 2, &["--continue: batch-size was 4 and is 3"]);
     Ok(())

@@ -3,6 +3,7 @@
 mod floor;
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -13,14 +14,14 @@ use crate::architecture::{Architecture, Operation};
 use crate::data::prefetch::Prefetch;
 use crate::data::{Batches, ImageSet};
 use crate::device::DeviceChoice;
-use crate::distributed::Share;
+use crate::distributed::{Ranks, Share};
 use crate::model::{Model, ModelConfig};
 use crate::rng::{Latent, Stream, rng};
 use crate::sample::Sampler;
 use crate::settings::Precision;
 use crate::shape::ImageShape;
 use crate::statistics::median;
-use crate::torch::{HAS_GRAPHS, Mark};
+use crate::torch::{HAS_GRAPHS, Mark, count_exchange, exchanged};
 use crate::train::graph::GraphedIterations;
 use crate::train::inputs::InputMaker;
 use crate::train::step::{Gan, Phase, StepConfig};
@@ -47,6 +48,8 @@ pub struct BenchConfig {
     pub floor: bool,
     /// Number of images to sample after the iterations; 0 to leave that out.
     pub samples: usize,
+    /// The processes that compute each batch together with this one, if there are any.
+    pub ranks: Option<Rc<Ranks>>,
 }
 
 /// What was measured.
@@ -73,8 +76,11 @@ pub struct BenchResult {
     pub device: DeviceChoice,
     /// Whether iterations were one CUDA graph each.
     pub graph: bool,
-    /// Number of CPU threads.
+    /// Number of CPU threads of this process.
     pub threads: i32,
+    /// Where several ranks compute each batch together: what they exchange.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<Exchange>,
     /// The time that the convolutions of an iteration take alone, each pass in libtorch's fastest memory layout, in
     /// milliseconds. Absent if it was not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,6 +92,18 @@ pub struct BenchResult {
     /// the system does not tell it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rss_mb: Option<f64>,
+}
+
+/// What ranks exchange in an iteration.
+#[derive(Debug, Clone, Serialize)]
+pub struct Exchange {
+    /// The number of ranks.
+    pub ranks: usize,
+    /// The median time that this rank spends in sums and gathers, waiting for other ranks included, in milliseconds. Its
+    /// parts are in [`PhasesMs`], too.
+    pub ms: f64,
+    /// The size of what each rank gives to the others, in 10^6 bytes.
+    pub mb: f64,
 }
 
 /// Times of the parts of an iteration, in milliseconds.
@@ -141,9 +159,10 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
         _ => None,
     };
     let model = Model::new(&model, 0, device, kind)?.computing_in(precision.compute());
-    let mut gan = Gan::new(model, StepConfig::default())?;
+    let mut gan = Gan::new(model, StepConfig::default())?.among(config.ranks.clone());
 
     let mut times_ms = Vec::new();
+    let (mut exchanges_ms, mut exchanged_mb) = (Vec::new(), 0.0);
     let mut phases: BTreeMap<Option<Phase>, Vec<f64>> = BTreeMap::new();
     for i in 0..(warmup + iterations.max(1)) as u64 {
         let start = Instant::now();
@@ -159,6 +178,7 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
         let z = Latent::Uniform.sample(&mut rng(0, Stream::Z, i), batch_size, z_dim);
         let z = gan.model.z(&z)?;
         done(None);
+        count_exchange(config.ranks.is_some());
         let stats = gan.observed_iteration(&real, &z, None, &mut |phase| {
             done(Some(phase));
             Ok(())
@@ -167,12 +187,16 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
         stats.read()?;
         gan.synchronize()?;
         if i >= warmup as u64 {
+            let exchanged = exchanged();
+            exchanges_ms.push(exchanged.time.as_secs_f64() * 1e3);
+            exchanged_mb = exchanged.bytes as f64 / 1e6;
             times_ms.push(start.elapsed().as_secs_f64() * 1e3);
             for (phase, time) in times {
                 phases.entry(phase).or_default().push(time);
             }
         }
     }
+    count_exchange(false);
     let mut is_graph = false;
     if let Some(mut whole) = whole {
         times_ms = whole.times_ms(&mut gan)?;
@@ -211,6 +235,11 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
         device: DeviceChoice::from(device),
         graph: is_graph,
         threads: tch::get_num_threads(),
+        exchange: config.ranks.as_ref().map(|ranks| Exchange {
+            ranks: ranks.share().count,
+            ms: median(&exchanges_ms),
+            mb: exchanged_mb,
+        }),
         floor_ms,
         samples_per_s,
         max_rss_mb,
@@ -233,7 +262,8 @@ impl WholeIterations {
         let BenchConfig { model, batch_size, precision, device, warmup, iterations, .. } =
             config.clone();
         tch::Cuda::cudnn_set_benchmark(true);
-        let graph = match config.graph && HAS_GRAPHS {
+        // Collectives are not part of a graph.
+        let graph = match config.graph && HAS_GRAPHS && config.ranks.is_none() {
             true => Some(GraphedIterations::new(number)?),
             false => None,
         };
@@ -247,7 +277,7 @@ impl WholeIterations {
             z_dim: model.z_dim as usize,
             classes: None,
             step: StepConfig::default(),
-            share: Share::WHOLE,
+            share: config.ranks.as_ref().map_or(Share::WHOLE, |ranks| ranks.share()),
         });
         // Before there is a graph, some iterations are run without one.
         let warmup = warmup.max(10);

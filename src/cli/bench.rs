@@ -39,6 +39,9 @@ pub struct BenchArgs {
     /// Timed iterations
     #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u16).range(1..))]
     pub iterations: u16,
+    /// Compute each batch with so many processes on this machine, and say what they exchange
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub ranks: Option<u16>,
     /// Measure the convolutions alone, too, each in libtorch's best memory layout
     #[arg(long)]
     pub floor: bool,

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use dcgan::architecture::ModelConfig;
-use dcgan::bench::{BenchConfig, BenchResult};
+use dcgan::bench::{BenchConfig, BenchResult, Exchange};
 use dcgan::settings::Switch;
 use dcgan::shape::ImageShape;
 
 use super::generator::device_of;
 use super::output::print;
+use super::ranks::{OfMachine, Role, TIMEOUT_S, launch};
 use crate::cli::BenchArgs;
 
 /// `dcgan bench`.
@@ -18,7 +19,16 @@ use crate::cli::BenchArgs;
 /// # Errors
 /// As [`dcgan::bench::bench`].
 pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
-    let device = device_of(&args.device, args.precision.kind())?;
+    let kind = args.precision.kind();
+    let (device, ranks) = match Role::of(args.ranks)? {
+        Role::Launcher(count) => return launch(count),
+        Role::Alone => (device_of(&args.device, kind)?, None),
+        Role::Rank(place) => {
+            let among = OfMachine::meet(place, TIMEOUT_S)?;
+            (among.device_of(&args.device, kind)?, Some(among.ranks))
+        }
+    };
+    let is_first = ranks.as_ref().is_none_or(|ranks| ranks.is_first());
     let result = dcgan::bench::bench(&BenchConfig {
         model: ModelConfig {
             image: ImageShape { size: args.image_size, channels: args.channels },
@@ -34,7 +44,13 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
         graph: args.graph == Switch::On,
         floor: args.floor,
         samples: args.samples as usize,
+        ranks: ranks.clone(),
     })?;
+    // None ends while another needs it.
+    ranks.map_or(Ok(()), |ranks| ranks.barrier())?;
+    if !is_first {
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.json {
         return print(format!("{}\n", serde_json::to_string(&result)?).as_bytes());
     }
@@ -68,6 +84,13 @@ fn bench_table(result: &BenchResult) -> Result<String> {
         ("optimizers", phases_ms.optimizers),
     ] {
         writeln!(text, "  {phase:<24}{ms:>9.1} ms {:>6.1} %", 100. * ms / whole_ms)?;
+    }
+    if let Some(Exchange { ranks, ms, mb }) = &result.exchange {
+        writeln!(
+            text,
+            "\n{ranks} ranks; of these parts rank 0 exchanges {mb:.1} MB, and waits for others: {ms:.1} ms, {:.1} %",
+            100. * ms / whole_ms
+        )?;
     }
     writeln!(
         text,

@@ -8,19 +8,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use dcgan::data::ImageSet;
+use dcgan::device::{self, DeviceChoice, default_threads};
 use dcgan::distributed::Ranks;
 use dcgan::distributed::launch::{Place, SOCKET};
 use dcgan::error::Usage;
+use dcgan::settings::Switch;
 use dcgan::torch::{Failure, GroupError};
 use dcgan::train::is_divergence;
+use tch::{Device, Kind};
 
 use super::errors::print_error;
 use super::progress::say;
+use crate::cli::DeviceArgs;
 
 /// How long the other ranks may take to end once one has failed.
 const GRACE: Duration = Duration::from_secs(10);
 /// How often the ranks are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How many seconds a rank waits for another, where that is not asked for.
+pub(super) const TIMEOUT_S: u64 = 300;
 /// Set for ranks that `--ranks` has started: where a connection breaks, what has started them says why.
 const STARTED: &str = "DCGAN_STARTED";
 
@@ -58,12 +65,78 @@ impl Role {
     }
 }
 
-/// Meets the other ranks.
-///
-/// # Errors
-/// As [`Place::meet`].
-pub(super) fn meet(place: Place, timeout_s: u64) -> Result<Rc<Ranks>> {
-    Ok(Rc::new(place.meet(Duration::from_secs(timeout_s))?))
+/// This process among the ranks.
+pub(super) struct OfMachine {
+    pub(super) ranks: Rc<Ranks>,
+    /// The number of this process among those on its machine.
+    local_rank: usize,
+}
+
+impl OfMachine {
+    /// Meets the other ranks, and will wait so many seconds for them.
+    ///
+    /// # Errors
+    /// As [`Place::meet`].
+    pub(super) fn meet(place: Place, timeout_s: u64) -> Result<Self> {
+        let local_rank = place.local_rank;
+        Ok(Self { ranks: Rc::new(place.meet(Duration::from_secs(timeout_s))?), local_rank })
+    }
+
+    /// The part of `threads` that this rank has: the ranks of a machine share them, as far as the launcher says how many
+    /// they are.
+    pub(super) fn part_of(threads: usize) -> usize {
+        let told = std::env::var("LOCAL_WORLD_SIZE").ok().and_then(|text| text.parse().ok());
+        (threads / told.unwrap_or(1).max(1)).max(1)
+    }
+
+    /// Sets what decides how libtorch computes, and gives this rank's device for networks of `kind`.
+    ///
+    /// # Errors
+    /// As [`Self::device`].
+    pub(super) fn device_of(&self, args: &DeviceArgs, kind: Kind) -> Result<Device> {
+        let threads = args.threads.map_or_else(default_threads, usize::from);
+        device::configure(Self::part_of(threads), args.tf32 == Switch::On)?;
+        self.device(args.device, kind)
+    }
+
+    /// The device of this rank for networks of `kind`: of several GPUs, the one with its number on this machine.
+    ///
+    /// # Errors
+    /// As [`device::resolve`]; if the device is an Apple GPU, or this build has no NCCL for CUDA.
+    pub(super) fn device(&self, mut choice: DeviceChoice, kind: Kind) -> Result<Device> {
+        let first = device::resolve(choice, kind)?;
+        if first == Device::Mps {
+            let problem = "ranks cannot share an Apple GPU; give --device cpu";
+            return Err(Usage(format!("--device {choice}: {problem}")).into());
+        }
+        // Where launchers show each rank its own GPU only, that is number 0.
+        if first.is_cuda() && tch::Cuda::device_count() > 1 {
+            choice = DeviceChoice::Cuda(Some(self.local_rank));
+        }
+        let device = device::resolve(choice, kind)?;
+        if let Device::Cuda(number) = device {
+            self.ranks.use_cuda(number)?;
+        }
+        Ok(device)
+    }
+
+    /// Does `load` on one rank of this machine first, so that the others find in the cache what it has made.
+    ///
+    /// # Errors
+    /// Those of `load`; if the rank that loads first ends before it is done.
+    pub(super) fn one_after_another(
+        &self,
+        load: impl Fn() -> Result<ImageSet>,
+    ) -> Result<ImageSet> {
+        let key = format!("loaded/{}", gethostname::gethostname().display());
+        if self.local_rank == 0 {
+            let set = load()?;
+            self.ranks.group().tell(&key, "done")?;
+            return Ok(set);
+        }
+        self.ranks.wait_for(&key)?;
+        load()
+    }
 }
 
 /// Prints what has ended rank number `rank` in `command`, unless rank 0 or what has started the ranks says it.

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use anyhow::{Context, Result, ensure};
 use dcgan::architecture::{Architecture, Network};
 use dcgan::data::{ImageSet, SetIdentity};
-use dcgan::device::{self, DeviceChoice, default_threads};
+use dcgan::device::{self, default_threads};
 use dcgan::distributed::Ranks;
-use dcgan::error::Usage;
+use dcgan::error::{Fixable, Usage};
 use dcgan::eval::metric::Metric;
 use dcgan::run::RunDir;
 use dcgan::run::checkpoint::{Checkpoint, Origin};
@@ -28,7 +28,7 @@ use super::generator::{note_on, note_on_tf32};
 use super::memory::{ensure_enough, told};
 use super::output::{print, shell_quoted};
 use super::progress::{Progress, say};
-use super::ranks::{Role, launch, meet, print_error_of_rank};
+use super::ranks::{OfMachine, Role, launch, print_error_of_rank};
 use crate::cli::{TrainArgs, Verbosity};
 
 /// `dcgan train`.
@@ -45,10 +45,10 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             launch(count)
         }
         Role::Rank(place) if !args.dry_run => {
-            let (rank, local_rank) = (place.share.rank, place.local_rank);
-            let result = meet(place, args.timeout).and_then(|ranks| match rank {
-                0 => as_first(args, Some(&OfMachine { ranks, local_rank })),
-                _ => assist(args, &OfMachine { ranks, local_rank }),
+            let rank = place.share.rank;
+            let result = OfMachine::meet(place, args.timeout).and_then(|among| match rank {
+                0 => as_first(args, Some(&among)),
+                _ => assist(args, &among),
             });
             result.or_else(|error| {
                 print_error_of_rank(&error, rank, "train");
@@ -58,13 +58,6 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
         Role::Rank(place) if place.share.rank > 0 => Ok(ExitCode::SUCCESS),
         _ => as_first(args, None),
     }
-}
-
-/// This process among the ranks.
-struct OfMachine {
-    ranks: Rc<Ranks>,
-    /// The number of this process among those on its machine.
-    local_rank: usize,
 }
 
 fn as_first(args: &TrainArgs, ranks: Option<&OfMachine>) -> Result<ExitCode> {
@@ -132,46 +125,6 @@ fn ensure_same_set(ranks: &Ranks, identity: &SetIdentity) -> Result<()> {
     Ok(())
 }
 
-/// The number of ranks on this machine, as far as the launcher says.
-fn ranks_on_this_machine() -> usize {
-    let told = std::env::var("LOCAL_WORLD_SIZE").ok().and_then(|text| text.parse().ok());
-    told.unwrap_or(1).max(1)
-}
-
-impl OfMachine {
-    /// The device of this rank: of several GPUs, the one with its number on this machine.
-    fn device(&self, config: &TrainConfig) -> Result<Device> {
-        let kind = config.precision.kind();
-        let mut choice = config.device;
-        let first = device::resolve(choice, kind)?;
-        if first == Device::Mps {
-            let problem = "ranks cannot share an Apple GPU; give --device cpu";
-            return Err(Usage(format!("--device {choice}: {problem}")).into());
-        }
-        // Where launchers show each rank its own GPU only, that is number 0.
-        if first.is_cuda() && tch::Cuda::device_count() > 1 {
-            choice = DeviceChoice::Cuda(Some(self.local_rank));
-        }
-        let device = device::resolve(choice, kind)?;
-        if let Device::Cuda(number) = device {
-            self.ranks.use_cuda(number)?;
-        }
-        Ok(device)
-    }
-
-    /// Does `load` on one rank of this machine first, so that the others find in the cache what it has made.
-    fn one_after_another(&self, load: impl Fn() -> Result<ImageSet>) -> Result<ImageSet> {
-        let key = format!("loaded/{}", gethostname::gethostname().display());
-        if self.local_rank == 0 {
-            let set = load()?;
-            self.ranks.group().tell(&key, "done")?;
-            return Ok(set);
-        }
-        self.ranks.wait_for(&key)?;
-        load()
-    }
-}
-
 /// Ends all ranks with the error of the first that has `refused` something.
 fn ensure_all_agree(ranks: &Ranks, refused: Option<String>) -> Result<()> {
     let all = ranks.texts(refused.as_deref().unwrap_or_default())?;
@@ -205,7 +158,13 @@ fn resume(args: &TrainArgs, of: &Path, ranks: Option<&OfMachine>) -> Result<Exit
     ensure_run(&path)?;
     // A dry run writes nothing, not even a lock.
     let run = if args.dry_run { None } else { Some(RunDir::open(&path)?) };
-    let saved = Saved::read(&path, print_warning)?;
+    let saved = match Saved::read(&path, print_warning) {
+        Err(error) if args.is_continued && is_lost(&error) => {
+            print_warning(&error.context("the run begins anew"));
+            Saved::without_checkpoint(&path)?
+        }
+        saved => saved?,
+    };
     let prepared = Prepared::new(args, args.resolve_continued(&saved.config)?, ranks)?;
     refuse(
         if args.is_continued { "--continue" } else { "--resume" },
@@ -285,6 +244,11 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path, ranks: Option<&OfMachine>) -> Re
     prepared.train(&run, Some(checkpoint.fork()), ranks)
 }
 
+/// Whether a run has trained, and none of its checkpoints can be read.
+fn is_lost(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Fixable::StateIsLost { .. }))
+}
+
 /// Ends a command whose `flag` allows no `changes`.
 fn refuse(flag: &str, changes: &[Change], why: &str) -> Result<()> {
     if changes.is_empty() {
@@ -333,12 +297,12 @@ impl Prepared {
         let metric =
             Metric::that_decides(&config.eval_metric).map_err(|error| args.with_its_file(error))?;
         let threads = config.threads.unwrap_or_else(default_threads);
-        // The ranks of a machine share its threads.
-        let own_threads = (threads / ranks.map_or(1, |_| ranks_on_this_machine())).max(1);
+        let own_threads = ranks.map_or(threads, |_| OfMachine::part_of(threads));
         device::configure(own_threads, config.tf32 == Switch::On)?;
+        let kind = config.precision.kind();
         let device = match ranks {
-            None => device::resolve(config.device, config.precision.kind())?,
-            Some(among) => among.device(&config)?,
+            None => device::resolve(config.device, kind)?,
+            Some(among) => among.device(config.device, kind)?,
         };
         let note = note_on(config.device, device);
         let is_first = ranks.is_none_or(|among| among.ranks.is_first());

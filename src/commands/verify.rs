@@ -6,37 +6,28 @@ use std::process::ExitCode;
 use anyhow::Result;
 use dcgan::torch::GroupError;
 use dcgan::verify::Report;
-use tch::{Device, Kind};
+use tch::Kind;
 
 use super::errors::print_error;
 use super::generator::device_of;
 use super::output::print;
-use super::ranks::{Role, launch, meet};
+use super::ranks::{OfMachine, Role, TIMEOUT_S, launch};
 use crate::cli::VerifyArgs;
-
-/// How long a rank waits for another.
-const TIMEOUT_S: u64 = 300;
 
 /// `dcgan verify`.
 ///
 /// # Errors
 /// As [`dcgan::verify::verify`]; a disagreement is exit status 1, no error.
 pub fn verify(args: &VerifyArgs) -> Result<ExitCode> {
-    let ranks = match Role::of(args.ranks)? {
-        Role::Alone => None,
+    let (device, ranks) = match Role::of(args.ranks)? {
         Role::Launcher(count) => return launch(count),
-        Role::Rank(place) => Some(meet(place, TIMEOUT_S)?),
+        Role::Alone => (device_of(&args.device, Kind::Float)?, None),
+        Role::Rank(place) => {
+            let among = OfMachine::meet(place, TIMEOUT_S)?;
+            (among.device_of(&args.device, Kind::Float)?, Some(among.ranks))
+        }
     };
     let is_first = ranks.as_ref().is_none_or(|ranks| ranks.is_first());
-    let device = device_of(&args.device, Kind::Float)?;
-    if let Some(ranks) = &ranks {
-        // They share the threads.
-        let count = i32::try_from(ranks.share().count)?;
-        tch::set_num_threads((tch::get_num_threads() / count).max(1));
-        if let Device::Cuda(number) = device {
-            ranks.use_cuda(number)?;
-        }
-    }
     let mut failed = 0;
     for path in &args.files {
         // A file that cannot be compared has not agreed; the next one may.

@@ -68,6 +68,14 @@ impl Saved {
         Ok(Self { config, checkpoint })
     }
 
+    /// The run in `folder`, from the beginning: its settings.
+    ///
+    /// # Errors
+    /// [`Usage`], if its settings cannot be read.
+    pub fn without_checkpoint(folder: &Path) -> Result<Self> {
+        Ok(Self { config: config_of(folder, None)?, checkpoint: None })
+    }
+
     /// The number of iterations done, after which the run resumes.
     pub fn iteration(&self) -> u64 {
         self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.header.iteration)

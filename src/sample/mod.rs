@@ -31,7 +31,7 @@ pub fn sample(model: &Model, z: &[f32]) -> Result<Vec<u8>> {
 
 /// How many rows of z go through the network together on the CPU. The number is always the same, so that the last bits of
 /// an image do not depend on how many images are asked for.
-const BLOCK: usize = 64;
+pub const BLOCK: usize = 64;
 
 /// About how many bytes the outputs of all layers may take on an accelerator.
 const DEVICE_BYTES: usize = 1 << 30;
@@ -237,9 +237,20 @@ impl Sampler {
     /// # Errors
     /// As [`Self::each`].
     pub fn sample(&self, seed: u64, count: usize) -> Result<Vec<u8>> {
-        let mut images = Vec::with_capacity(count * self.image_len());
-        let noise = |rows: Range<usize>| self.noise(seed, rows.start as u64, rows.len());
-        self.each(count, &noise, &mut |block| {
+        self.sample_range(seed, 0..count)
+    }
+
+    /// The images of `seed` with these numbers: `[n, H, W, C]`, upright. On the CPU they have the same bits as those of
+    /// [`Self::sample`], if the first is at the beginning of one of its blocks, a multiple of [`BLOCK`].
+    ///
+    /// # Errors
+    /// As [`Self::each`].
+    pub fn sample_range(&self, seed: u64, numbers: Range<usize>) -> Result<Vec<u8>> {
+        let mut images = Vec::with_capacity(numbers.len() * self.image_len());
+        let noise = |rows: Range<usize>| {
+            self.noise(seed, (numbers.start + rows.start) as u64, rows.len())
+        };
+        self.each(numbers.len(), &noise, &mut |block| {
             images.extend_from_slice(block);
             Ok(())
         })?;

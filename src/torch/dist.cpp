@@ -1,9 +1,11 @@
 #include "dist.h"
+#include "shim.h"
 
 #include <ATen/ATen.h>
 #include <ATen/ops/batch_norm_update_stats.h>
 #include <ATen/ops/native_batch_norm.h>
 #include <ATen/ops/native_batch_norm_backward.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <c10/util/Logging.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -13,7 +15,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <torch/csrc/distributed/c10d/exception.h>
 
-#include <array>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
@@ -45,7 +47,7 @@ struct DcganGroup {
 namespace {
 
 char* failure(char kind, const char* message) {
-  return strdup((std::string(1, kind) + message).c_str());
+  return copied((std::string(1, kind) + message).c_str());
 }
 
 template <typename Body>
@@ -71,10 +73,34 @@ char* failure_of(Body&& body) {
   }
 }
 
+// What has been counted since dcgan_count_exchange(true). Backward passes on CUDA run on a thread of their own.
+std::atomic<bool> is_counted{false};
+std::atomic<int64_t> exchange_ns{0};
+std::atomic<int64_t> exchange_bytes{0};
+
+// Waits for `work`, which exchanges `tensor`. On CUDA that only makes the device's queue wait.
+void finish(c10d::Work& work, const at::Tensor& tensor, std::chrono::steady_clock::time_point start) {
+  work.wait();
+  if (!is_counted) return;
+  if (tensor.is_cuda())
+    c10::impl::VirtualGuardImpl(tensor.device().type()).synchronizeDevice(tensor.device().index());
+  exchange_ns += std::chrono::nanoseconds(std::chrono::steady_clock::now() - start).count();
+  exchange_bytes += tensor.nbytes();
+}
+
+// The time at which an exchange of `tensor` begins. Where exchanges are counted, what was asked of the device before is
+// done by then.
+std::chrono::steady_clock::time_point begin(const at::Tensor& tensor) {
+  if (is_counted && tensor.is_cuda())
+    c10::impl::VirtualGuardImpl(tensor.device().type()).synchronizeDevice(tensor.device().index());
+  return std::chrono::steady_clock::now();
+}
+
 void sum_in_place(const Backend& backend, at::Tensor& tensor) {
   at::NoGradGuard no_grad;
   std::vector<at::Tensor> list{tensor};
-  backend->allreduce(list)->wait();
+  auto start = begin(tensor);
+  finish(*backend->allreduce(list), tensor, start);
 }
 
 at::Tensor gathered(const Backend& backend, const at::Tensor& own) {
@@ -84,7 +110,8 @@ at::Tensor gathered(const Backend& backend, const at::Tensor& own) {
   auto all = at::empty(size, own.options());
   // gloo wants as many dimensions as the output has.
   auto row = own.contiguous().unsqueeze(0);
-  backend->_allgather_base(all, row)->wait();
+  auto start = begin(row);
+  finish(*backend->_allgather_base(all, row), row, start);
   return all;
 }
 
@@ -260,7 +287,18 @@ char* dcgan_store_set(DcganGroup* group, const char* key, const char* value) {
 }
 
 char* dcgan_store_get(DcganGroup* group, const char* key, char** value) {
-  return failure_of([&] { *value = group->store->check({key}) ? strdup(group->store->get_to_str(key).c_str()) : nullptr; });
+  return failure_of([&] { *value = group->store->check({key}) ? copied(group->store->get_to_str(key).c_str()) : nullptr; });
+}
+
+void dcgan_count_exchange(bool on) {
+  is_counted = on;
+  exchange_ns = 0;
+  exchange_bytes = 0;
+}
+
+void dcgan_exchange(int64_t* nanoseconds, int64_t* bytes) {
+  *nanoseconds = exchange_ns;
+  *bytes = exchange_bytes;
 }
 
 char* dcgan_group_batch_norm(DcganGroup* group, at::Tensor* x, at::Tensor* weight, at::Tensor* bias,

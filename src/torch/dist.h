@@ -45,6 +45,11 @@ char* dcgan_barrier(DcganGroup* group);
 char* dcgan_store_set(DcganGroup* group, const char* key, const char* value);
 char* dcgan_store_get(DcganGroup* group, const char* key, char** value);
 
+// Counts from now on the time that this process spends in sums and gathers, waiting for other ranks included, and the
+// bytes of its tensors in them. On CUDA it waits for the device before and after each.
+void dcgan_count_exchange(bool on);
+void dcgan_exchange(int64_t* nanoseconds, int64_t* bytes);
+
 // Batch norm of `x` [N, C, H, W] with the statistics of all ranks' rows: one collective forward, one back. Gradients
 // are those of this rank's rows; their sum over all ranks is the gradient. A rank may have no rows. `moving_mean` and
 // `moving_variance` are updated, unless they are NULL. There are no second derivatives.

@@ -54,6 +54,8 @@ unsafe extern "C" {
         key: *const c_char,
         value: *mut *mut c_char,
     ) -> *mut c_char;
+    fn dcgan_count_exchange(on: bool);
+    fn dcgan_exchange(nanoseconds: *mut i64, bytes: *mut i64);
     fn dcgan_group_batch_norm(
         group: *mut RawGroup,
         x: *mut C_tensor,
@@ -141,6 +143,31 @@ fn done(message: *mut c_char) -> Result<(), GroupError> {
     // Behind the first line there may be a stack.
     let message = text.get(1..).unwrap_or_default().lines().next().unwrap_or_default().to_owned();
     Err(GroupError { failure, message })
+}
+
+/// What this process has exchanged with others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Exchanged {
+    /// The time in sums and gathers, waiting for other ranks included.
+    pub time: Duration,
+    /// The bytes of this process's tensors in them.
+    pub bytes: u64,
+}
+
+/// Counts from now on, or no longer, what this process exchanges with others. On CUDA each exchange then waits for the
+/// device, so this is for measuring only.
+pub fn count_exchange(on: bool) {
+    // SAFETY: it takes a plain value.
+    unsafe { dcgan_count_exchange(on) }
+}
+
+/// What has been exchanged since counting began.
+pub fn exchanged() -> Exchanged {
+    let (mut nanoseconds, mut bytes) = (0, 0);
+    // SAFETY: it writes two numbers.
+    unsafe { dcgan_exchange(&raw mut nanoseconds, &raw mut bytes) };
+    let positive = |number: i64| u64::try_from(number).unwrap_or_default();
+    Exchanged { time: Duration::from_nanos(positive(nanoseconds)), bytes: positive(bytes) }
 }
 
 /// How a process joins a group.

@@ -8,7 +8,9 @@
 
 mod group;
 
-pub use group::{Failure, Group, GroupConfig, GroupError, HAS_NCCL};
+pub use group::{
+    Exchanged, Failure, Group, GroupConfig, GroupError, HAS_NCCL, count_exchange, exchanged,
+};
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int};

@@ -14,7 +14,7 @@ use super::inputs::InputMaker;
 use super::interrupt::{Interrupt, Signal};
 use super::state;
 use super::step::{Gan, Inputs, StepStats, StepValues};
-use super::worker::{Position, agree, hand_out, requested};
+use super::worker::{Position, agree, hand_out, requested, sampled};
 use crate::data::ImageSet;
 use crate::data::batches::epoch_of;
 use crate::data::prefetch::Prefetch;
@@ -293,15 +293,8 @@ impl<'a> Trainer<'a> {
         }
 
         // Evaluate.
-        if due.is_evaluated {
-            match self.ranks.clone().filter(|_| self.evaluator.is_some()) {
-                None => self.evaluate()?,
-                Some(ranks) => {
-                    self.gan.synchronize()?;
-                    agree(&self.gan, &ranks)?;
-                    ranks.first_alone(|| self.evaluate())?;
-                }
-            }
+        if due.is_evaluated && self.evaluator.is_some() {
+            self.evaluate()?;
         }
 
         // Save.
@@ -326,17 +319,32 @@ impl<'a> Trainer<'a> {
     }
 
     /// Measures the quality of samples, always from the same z, and saves the state as the best checkpoint if it
-    /// is the best so far.
+    /// is the best so far. All ranks make the samples; this one measures them.
     fn evaluate(&mut self) -> Result<()> {
-        let Some(evaluator) = &self.evaluator else { return Ok(()) };
-        let config = &self.state.config;
+        let TrainConfig { seed, eval_count, latent, .. } = self.state.config;
         self.gan.synchronize()?;
         let start = Instant::now();
-        let sampler = Sampler::new(self.gan.model_for_images(), config.latent)?
+        let sampler = Sampler::new(self.gan.model_for_images(), latent)?
             .of_classes(self.state.set.classes.clone())?;
-        let images = sampler.sample(config.seed, config.eval_count)?;
-        let images = sampler.as_set(config.seed, images)?;
-        let measured = match evaluator.measure(&images, false, &mut |_| {}) {
+        match self.ranks.clone() {
+            None => {
+                let images = sampler.sample(seed, eval_count)?;
+                self.measure(&sampler.as_set(seed, images)?, start)
+            }
+            Some(ranks) => {
+                agree(&self.gan, &ranks)?;
+                let images = sampled(&sampler, &ranks, seed, eval_count)?;
+                let images = sampler.as_set(seed, images)?;
+                ranks.first_alone(|| self.measure(&images, start)).map(drop)
+            }
+        }
+    }
+
+    /// The part of an evaluation, begun at `start`, that follows when there are `images`.
+    fn measure(&mut self, images: &ImageSet, start: Instant) -> Result<()> {
+        let Some(evaluator) = &self.evaluator else { return Ok(()) };
+        let config = &self.state.config;
+        let measured = match evaluator.measure(images, false, &mut |_| {}) {
             Ok(measured) => measured,
             // A failed measurement must not end the run.
             Err(error) => {

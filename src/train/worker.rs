@@ -6,7 +6,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::due::Due;
 use super::inputs::InputMaker;
@@ -14,13 +14,14 @@ use super::interrupt::{Interrupt, Signal};
 use super::state::{Entry, state};
 use super::step::Gan;
 use super::trainer::{End, MAX_ROLLBACKS, is_divergence, prepare_cuda};
-use crate::data::ImageSet;
 use crate::data::prefetch::Prefetch;
-use crate::distributed::Ranks;
-use crate::finite::ensure_finite;
+use crate::data::{Classes, ImageSet};
+use crate::distributed::{Ranks, Share};
+use crate::finite::{NotFinite, ensure_finite};
 use crate::model::Model;
 use crate::run::observer::Silent;
 use crate::run::watch::Watch;
+use crate::sample::{BLOCK, Sampler};
 use crate::settings::{OnCollapse, TrainConfig};
 
 /// What a rank other than the first does.
@@ -99,6 +100,40 @@ pub(super) fn agree(gan: &Gan, ranks: &Ranks) -> Result<()> {
     Ok(())
 }
 
+/// The first `count` images of `seed`, `[count, H, W, C]`: each rank makes some, and all get them all.
+///
+/// # Errors
+/// [`crate::finite::NotFinite`] on all ranks, if a pixel of any is not finite; if another rank has ended or does not
+/// answer.
+pub(super) fn sampled(
+    sampler: &Sampler,
+    ranks: &Ranks,
+    seed: u64,
+    count: usize,
+) -> Result<Vec<u8>> {
+    // Whole blocks, so that an image has the same bits however many ranks there are.
+    let numbers_of = |rank| {
+        let blocks = Share { rank, ..ranks.share() }.of(count.div_ceil(BLOCK));
+        (blocks.start * BLOCK).min(count)..(blocks.end * BLOCK).min(count)
+    };
+    let length = sampler.image_len();
+    let own = sampler.sample_range(seed, numbers_of(ranks.share().rank));
+    if ranks.largest(own.is_err().into())? != 0 {
+        own?;
+        return Err(NotFinite.into());
+    }
+    let mut own = own?;
+    let most = (0..ranks.share().count).map(|rank| numbers_of(rank).len()).max();
+    own.resize(most.unwrap_or_default() * length, 0);
+    let all = ranks.group().gathered(&Tensor::f_from_slice(&own)?)?;
+    let mut images = Vec::with_capacity(count * length);
+    for rank in 0..ranks.share().count {
+        let of_rank = Vec::<u8>::try_from(all.f_get(rank as i64)?)?;
+        images.extend_from_slice(&of_rank[..numbers_of(rank).len() * length]);
+    }
+    Ok(images)
+}
+
 /// The signal that has asked any of the ranks to end: the same answer on all.
 ///
 /// # Errors
@@ -115,6 +150,8 @@ struct Worker<'a> {
     config: &'a TrainConfig,
     ranks: Rc<Ranks>,
     gan: Gan,
+    /// The classes that steer the networks, of a conditional model.
+    classes: Option<Classes>,
     inputs: Prefetch<InputMaker>,
     per_epoch: u64,
     total: u64,
@@ -159,13 +196,14 @@ impl<'a> Worker<'a> {
             Model::new(&model, config.seed, device, kind)?.computing_in(config.precision.compute());
         let mut gan = Gan::new(model, config.into())?.among(Some(Rc::clone(&ranks)));
         let position = hand_out(&mut gan, &ranks, None)?;
-        let of_classes = (labels.as_ref(), identity.classes);
+        let classes = identity.classes;
+        let of_classes = (labels.as_ref(), classes.clone());
         let maker = InputMaker::new(config, set, of_classes, device, position.salt, ranks.share());
         let per_epoch = maker.batches.per_epoch();
         let inputs = Prefetch::new(maker);
         let total = config.total_iterations(per_epoch);
         let saved = Some(position.iteration);
-        Ok(Self { config, ranks, gan, inputs, per_epoch, total, position, saved })
+        Ok(Self { config, ranks, gan, classes, inputs, per_epoch, total, position, saved })
     }
 
     fn iterate(&mut self) -> Result<()> {
@@ -193,6 +231,10 @@ impl<'a> Worker<'a> {
         if due.is_evaluated && self.position.evaluates {
             self.gan.synchronize()?;
             agree(&self.gan, &self.ranks)?;
+            let TrainConfig { seed, eval_count, latent, .. } = *self.config;
+            let sampler = Sampler::new(self.gan.model_for_images(), latent)?
+                .of_classes(self.classes.clone())?;
+            sampled(&sampler, &self.ranks, seed, eval_count)?;
             self.ranks.first_alone(|| Ok(()))?;
         }
         if due.saved.is_some() {
