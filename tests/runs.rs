@@ -145,3 +145,53 @@ fn only_runs_and_only_checkpoints_are_pruned() -> Result<()> {
     assert!(files(folder.path())? == before);
     Ok(())
 }
+
+#[test]
+fn watching_into_a_pipe_prints_the_state_and_the_curves_once_as_plain_text() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path();
+    train(
+        at,
+        &format!(
+            "train {SMALL} --run it --iterations 6 --log-every 2 --eval-every 3 --eval-count 8 --eval-features pixels"
+        ),
+    );
+    let ran = dcgan(at, "runs watch it");
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    let lines: Vec<_> = ran.stdout.lines().collect();
+    assert_eq!(lines[0], "it · digits · finished");
+    assert!(lines[1].contains("iteration 6 of 6, 100 %"), "{}", lines[1]);
+    for (line, name) in lines[2..].iter().zip(["d_loss", "g_loss", "P(real)", "P(fake)"]) {
+        assert!(line.starts_with(name) && line.contains(" to "), "{line}");
+        let bars = line.chars().filter(|c| ('▁'..='█').contains(c)).count();
+        assert_eq!(bars, 3, "a bar for each line of metrics: {line}");
+    }
+    assert!(!ran.stdout.contains('\x1b'), "{:?}", ran.stdout);
+    dcgan(at, "runs watch nobody").assert_refused("runs", 2, &["no such run"]);
+    Ok(())
+}
+
+#[test]
+fn comparing_runs_shows_the_settings_that_differ_and_all_metrics() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path();
+    train(at, &format!("train {SMALL} --run a --iterations 2"));
+    train(at, &format!("train {SMALL} --run b --iterations 2 --learning-rate 0.001"));
+    let ran = dcgan(at, "runs compare a b");
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    let cells = |name: &str| {
+        let line = ran.stdout.lines().find(|line| line.trim_start().starts_with(name));
+        line.map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    };
+    assert_eq!(
+        cells("learning-rate"),
+        Some(vec!["learning-rate".into(), "0.1".into(), "0.001".into()])
+    );
+    assert_eq!(cells("iterations"), Some(vec!["iterations".into(), "2".into(), "2".into()]));
+    assert_eq!(cells("seed"), None, "it is the same in both");
+    let json: serde_json::Value =
+        serde_json::from_str(&dcgan(at, "runs compare a b --json").stdout)?;
+    assert_eq!(json["settings"]["learning-rate"], serde_json::json!(["0.1", "0.001"]));
+    dcgan(at, "runs compare a").assert_refused("runs", 2, &["2 values required"]);
+    Ok(())
+}

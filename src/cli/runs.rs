@@ -29,6 +29,20 @@ pub enum RunsCommand {
         /// Its folder, or its name or number under --dir
         run: PathBuf,
     },
+    /// Watch one run: its losses, its newest samples, the time that is left
+    ///
+    /// On a terminal the view follows a run that is training, until that ends or Ctrl-C ends the view. Elsewhere it is
+    /// printed once, as plain text without the samples.
+    Watch {
+        /// Its folder, or its name or number under --dir
+        run: PathBuf,
+    },
+    /// Compare runs: settings that differ, and metrics side by side
+    Compare {
+        /// Their folders, or their names or numbers under --dir
+        #[arg(required = true, num_args = 2..=8, value_name = "RUN")]
+        runs: Vec<PathBuf>,
+    },
     /// Remove old checkpoints, after asking
     ///
     /// Keeps the newest of each run, the newest that shows no sign of collapse, and every file that was

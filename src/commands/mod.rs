@@ -4,10 +4,12 @@
 //! - [`errors`]: errors in terms of flags and commands; [`progress`]: bars and lines on standard error;
 //! - [`output`]: printing, and checks of the files that are to be written;
 //! - [`generator`]: opening the generator that arguments name; [`dataset`]: loading a data set;
+//! - [`watch`] and [`compare`]: two of the commands of `runs`;
 //! - [`ranks`]: several processes for one command;
 //! - [`evaluator`]: what images are measured by; [`movie`]: the film of a run's samples.
 
 mod bench;
+mod compare;
 mod data;
 mod dataset;
 mod doctor;
@@ -31,6 +33,7 @@ mod runs;
 mod sample;
 mod train;
 mod verify;
+mod watch;
 
 pub use bench::bench;
 pub use data::data;

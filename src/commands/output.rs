@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use console::{Alignment, measure_text_width, pad_str};
 use dcgan::error::Usage;
 use dcgan::shape::ImageShape;
 
@@ -18,6 +19,27 @@ pub fn print(bytes: &[u8]) -> Result<ExitCode> {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Rows as lines, their columns as wide as what is in them: the first `left` columns to the left, the others, which hold
+/// numbers, to the right.
+pub(super) fn aligned(rows: &[Vec<String>], left: usize) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column| {
+        let cells = rows.iter().filter_map(|row| row.get::<usize>(column));
+        cells.map(|cell| measure_text_width(cell.as_str())).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
+            let side = if column < left { Alignment::Left } else { Alignment::Right };
+            pad_str(cell, width, side, None)
+        });
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text
 }
 
 /// A path as it is written in a shell command: in quotes where it needs them.

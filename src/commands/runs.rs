@@ -1,4 +1,4 @@
-//! `dcgan runs`: list runs, show one, remove old checkpoints.
+//! `dcgan runs`: list runs, show one, remove old checkpoints. Watching and comparing have files of their own.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal};
@@ -12,9 +12,11 @@ use dcgan::run::list::{State, Summary, find_run, list, prunable_checkpoints};
 use dcgan::run::{RUNS, RunDir};
 use indicatif::DecimalBytes;
 
+use super::compare::compare;
 use super::errors::{print_error, print_warning};
-use super::output::print;
+use super::output::{aligned, print};
 use super::progress::say;
+use super::watch::watch;
 use crate::cli::{RunsArgs, RunsCommand};
 
 /// `dcgan runs`.
@@ -27,6 +29,12 @@ pub fn runs(args: &RunsArgs) -> Result<ExitCode> {
     match command {
         None | Some(RunsCommand::List) => list_runs(dir, *json),
         Some(RunsCommand::Show { run }) => show(&find_run(dir, run)?, *json),
+        Some(RunsCommand::Watch { run }) if *json => show(&find_run(dir, run)?, true),
+        Some(RunsCommand::Watch { run }) => watch(&find_run(dir, run)?),
+        Some(RunsCommand::Compare { runs }) => {
+            let paths = runs.iter().map(|run| find_run(dir, run)).collect::<Result<Vec<_>>>()?;
+            compare(&paths, *json)
+        }
         Some(RunsCommand::Prune { runs, keep, yes, dry_run }) => {
             let runs = if runs.is_empty() {
                 list_all(dir)?
@@ -77,15 +85,14 @@ fn list_runs(dir: &Path, json: bool) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// Columns as wide as what is in them; numbers to the right.
 fn table(summaries: &[Summary]) -> String {
     let header = ["run", "state", "data", "iteration", "d_loss", "g_loss", "size"];
-    let mut rows = vec![header.map(str::to_owned)];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
     for summary in summaries {
         let loss = |pick: fn(&Summary) -> Option<f64>| {
             pick(summary).map_or("-".to_owned(), |loss| format!("{loss:.4}"))
         };
-        rows.push([
+        rows.push(vec![
             summary.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             state(summary.state),
             summary.config.dataset.clone(),
@@ -95,17 +102,7 @@ fn table(summaries: &[Summary]) -> String {
             DecimalBytes(summary.bytes).to_string(),
         ]);
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<_> = (0..header.len()).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
-            if column < 3 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-        });
-        text += cells.collect::<Vec<_>>().join("  ").trim_end();
-        text.push('\n');
-    }
-    text
+    aligned(&rows, 3)
 }
 
 fn state(state: State) -> String {

@@ -9,7 +9,7 @@ use image::{ExtendedColorType, ImageEncoder, ImageFormat, codecs::png::PngEncode
 use crate::shape::{ImageShape, ImageSize};
 
 /// Pixels between the images of a grid.
-const GAP: usize = 2;
+pub const GAP: usize = 2;
 /// Pixels between two grids side by side.
 const DIVIDER: usize = 8;
 

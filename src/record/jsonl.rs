@@ -162,6 +162,22 @@ pub fn read_metrics(path: &Path) -> Result<Vec<Metrics>> {
     Ok(read(path)?.into_iter().filter_map(metrics).collect())
 }
 
+/// The metrics and the evaluations among the lines of the file at `path`.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_series(path: &Path) -> Result<(Vec<Metrics>, Vec<Evaluation>)> {
+    let (mut metrics, mut evaluations) = (Vec::new(), Vec::new());
+    for line in read(path)? {
+        match line {
+            Line::Metrics(line) => metrics.push(line),
+            Line::Evaluation(line) => evaluations.push(line),
+            Line::Rollback(_) => {}
+        }
+    }
+    Ok((metrics, evaluations))
+}
+
 /// Rewrites the file at `path` as it must be when training resumes after `iteration`: metrics and evaluations up to
 /// that iteration, and `rollbacks`, each where it happened. Returns the metrics and evaluations that are left.
 ///

@@ -12,7 +12,7 @@ use super::RunDir;
 use super::list::{State, Summary, name_of};
 use crate::error::Usage;
 use crate::record::grid::Picture;
-use crate::record::jsonl::{Evaluation, Line, Metrics, read};
+use crate::record::jsonl::{Evaluation, Metrics, read_series};
 use crate::record::numbers::{duration, five_digits, thousands};
 use crate::record::plot::Plot;
 use crate::settings::ENVIRONMENT_KEY;
@@ -37,7 +37,9 @@ struct Grid {
 /// [`Usage`], if the run has logged nothing yet. Also if the run's files cannot be read.
 pub fn html(run: &Path, how_to_repeat: &str) -> Result<String> {
     let summary = Summary::read(run)?;
-    let (metrics, evaluations) = logged(run)?;
+    let path = run.join("metrics.jsonl");
+    let (metrics, evaluations) =
+        if path.exists() { read_series(&path)? } else { Default::default() };
     let Some(last) = metrics.last().copied() else {
         let message = format!(
             "{}: nothing has been logged yet, so there is nothing to report",
@@ -98,20 +100,6 @@ pub fn html(run: &Path, how_to_repeat: &str) -> Result<String> {
         rows,
         version => crate::VERSION,
     })?)
-}
-
-/// The metrics and the evaluations that the run has logged.
-fn logged(run: &Path) -> Result<(Vec<Metrics>, Vec<Evaluation>)> {
-    let path = run.join("metrics.jsonl");
-    let (mut metrics, mut evaluations) = (Vec::new(), Vec::new());
-    for line in if path.exists() { read(&path)? } else { Vec::new() } {
-        match line {
-            Line::Metrics(line) => metrics.push(line),
-            Line::Evaluation(line) => evaluations.push(line),
-            Line::Rollback(_) => {}
-        }
-    }
-    Ok((metrics, evaluations))
 }
 
 /// The table at the top of the page, as pairs of name and value.
