@@ -56,12 +56,20 @@ fn compile_shim(lib_dir: &Path) {
     let mut cuda = cuda_headers(lib_dir).filter(|_| lib_dir.join("libc10_cuda.so").exists());
     let mut nccl = cuda.as_deref().and_then(|cuda| nccl_headers(lib_dir, cuda));
     let mut compiled = compile(lib_dir, Path::new(&out_dir), cuda.as_deref(), nccl.as_deref());
+    if let (Err(error), Some(headers)) = (&compiled, &nccl) {
+        println!(
+            "cargo:warning=NCCL is left out, because what needs it does not compile with the headers in {}: {error}",
+            headers.display()
+        );
+        nccl = None;
+        compiled = compile(lib_dir, Path::new(&out_dir), cuda.as_deref(), None);
+    }
     if let (Err(error), Some(headers)) = (&compiled, &cuda) {
         println!(
             "cargo:warning=what needs CUDA is left out, because it does not compile with the headers in {}: {error}",
             headers.display()
         );
-        (cuda, nccl) = (None, None);
+        cuda = None;
         compiled = compile(lib_dir, Path::new(&out_dir), None, None);
     }
     if let Err(error) = compiled {
@@ -129,7 +137,19 @@ fn key_of(lib_dir: &Path, folders: &[&Path], files: &[&str]) -> String {
     for file in files.iter().chain(&["src/torch/shim.h", "src/torch/dist.h", "build.rs"]) {
         key += &fs::read_to_string(file).unwrap_or_default();
     }
+    for header in headers_in(Path::new("src/torch/gloo")) {
+        key += &fs::read_to_string(header).unwrap_or_default();
+    }
     key
+}
+
+/// The files in `folder` and in the folders in it, in the order of their paths.
+fn headers_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    let files = |path: PathBuf| if path.is_dir() { headers_in(&path) } else { vec![path] };
+    paths.into_iter().flat_map(files).collect()
 }
 
 /// The folder of NCCL's headers: beside libtorch, where wheels put them, or with CUDA's.

@@ -310,6 +310,8 @@ def ranks(program, count, chance):
             status, said = end(process)
             wait_until_gone(numbers)
             waits.append(time.monotonic() - start)
+            if victim != process.pid and "error: " not in said:
+                raise Failure(f"nobody says that a rank was killed\n{said}")
             if status == 0:
                 raise Failure(f"the exit status is 0 though a rank was killed\n{said}")
             name = "the launcher" if victim == process.pid else f"rank {numbers.index(victim)}"

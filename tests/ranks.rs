@@ -41,6 +41,7 @@ fn as_ranks<T: Send + 'static>(
             serve: socket.take(),
             prefix: "test".to_owned(),
             identity: format!("thread {rank}"),
+            version: "1".to_owned(),
             rank,
             count,
             timeout: Duration::from_secs(120),
@@ -305,6 +306,14 @@ fn a_continued_run_begins_resumes_and_ends() -> Result<()> {
     assert_eq!(newest(&at.join("it"))?, 2);
     let lines = std::fs::read_to_string(at.join("it/metrics.jsonl"))?;
     assert!(!lines.contains("\"iteration\":3"), "{lines}");
+    // A checkpoint that cannot be read for now may well be whole.
+    let newest = Folder::of_run(&at.join("it")).file(2);
+    std::fs::rename(&newest, at.join("elsewhere"))?;
+    std::fs::create_dir(&newest)?;
+    let refused = dcgan(at, &format!("train {SMALL} --run it --continue --iterations 3"));
+    refused.assert_refused("train", 1, &["iteration-000002.safetensors"]);
+    std::fs::remove_dir(&newest)?;
+    std::fs::rename(at.join("elsewhere"), &newest)?;
     let other = dcgan(at, &format!("train {SMALL} --run it --continue --batch-size 3"));
     other.assert_refused("--continue", 2, &["--continue: batch-size was 4 and is 3"]);
     Ok(())
@@ -312,10 +321,15 @@ fn a_continued_run_begins_resumes_and_ends() -> Result<()> {
 
 /// Starts rank number `rank` of 2, as a launcher would.
 fn start(at: &Path, rank: usize, port: u16, args: &str) -> Child {
+    start_of(2, at, rank, port, args)
+}
+
+/// Starts rank number `rank` of `count`.
+fn start_of(count: usize, at: &Path, rank: usize, port: u16, args: &str) -> Child {
     let mut command = command(at, args);
-    let port = port.to_string();
+    let (count, port) = (count.to_string(), port.to_string());
     for (name, value) in
-        [("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &*port)]
+        [("WORLD_SIZE", &*count), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &*port)]
     {
         command.env(name, value);
     }
@@ -389,7 +403,95 @@ fn other_settings_a_wrong_number_of_ranks_and_a_taken_port_are_told() -> Result<
     rank.assert_refused("train", 1, &["rank 0 of 2", "is taken"]);
     let wrong = ended(start(at, 2, free_port(), &args));
     wrong.assert_refused("train", 2, &["rank 2", "the number of ranks, 2"]);
+    // Two processes of the same number, and two that were told of other numbers of ranks.
+    let args = format!("train {SMALL} --run run --timeout 5");
+    for (count, rank, told) in [(2, 0, "told to be rank 0"), (3, 1, "was told of")] {
+        let port = free_port();
+        let first = start(at, 0, port, &args);
+        let mut other = start_of(count, at, rank, port, &args);
+        let both = [ended(first), {
+            let _ = other.wait();
+            ended(other)
+        }];
+        let said: String = both.iter().map(|ran| ran.stderr.clone()).collect();
+        assert!(both.iter().any(|ran| ran.code == Some(1)) && !said.is_empty(), "{said}");
+        assert!(said.contains(told) || said.contains("is taken"), "{said}");
+    }
     assert!(!at.join("run").exists());
+    Ok(())
+}
+
+#[test]
+fn other_images_on_another_rank_are_told() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let port = free_port();
+    let args = "train --dataset npy:images.npy --range 0,1 --base-width 1 --batch-size 2 --run run";
+    let mut ranks = Vec::new();
+    for rank in [0_u8, 1] {
+        // Each rank has a folder of its own, and in it a file of the same name.
+        let at = folder.path().join(rank.to_string());
+        std::fs::create_dir(&at)?;
+        let images = Tensor::full([4, 32, 32], 0.5 * f64::from(rank), (Kind::Float, Device::Cpu));
+        images.write_npy(at.join("images.npy"))?;
+        ranks.push(start(&at, usize::from(rank), port, args));
+    }
+    for rank in ranks {
+        ended(rank).assert_refused("train", 1, &["all ranks need the same data set"]);
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_to_any_rank_ends_all_and_a_rank_that_hangs_is_not_waited_for_long() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path();
+    let send = |rank: &Child, signal| {
+        // SAFETY: the process is a child that has not been waited for.
+        unsafe { libc::kill(i32::try_from(rank.id()).unwrap(), signal) };
+    };
+    let begun = |run: &str, timeout: u64| {
+        let options = "--iterations 100000 --checkpoint-every 2 --quiet";
+        let args = format!("train {SMALL} --run {run} {options} --timeout {timeout}");
+        let port = free_port();
+        let ranks = [0, 1].map(|rank| start(at, rank, port, &args));
+        wait_for_checkpoint(&at.join(run));
+        ranks
+    };
+    let ranks = begun("ended", 60);
+    send(&ranks[1], libc::SIGINT);
+    for rank in ranks.map(ended) {
+        assert_eq!(rank.code, Some(130), "{}", rank.stderr);
+    }
+    let [first, mut hanging] = begun("hung", 2);
+    send(&hanging, libc::SIGSTOP);
+    let start = Instant::now();
+    ended(first).assert_refused("train", 1, &["rank 0: ", "the time limit is over"]);
+    assert!(start.elapsed() < Duration::from_secs(20));
+    hanging.kill()?;
+    hanging.wait()?;
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_launcher_says_which_rank_was_killed_and_no_rank_is_left() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path();
+    let args = format!("train {SMALL} --run run --iterations 100000 --checkpoint-every 2 --quiet");
+    let mut command = command(at, &format!("{args} --ranks 3"));
+    let launcher = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    wait_for_checkpoint(&at.join("run"));
+    let id = launcher.id();
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+    let victim: i32 = children.split_whitespace().nth(2).unwrap().parse()?;
+    // SAFETY: it only sends a signal, to a child of the launcher, which has not waited for it.
+    unsafe { libc::kill(victim, libc::SIGKILL) };
+    let ran = ended(launcher);
+    ran.assert_refused("train", 1, &["error: rank 2 was ended by signal 9"]);
+    for child in children.split_whitespace() {
+        assert!(!Path::new("/proc").join(child).exists());
+    }
     Ok(())
 }
 

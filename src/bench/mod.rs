@@ -267,8 +267,9 @@ impl WholeIterations {
             true => Some(GraphedIterations::new(number)?),
             false => None,
         };
+        let share = config.ranks.as_ref().map_or(Share::WHOLE, |ranks| ranks.share());
         let inputs = Prefetch::new(InputMaker {
-            batches: Batches::new(random_images(model.image)?, batch_size, 0),
+            batches: Batches::new(random_images(model.image)?, batch_size, 0).shared(share),
             options: (precision.kind(), device),
             seed: 0,
             salt: 0,
@@ -277,7 +278,7 @@ impl WholeIterations {
             z_dim: model.z_dim as usize,
             classes: None,
             step: StepConfig::default(),
-            share: config.ranks.as_ref().map_or(Share::WHOLE, |ranks| ranks.share()),
+            share,
         });
         // Before there is a graph, some iterations are run without one.
         let warmup = warmup.max(10);

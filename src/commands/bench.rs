@@ -9,9 +9,8 @@ use dcgan::bench::{BenchConfig, BenchResult, Exchange};
 use dcgan::settings::Switch;
 use dcgan::shape::ImageShape;
 
-use super::generator::device_of;
 use super::output::print;
-use super::ranks::{OfMachine, Role, TIMEOUT_S, launch};
+use super::ranks::Part;
 use crate::cli::BenchArgs;
 
 /// `dcgan bench`.
@@ -19,14 +18,9 @@ use crate::cli::BenchArgs;
 /// # Errors
 /// As [`dcgan::bench::bench`].
 pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
-    let kind = args.precision.kind();
-    let (device, ranks) = match Role::of(args.ranks)? {
-        Role::Launcher(count) => return launch(count),
-        Role::Alone => (device_of(&args.device, kind)?, None),
-        Role::Rank(place) => {
-            let among = OfMachine::meet(place, TIMEOUT_S)?;
-            (among.device_of(&args.device, kind)?, Some(among.ranks))
-        }
+    let (device, ranks) = match Part::of(args.ranks, &args.device, args.precision.kind())? {
+        Part::Launched(code) => return Ok(code),
+        Part::Here(device, ranks) => (device, ranks),
     };
     let is_first = ranks.as_ref().is_none_or(|ranks| ranks.is_first());
     let result = dcgan::bench::bench(&BenchConfig {

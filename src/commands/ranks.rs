@@ -4,10 +4,10 @@ use std::net::TcpListener;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use dcgan::data::ImageSet;
 use dcgan::device::{self, DeviceChoice, default_threads};
 use dcgan::distributed::Ranks;
@@ -15,10 +15,12 @@ use dcgan::distributed::launch::{Place, SOCKET};
 use dcgan::error::Usage;
 use dcgan::settings::Switch;
 use dcgan::torch::{Failure, GroupError};
+use dcgan::train::interrupt::is_ignored;
 use dcgan::train::is_divergence;
 use tch::{Device, Kind};
 
 use super::errors::print_error;
+use super::generator::device_of;
 use super::progress::say;
 use crate::cli::DeviceArgs;
 
@@ -65,91 +67,183 @@ impl Role {
     }
 }
 
-/// This process among the ranks.
-pub(super) struct OfMachine {
-    pub(super) ranks: Rc<Ranks>,
-    /// The number of this process among those on its machine.
-    local_rank: usize,
+/// Where a command that is no run computes.
+pub(super) enum Part {
+    /// Nowhere: it has started ranks, and they have ended.
+    Launched(ExitCode),
+    /// On this device, together with other ranks if there are any.
+    Here(Device, Option<Rc<Ranks>>),
 }
 
-impl OfMachine {
+impl Part {
+    /// What `--ranks`, the environment and the flags of the device say.
+    ///
+    /// # Errors
+    /// As [`Role::of`], [`launch`], [`Member::meet`] and [`device_of`].
+    pub(super) fn of(asked: Option<u16>, args: &DeviceArgs, kind: Kind) -> Result<Self> {
+        match Role::of(asked)? {
+            Role::Launcher(count) => launch(count).map(Self::Launched),
+            Role::Alone => Ok(Self::Here(device_of(args, kind)?, None)),
+            Role::Rank(place) => {
+                let member = Member::meet(place, TIMEOUT_S)?;
+                let threads = args.threads.map_or_else(default_threads, usize::from);
+                device::configure(member.part_of(threads), args.tf32 == Switch::On)?;
+                Ok(Self::Here(member.device(args.device, kind)?, Some(member.ranks)))
+            }
+        }
+    }
+}
+
+/// This process among the ranks, and among those of its machine.
+pub(super) struct Member {
+    pub(super) ranks: Rc<Ranks>,
+    host: String,
+    /// The number of this process among those on its machine.
+    local_rank: usize,
+    /// How many there are.
+    local_count: usize,
+    /// The first rank on this machine.
+    first_here: usize,
+}
+
+/// Marks the error of another rank, which that rank says, or rank 0.
+#[derive(Debug)]
+struct SaidElsewhere;
+
+impl std::fmt::Display for SaidElsewhere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("another rank has failed")
+    }
+}
+
+impl Member {
     /// Meets the other ranks, and will wait so many seconds for them.
     ///
     /// # Errors
     /// As [`Place::meet`].
     pub(super) fn meet(place: Place, timeout_s: u64) -> Result<Self> {
-        let local_rank = place.local_rank;
-        Ok(Self { ranks: Rc::new(place.meet(Duration::from_secs(timeout_s))?), local_rank })
+        let (local_rank, local_count) = (place.local_rank, place.local_count);
+        let ranks = Rc::new(place.meet(Duration::from_secs(timeout_s))?);
+        let host = gethostname::gethostname().to_string_lossy().into_owned();
+        let hosts = ranks.texts(&host)?;
+        let here: Vec<_> = (0..hosts.len()).filter(|&rank| hosts[rank] == host).collect();
+        let own = here.iter().position(|&rank| rank == ranks.share().rank).unwrap_or_default();
+        Ok(Self {
+            ranks,
+            host,
+            local_rank: local_rank.unwrap_or(own),
+            local_count: local_count.unwrap_or(here.len()).max(1),
+            first_here: here.first().copied().unwrap_or_default(),
+        })
     }
 
-    /// The part of `threads` that this rank has: the ranks of a machine share them, as far as the launcher says how many
-    /// they are.
-    pub(super) fn part_of(threads: usize) -> usize {
-        let told = std::env::var("LOCAL_WORLD_SIZE").ok().and_then(|text| text.parse().ok());
-        (threads / told.unwrap_or(1).max(1)).max(1)
-    }
-
-    /// Sets what decides how libtorch computes, and gives this rank's device for networks of `kind`.
-    ///
-    /// # Errors
-    /// As [`Self::device`].
-    pub(super) fn device_of(&self, args: &DeviceArgs, kind: Kind) -> Result<Device> {
-        let threads = args.threads.map_or_else(default_threads, usize::from);
-        device::configure(Self::part_of(threads), args.tf32 == Switch::On)?;
-        self.device(args.device, kind)
+    /// The part of `threads` that this rank has: the ranks of a machine share them.
+    pub(super) fn part_of(&self, threads: usize) -> usize {
+        (threads / self.local_count).max(1)
     }
 
     /// The device of this rank for networks of `kind`: of several GPUs, the one with its number on this machine.
     ///
     /// # Errors
-    /// As [`device::resolve`]; if the device is an Apple GPU, or this build has no NCCL for CUDA.
-    pub(super) fn device(&self, mut choice: DeviceChoice, kind: Kind) -> Result<Device> {
+    /// [`Usage`], if there is no such device, two ranks have the same GPU, or it is an Apple GPU; if this build has no
+    /// NCCL for CUDA.
+    pub(super) fn device(&self, choice: DeviceChoice, kind: Kind) -> Result<Device> {
+        let own = self.own_device(choice, kind);
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+        let text = match &own {
+            Ok(Device::Cuda(number)) => format!("cuda:{number} {visible} of {}", self.host),
+            Ok(_) => "cpu".to_owned(),
+            Err(_) => String::new(),
+        };
+        let all = self.ranks.texts(&text)?;
+        let device = own?;
+        if let Some(rank) = all.iter().position(String::is_empty) {
+            return Err(anyhow!("rank {rank} has no such device").context(SaidElsewhere));
+        }
+        let Device::Cuda(number) = device else { return Ok(device) };
+        let rank = self.ranks.share().rank;
+        if let Some(other) = (0..all.len()).find(|&other| other != rank && all[other] == text) {
+            let message = format!(
+                "rank {rank} and rank {other} would share cuda:{number} of {}; expected a GPU for each rank: give fewer ranks, or --device cpu",
+                self.host
+            );
+            let error = anyhow!(Usage(message));
+            // The first rank says it.
+            let is_said = (0..rank).any(|other| all[..other].contains(&all[other]));
+            return Err(if is_said || other < rank { error.context(SaidElsewhere) } else { error });
+        }
+        self.ranks.use_cuda(number)?;
+        Ok(device)
+    }
+
+    fn own_device(&self, choice: DeviceChoice, kind: Kind) -> Result<Device> {
         let first = device::resolve(choice, kind)?;
+        let share = self.ranks.share();
         if first == Device::Mps {
             let problem = "ranks cannot share an Apple GPU; give --device cpu";
             return Err(Usage(format!("--device {choice}: {problem}")).into());
         }
         // Where launchers show each rank its own GPU only, that is number 0.
-        if first.is_cuda() && tch::Cuda::device_count() > 1 {
-            choice = DeviceChoice::Cuda(Some(self.local_rank));
+        if !first.is_cuda() || tch::Cuda::device_count() < 2 || share.count == 1 {
+            return Ok(first);
         }
-        let device = device::resolve(choice, kind)?;
-        if let Device::Cuda(number) = device {
-            self.ranks.use_cuda(number)?;
+        if matches!(choice, DeviceChoice::Cuda(Some(_))) {
+            let problem = "each rank has a GPU of its own; give --device cuda";
+            return Err(Usage(format!("--device {choice}: {problem}")).into());
         }
-        Ok(device)
+        device::resolve(DeviceChoice::Cuda(Some(self.local_rank)), kind)
     }
 
-    /// Does `load` on one rank of this machine first, so that the others find in the cache what it has made.
+    /// Does `load` on one rank of each machine first, so that the others find in the cache what it has made. Returns when
+    /// all ranks have loaded: nothing that is waited for with a time limit begins before that.
     ///
     /// # Errors
-    /// Those of `load`; if the rank that loads first ends before it is done.
-    pub(super) fn one_after_another(
-        &self,
-        load: impl Fn() -> Result<ImageSet>,
-    ) -> Result<ImageSet> {
-        let key = format!("loaded/{}", gethostname::gethostname().display());
-        if self.local_rank == 0 {
-            let set = load()?;
-            self.ranks.group().tell(&key, "done")?;
-            return Ok(set);
+    /// Those of `load` on any rank; if rank 0 ends before all have loaded.
+    pub(super) fn load(&self, load: impl Fn() -> Result<ImageSet>) -> Result<ImageSet> {
+        let key = |rank: usize| format!("loaded/{rank}");
+        let ensure_loaded = |rank: usize| match &*self.ranks.wait_for(&key(rank))? {
+            "" => Ok(()),
+            problem => Err(anyhow!("rank {rank}: {problem}").context(SaidElsewhere)),
+        };
+        let share = self.ranks.share();
+        let set = if share.rank == self.first_here {
+            load()
+        } else {
+            ensure_loaded(self.first_here).and_then(|()| load())
+        };
+        let problem = set.as_ref().err().map(|error| format!("{error:#}"));
+        self.ranks.group().tell(&key(share.rank), &problem.unwrap_or_default())?;
+        let set = set?;
+        (0..share.count).try_for_each(ensure_loaded)?;
+        Ok(set)
+    }
+
+    /// Ends all ranks with the error of the first that has `refused` something; rank 0 says it.
+    ///
+    /// # Errors
+    /// [`Usage`]; if another rank does not answer.
+    pub(super) fn ensure_none_refuses(&self, refused: Option<String>) -> Result<()> {
+        let all = self.ranks.texts(refused.as_deref().unwrap_or_default())?;
+        match all.into_iter().find(|text| !text.is_empty()) {
+            None => Ok(()),
+            Some(text) if self.ranks.is_first() => Err(Usage(text).into()),
+            Some(text) => Err(anyhow!(Usage(text)).context(SaidElsewhere)),
         }
-        self.ranks.wait_for(&key)?;
-        load()
     }
 }
 
 /// Prints what has ended rank number `rank` in `command`, unless rank 0 or what has started the ranks says it.
 pub(super) fn print_error_of_rank(error: &anyhow::Error, rank: usize, command: &str) {
     let of_group = error.downcast_ref::<GroupError>();
-    if of_group.is_none() && rank == 0 {
+    if of_group.is_none() && rank == 0 && !error.is::<SaidElsewhere>() {
         return print_error(error, command);
     }
     let is_broken = of_group.is_some_and(|error| error.failure == Failure::Connection);
-    let is_said =
-        rank > 0 && is_divergence(error) || is_broken && std::env::var_os(STARTED).is_some();
+    let is_said_elsewhere = is_broken || error.is::<SaidElsewhere>();
+    let is_said = rank > 0 && is_divergence(error)
+        || is_said_elsewhere && std::env::var_os(STARTED).is_some();
     if !is_said {
-        print_error(&anyhow::anyhow!("rank {rank}: {error:#}"), command);
+        print_error(&anyhow!("rank {rank}: {error:#}"), command);
     }
 }
 
@@ -173,17 +267,17 @@ pub(super) fn launch(count: usize) -> Result<ExitCode> {
         }
     }
     drop(socket);
-    let mut failed: Option<(usize, ExitStatus, Instant)> = None;
+    let mut failed: Option<(ExitStatus, Instant)> = None;
+    let mut is_killing = false;
     loop {
         for (number, rank) in ranks.iter_mut().enumerate() {
             if rank.status.is_none() {
                 rank.status = rank.child.try_wait().context("a rank is gone")?;
                 if let Some(status) = rank.status
                     && is_failure(status)
-                    && failed.is_none()
                 {
-                    failed = Some((number, status, Instant::now()));
-                    if let Some(how) = killed(status) {
+                    failed.get_or_insert((status, Instant::now()));
+                    if let Some(how) = killed(status).filter(|_| !is_killing) {
                         say(&format!(
                             "error: rank {number} was ended by {how}; the other ranks end"
                         ));
@@ -194,8 +288,16 @@ pub(super) fn launch(count: usize) -> Result<ExitCode> {
         if ranks.iter().all(|rank| rank.status.is_some()) {
             break;
         }
-        if failed.is_some_and(|(_, _, when)| when.elapsed() > GRACE) {
+        if failed.is_some_and(|(_, when)| when.elapsed() > GRACE) {
+            is_killing = true;
             ranks.iter_mut().for_each(Rank::kill);
+        }
+        #[cfg(unix)]
+        if signals.is_stopped.swap(false, Ordering::Relaxed) {
+            ranks.iter().for_each(|rank| rank.signal(libc::SIGSTOP));
+            // SAFETY: it takes a number. This process goes on behind it once it is continued.
+            unsafe { libc::raise(libc::SIGSTOP) };
+            ranks.iter().for_each(|rank| rank.signal(libc::SIGCONT));
         }
         if let Some((signal, is_first)) = signals.next() {
             // The ranks agree among themselves on the first. Who asks again does not want to wait for that.
@@ -204,9 +306,10 @@ pub(super) fn launch(count: usize) -> Result<ExitCode> {
         }
         std::thread::sleep(LOOK_EVERY);
     }
-    let code = match failed {
-        Some((_, status, _)) => status.code().unwrap_or(1),
-        None => ranks.first().and_then(|rank| rank.status?.code()).unwrap_or(1),
+    let code = match (failed, signals.first.get()) {
+        (Some(_), Some(signal)) => 128 + signal,
+        (Some((status, _)), None) => status.code().unwrap_or(1),
+        (None, _) => ranks.first().and_then(|rank| rank.status?.code()).unwrap_or(1),
     };
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
@@ -322,7 +425,10 @@ fn prepare_child(socket: Option<i32>, parent: u32) -> std::io::Result<()> {
 /// Signals that ask to end, and that have not been handed on yet.
 struct Signals {
     caught: Vec<(i32, Arc<AtomicUsize>)>,
-    handed_on: std::cell::Cell<bool>,
+    /// The first that was handed on.
+    first: std::cell::Cell<Option<i32>>,
+    /// Whether the terminal has asked for a pause (Ctrl-Z).
+    is_stopped: Arc<AtomicBool>,
 }
 
 impl Signals {
@@ -333,19 +439,30 @@ impl Signals {
         #[cfg(not(unix))]
         let all = [SIGINT, SIGTERM];
         let mut caught = Vec::new();
-        for signal in all {
+        // Those that are ignored, as `nohup` arranges, stay so.
+        for signal in all.into_iter().filter(|&signal| !is_ignored(signal)) {
             let flag = Arc::new(AtomicUsize::new(0));
             signal_hook::flag::register_usize(signal, Arc::clone(&flag), 1)
                 .context("signals cannot be handled")?;
             caught.push((signal, flag));
         }
-        Ok(Self { caught, handed_on: false.into() })
+        let is_stopped = Arc::new(AtomicBool::new(false));
+        #[cfg(unix)]
+        if !is_ignored(signal_hook::consts::SIGTSTP) {
+            signal_hook::flag::register(signal_hook::consts::SIGTSTP, Arc::clone(&is_stopped))
+                .context("signals cannot be handled")?;
+        }
+        Ok(Self { caught, first: None.into(), is_stopped })
     }
 
     /// The next one, and whether it is the first.
     fn next(&self) -> Option<(i32, bool)> {
         let mut caught = self.caught.iter();
         let (signal, _) = caught.find(|(_, flag)| flag.swap(0, Ordering::Relaxed) > 0)?;
-        Some((*signal, !self.handed_on.replace(true)))
+        let is_first = self.first.get().is_none();
+        if is_first {
+            self.first.set(Some(*signal));
+        }
+        Some((*signal, is_first))
     }
 }

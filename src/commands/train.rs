@@ -28,7 +28,7 @@ use super::generator::{note_on, note_on_tf32};
 use super::memory::{ensure_enough, told};
 use super::output::{print, shell_quoted};
 use super::progress::{Progress, say};
-use super::ranks::{OfMachine, Role, launch, print_error_of_rank};
+use super::ranks::{Member, Role, launch, print_error_of_rank};
 use crate::cli::{TrainArgs, Verbosity};
 
 /// `dcgan train`.
@@ -46,21 +46,27 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
         }
         Role::Rank(place) if !args.dry_run => {
             let rank = place.share.rank;
-            let result = OfMachine::meet(place, args.timeout).and_then(|among| match rank {
-                0 => as_first(args, Some(&among)),
-                _ => assist(args, &among),
-            });
-            result.or_else(|error| {
+            let told = |error: anyhow::Error| {
                 print_error_of_rank(&error, rank, "train");
                 Ok(exit_code(&error))
-            })
+            };
+            let among = match Member::meet(place, args.timeout) {
+                Ok(among) => among,
+                Err(error) => return told(error),
+            };
+            let result = match rank {
+                0 => as_first(args, Some(&among)),
+                _ => assist(args, &among),
+            };
+            // Said before the connections are closed, which may take a while.
+            result.or_else(told)
         }
         Role::Rank(place) if place.share.rank > 0 => Ok(ExitCode::SUCCESS),
         _ => as_first(args, None),
     }
 }
 
-fn as_first(args: &TrainArgs, ranks: Option<&OfMachine>) -> Result<ExitCode> {
+fn as_first(args: &TrainArgs, ranks: Option<&Member>) -> Result<ExitCode> {
     match (args.resumed(), &args.fork) {
         (None, _) => begin(args, ranks),
         (Some(of), None) => resume(args, &of, ranks),
@@ -69,19 +75,20 @@ fn as_first(args: &TrainArgs, ranks: Option<&OfMachine>) -> Result<ExitCode> {
 }
 
 /// What a rank other than the first does.
-fn assist(args: &TrainArgs, among: &OfMachine) -> Result<ExitCode> {
+fn assist(args: &TrainArgs, among: &Member) -> Result<ExitCode> {
     // Rank 0 has read the settings, which may come from a checkpoint. A flag that says otherwise is a mistake.
     let text = among.ranks.text_of_first("")?;
     let of_first: TrainConfig = toml::from_str(&text)?;
-    let own = args.resolve_on(&of_first)?;
-    let changes = of_first.changes(&own)?;
+    let own = args.resolve_continued(&of_first)?;
     let rank = among.ranks.share().rank;
-    let refused = changes.first().map(|Change { key, was, is }| {
+    let changes = of_first.all_changes(&own)?;
+    let changes = changes.iter().filter(|change| !["device", "threads"].contains(&&*change.key));
+    let refused = changes.into_iter().next().map(|Change { key, was, is }| {
         format!(
             "--{key} is {was} on rank 0 and {is} on rank {rank}; all ranks need the same settings"
         )
     });
-    ensure_all_agree(&among.ranks, refused)?;
+    among.ensure_none_refuses(refused)?;
     let config = TrainConfig { device: own.device, threads: own.threads, ..of_first };
     let prepared = Prepared::with_config(args, config, Some(among), Verbosity::Quiet)?;
     let interrupt = Interrupt::on_signals()?;
@@ -104,37 +111,28 @@ fn assist(args: &TrainArgs, among: &OfMachine) -> Result<ExitCode> {
 const TRAINS: &str = "train";
 
 /// Says to the other ranks whether there is something to train.
-fn go_on(ranks: Option<&OfMachine>, trains: bool) -> Result<()> {
+fn go_on(ranks: Option<&Member>, trains: bool) -> Result<()> {
     let Some(among) = ranks else { return Ok(()) };
     among.ranks.text_of_first(if trains { TRAINS } else { "" })?;
     // None ends while another needs it.
     if trains { Ok(()) } else { among.ranks.barrier() }
 }
 
-/// Checks that all ranks have loaded the same images with the same program.
+/// Checks that all ranks have loaded the same images.
 fn ensure_same_set(ranks: &Ranks, identity: &SetIdentity) -> Result<()> {
-    let own = format!("dcgan {}, images {}", dcgan::VERSION, serde_json::to_string(identity)?);
+    let own = serde_json::to_string(identity)?;
     let all = ranks.texts(&own)?;
     for (rank, of_rank) in all.iter().enumerate() {
         ensure!(
             *of_rank == all[0],
-            "rank 0 has {}, and rank {rank} has {of_rank}; all ranks need the same program and the same data set",
+            "rank 0 has the images {}, and rank {rank} has {of_rank}; all ranks need the same data set",
             all[0]
         );
     }
     Ok(())
 }
 
-/// Ends all ranks with the error of the first that has `refused` something.
-fn ensure_all_agree(ranks: &Ranks, refused: Option<String>) -> Result<()> {
-    let all = ranks.texts(refused.as_deref().unwrap_or_default())?;
-    match all.into_iter().find(|text| !text.is_empty()) {
-        Some(text) => Err(Usage(text).into()),
-        None => Ok(()),
-    }
-}
-
-fn begin(args: &TrainArgs, ranks: Option<&OfMachine>) -> Result<ExitCode> {
+fn begin(args: &TrainArgs, ranks: Option<&Member>) -> Result<ExitCode> {
     let resolved = args.resolve()?;
     let prepared = Prepared::new(args, resolved.config, ranks)?;
     let asked = resolved.run.as_deref();
@@ -148,7 +146,7 @@ fn begin(args: &TrainArgs, ranks: Option<&OfMachine>) -> Result<ExitCode> {
     prepared.train(&run, None, ranks)
 }
 
-fn resume(args: &TrainArgs, of: &Path, ranks: Option<&OfMachine>) -> Result<ExitCode> {
+fn resume(args: &TrainArgs, of: &Path, ranks: Option<&Member>) -> Result<ExitCode> {
     let path = find(of)?;
     if path.is_file() {
         let message = "a run resumes from its newest checkpoint: give its folder, or --fork NEWRUN to \
@@ -207,7 +205,7 @@ fn resume(args: &TrainArgs, of: &Path, ranks: Option<&OfMachine>) -> Result<Exit
     prepared.train(&run, saved.checkpoint, ranks)
 }
 
-fn fork(args: &TrainArgs, of: &Path, to: &Path, ranks: Option<&OfMachine>) -> Result<ExitCode> {
+fn fork(args: &TrainArgs, of: &Path, to: &Path, ranks: Option<&Member>) -> Result<ExitCode> {
     let path = find(of)?;
     RunDir::check(to)?;
     if to.starts_with(&path) {
@@ -279,10 +277,10 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(args: &TrainArgs, config: TrainConfig, ranks: Option<&OfMachine>) -> Result<Self> {
-        if let Some(OfMachine { ranks, .. }) = ranks {
-            ranks.text_of_first(&toml::to_string(&config)?)?;
-            ensure_all_agree(ranks, None)?;
+    fn new(args: &TrainArgs, config: TrainConfig, ranks: Option<&Member>) -> Result<Self> {
+        if let Some(among) = ranks {
+            among.ranks.text_of_first(&toml::to_string(&config)?)?;
+            among.ensure_none_refuses(None)?;
         }
         Self::with_config(args, config, ranks, args.verbosity())
     }
@@ -290,14 +288,14 @@ impl Prepared {
     fn with_config(
         args: &TrainArgs,
         mut config: TrainConfig,
-        ranks: Option<&OfMachine>,
+        ranks: Option<&Member>,
         verbosity: Verbosity,
     ) -> Result<Self> {
         // A wrong name is refused although nothing may be measured, and before a data set is fetched.
         let metric =
             Metric::that_decides(&config.eval_metric).map_err(|error| args.with_its_file(error))?;
         let threads = config.threads.unwrap_or_else(default_threads);
-        let own_threads = ranks.map_or(threads, |_| OfMachine::part_of(threads));
+        let own_threads = ranks.map_or(threads, |among| among.part_of(threads));
         device::configure(own_threads, config.tf32 == Switch::On)?;
         let kind = config.precision.kind();
         let device = match ranks {
@@ -326,12 +324,12 @@ impl Prepared {
         };
         let set = match ranks {
             None => load()?,
-            Some(among) => among.one_after_another(load)?,
+            Some(among) => among.load(load)?,
         };
         let config = config.with_size(set.shape().size)?;
         let identity = set.identity_for(config.conditional.is_on())?;
-        if let Some(OfMachine { ranks, .. }) = ranks {
-            ensure_same_set(ranks, &identity)?;
+        if let Some(among) = ranks {
+            ensure_same_set(&among.ranks, &identity)?;
         }
         let architecture = Architecture::new(config.model(set.shape(), identity.class_count()))?;
         let memory = estimate(&architecture, &config);
@@ -424,7 +422,7 @@ impl Prepared {
         self,
         run: &RunDir,
         from: Option<Checkpoint>,
-        ranks: Option<&OfMachine>,
+        ranks: Option<&Member>,
     ) -> Result<ExitCode> {
         go_on(ranks, true)?;
         let total = self.total();

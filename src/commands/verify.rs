@@ -9,9 +9,8 @@ use dcgan::verify::Report;
 use tch::Kind;
 
 use super::errors::print_error;
-use super::generator::device_of;
 use super::output::print;
-use super::ranks::{OfMachine, Role, TIMEOUT_S, launch};
+use super::ranks::Part;
 use crate::cli::VerifyArgs;
 
 /// `dcgan verify`.
@@ -19,13 +18,9 @@ use crate::cli::VerifyArgs;
 /// # Errors
 /// As [`dcgan::verify::verify`]; a disagreement is exit status 1, no error.
 pub fn verify(args: &VerifyArgs) -> Result<ExitCode> {
-    let (device, ranks) = match Role::of(args.ranks)? {
-        Role::Launcher(count) => return launch(count),
-        Role::Alone => (device_of(&args.device, Kind::Float)?, None),
-        Role::Rank(place) => {
-            let among = OfMachine::meet(place, TIMEOUT_S)?;
-            (among.device_of(&args.device, Kind::Float)?, Some(among.ranks))
-        }
+    let (device, ranks) = match Part::of(args.ranks, &args.device, Kind::Float)? {
+        Part::Launched(code) => return Ok(code),
+        Part::Here(device, ranks) => (device, ranks),
     };
     let is_first = ranks.as_ref().is_none_or(|ranks| ranks.is_first());
     let mut failed = 0;

@@ -19,8 +19,10 @@ pub const SOCKET: &str = "DCGAN_SOCKET";
 pub struct Place {
     /// Which of the ranks this is.
     pub share: Share,
-    /// The number of this process among those on its machine, from 0.
-    pub local_rank: usize,
+    /// The number of this process among those on its machine, from 0, if the launcher says it.
+    pub local_rank: Option<usize>,
+    /// How many processes there are on its machine, if the launcher says it.
+    pub local_count: Option<usize>,
     /// Where rank 0, or the launcher, serves the place at which ranks meet.
     pub host: String,
     /// Its port.
@@ -58,7 +60,11 @@ impl Place {
                 "rank {rank}: expected less than the number of ranks, {count}"
             )));
         }
-        let local_rank = number(variable, local, 0..=1_000_000)?.unwrap_or(rank);
+        if count == 1 && variable("MASTER_ADDR").is_none() {
+            return Ok(None);
+        }
+        let local_rank = number(variable, local, 0..=1_000_000)?;
+        let local_count = number(variable, "LOCAL_WORLD_SIZE", 1..=1_000_000)?;
         let host = match variable("MASTER_ADDR") {
             Some(host) => host,
             None if is_slurm => {
@@ -81,6 +87,7 @@ impl Place {
         Ok(Some(Self {
             share: Share { rank, count },
             local_rank,
+            local_count,
             host,
             port,
             is_served: text("TORCHELASTIC_USE_AGENT_STORE") == "True",
@@ -114,6 +121,7 @@ impl Place {
             serve,
             prefix,
             identity,
+            version: format!("dcgan {}", crate::VERSION),
             rank: share.rank,
             count: share.count,
             timeout,
@@ -237,8 +245,9 @@ mod tests {
     fn torchruns_and_slurms_variables_are_understood() {
         assert_eq!(place(&[]), Ok(None));
         assert_eq!(place(&[("RANK", "1")]), Ok(None));
+        assert_eq!(place(&[("RANK", "0"), ("WORLD_SIZE", "1")]), Ok(None));
         let found = place(&TORCHRUN).unwrap().unwrap();
-        assert_eq!((found.share, found.local_rank), (Share { rank: 5, count: 8 }, 1));
+        assert_eq!((found.share, found.local_rank), (Share { rank: 5, count: 8 }, Some(1)));
         assert_eq!((found.host.as_str(), found.port, found.is_served), ("host", 29500, false));
 
         let slurm = [
@@ -249,7 +258,7 @@ mod tests {
             ("SLURM_JOB_ID", "12345"),
         ];
         let found = place(&slurm).unwrap().unwrap();
-        assert_eq!((found.share, found.local_rank), (Share { rank: 3, count: 4 }, 1));
+        assert_eq!((found.share, found.local_rank), (Share { rank: 3, count: 4 }, Some(1)));
         assert_eq!((found.host.as_str(), found.port), ("gpu03", 22345));
         assert_eq!(place(&[("SLURM_STEP_NUM_TASKS", "1"), ("SLURM_PROCID", "0")]), Ok(None));
     }

@@ -409,7 +409,7 @@ impl Folder {
 }
 
 /// Whether reading a file failed because of the disk or the system, not because of the file's content.
-fn is_failure_of_disk(error: &anyhow::Error) -> bool {
+pub fn is_failure_of_disk(error: &anyhow::Error) -> bool {
     let kind = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
     // These two kinds are no failures of the disk: the file is shorter than its header says, or it was pruned just
     // now.

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::folder::RunDir;
 use crate::data::SetIdentity;
 use crate::error::{Fixable, Usage};
-use crate::run::checkpoint::{Checkpoint, Folder, Header};
+use crate::run::checkpoint::{Checkpoint, Folder, Header, is_failure_of_disk};
 use crate::settings::{Change, TrainConfig, read_run_config};
 
 /// A run that was saved to the disk.
@@ -56,9 +56,13 @@ impl Saved {
         ensure_run(folder)?;
         let path = folder.join("config.toml");
         let is_lost = |problem| Fixable::StateIsLost { config: path.clone(), problem };
-        let checkpoint = Folder::of_run(folder)
-            .latest(u64::MAX, report)
-            .map_err(|error| is_lost(format!("{error:#}")))?;
+        let checkpoint = Folder::of_run(folder).latest(u64::MAX, report).map_err(|error| {
+            match is_failure_of_disk(&error) {
+                // The files may well be whole.
+                true => error,
+                false => is_lost(format!("{error:#}")).into(),
+            }
+        })?;
         let config = config_of(folder, checkpoint.as_ref().map(|checkpoint| &checkpoint.header))?;
         let has_trained = folder.join("metrics.jsonl").metadata().is_ok_and(|file| file.len() > 0);
         ensure!(

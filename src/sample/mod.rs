@@ -247,9 +247,8 @@ impl Sampler {
     /// As [`Self::each`].
     pub fn sample_range(&self, seed: u64, numbers: Range<usize>) -> Result<Vec<u8>> {
         let mut images = Vec::with_capacity(numbers.len() * self.image_len());
-        let noise = |rows: Range<usize>| {
-            self.noise(seed, (numbers.start + rows.start) as u64, rows.len())
-        };
+        let noise =
+            |rows: Range<usize>| self.noise(seed, (numbers.start + rows.start) as u64, rows.len());
         self.each(numbers.len(), &noise, &mut |block| {
             images.extend_from_slice(block);
             Ok(())

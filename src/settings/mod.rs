@@ -585,6 +585,14 @@ impl TrainConfig {
         self.differences(other, |on_resume| !matches!(on_resume, OnResume::MayChange(_)))
     }
 
+    /// As [`TrainConfig::changes`], of all settings.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::changes`].
+    pub fn all_changes(&self, other: &Self) -> Result<Vec<Change>> {
+        self.differences(other, |_| true)
+    }
+
     /// As [`TrainConfig::changes`], of the settings that must not differ in a fork either.
     ///
     /// # Errors

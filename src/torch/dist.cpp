@@ -67,7 +67,9 @@ char* failure_of(Body&& body) {
     return failure('O', error.what_without_backtrace());
   } catch (const std::exception& error) {
     // gloo's exceptions are of no class of libtorch's.
-    return failure(strstr(error.what(), "imed out") ? 'T' : 'N', error.what());
+    auto has = [&](const char* text) { return strstr(error.what(), text) != nullptr; };
+    auto is_broken = has("onnection") || has("ocket") || has("peer") || has("eset");
+    return failure(has("imed out") ? 'T' : is_broken ? 'N' : 'B', error.what());
   } catch (...) {
     return failure('O', "an exception of no known type");
   }
@@ -162,9 +164,11 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
     auto dy = gradients[0].to(weight.scalar_type());
     at::Tensor dx, d_weight, d_bias;
     if (x.numel() > 0) {
-      // As if the statistics were constants.
-      std::tie(dx, d_weight, d_bias) =
-          at::native_batch_norm_backward(dy, x, weight, mean, variance, {}, {}, false, epsilon, {true, true, true});
+      // As if the statistics were constants. On CUDA, tensors that are not there are an error; of empty ones it does not
+      // expect what it has saved of a forward pass.
+      auto none = at::empty({0}, mean.options());
+      std::tie(dx, d_weight, d_bias) = at::native_batch_norm_backward(dy, x, weight, mean, variance, none, none, false,
+                                                                      epsilon, {true, true, true});
     } else {
       dx = at::empty_like(x);
       d_weight = at::zeros_like(weight);
@@ -194,6 +198,9 @@ void greet(DcganGroup& group, const DcganGroupConfig& config) {
   std::string identity = config.identity;
   auto told = claim(store, "world_size", size);
   TORCH_CHECK_VALUE(told == size, "this process was told of ", size, " ranks, and another one of ", told);
+  auto version = claim(store, "version", config.version);
+  TORCH_CHECK_VALUE(version == config.version, "all ranks need the same program: this one is ", config.version,
+                    ", and another one ", version);
   auto own = claim(store, "rank/" + std::to_string(config.rank), identity);
   TORCH_CHECK_VALUE(own == identity, "two processes were told to be rank ", config.rank, ": ", own, " and ", identity);
   auto end = std::chrono::steady_clock::now() + group.timeout;

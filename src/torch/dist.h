@@ -22,6 +22,7 @@ struct DcganGroupConfig {
   int listen_fd;         // on this bound and listening socket
   const char* prefix;    // of all keys in the store: a job that starts anew takes another
   const char* identity;  // of this process, unlike that of any other
+  const char* version;   // of the program: all must have the same
   int rank, world_size;
   int64_t timeout_ms;    // for the rendezvous and for every collective
   const char* address;   // the local address on which gloo listens

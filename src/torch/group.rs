@@ -26,6 +26,7 @@ struct RawConfig {
     listen_fd: c_int,
     prefix: *const c_char,
     identity: *const c_char,
+    version: *const c_char,
     rank: c_int,
     world_size: c_int,
     timeout_ms: i64,
@@ -119,9 +120,17 @@ impl GroupError {
         if !["gloo", "NCCL", "c10d"].iter().any(|name| text.contains(name)) {
             return error.into();
         }
-        let is_late = text.contains("imed out") || text.contains("imeout");
-        let failure = if is_late { Failure::Timeout } else { Failure::Connection };
-        let message = text.lines().next().unwrap_or_default().to_owned();
+        let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        let failure = if has(&["imed out", "imeout"]) {
+            Failure::Timeout
+        } else if has(&["onnection", "ocket", "peer", "eset"]) {
+            Failure::Connection
+        } else {
+            Failure::Backend
+        };
+        // NCCL says what has happened behind these words, on a line of its own.
+        let last = text.split("Last error:").nth(1).map(str::trim).filter(|last| !last.is_empty());
+        let message = last.unwrap_or(&text).lines().next().unwrap_or_default().to_owned();
         Self { failure, message }.into()
     }
 }
@@ -183,6 +192,8 @@ pub struct GroupConfig {
     pub prefix: String,
     /// Says who this process is, unlike any other.
     pub identity: String,
+    /// The version of the program, which must be the same in all processes.
+    pub version: String,
     /// The number of this process, from 0.
     pub rank: usize,
     /// The number of processes.
@@ -227,6 +238,7 @@ impl Group {
     pub fn join(config: GroupConfig) -> Result<Self, GroupError> {
         let (host, prefix) = (c_string(&config.host)?, c_string(&config.prefix)?);
         let (identity, address) = (c_string(&config.identity)?, c_string(&config.address)?);
+        let version = c_string(&config.version)?;
         let raw_config = RawConfig {
             host: host.as_ptr(),
             port: config.port,
@@ -234,6 +246,7 @@ impl Group {
             listen_fd: config.serve.map_or(-1, descriptor),
             prefix: prefix.as_ptr(),
             identity: identity.as_ptr(),
+            version: version.as_ptr(),
             rank: config.rank as c_int,
             world_size: config.count as c_int,
             timeout_ms: i64::try_from(config.timeout.as_millis()).unwrap_or(i64::MAX),
@@ -394,6 +407,7 @@ mod tests {
                     serve: socket.take(),
                     prefix: "test".to_owned(),
                     identity: format!("thread {rank}"),
+                    version: "1".to_owned(),
                     rank,
                     count,
                     timeout,

@@ -82,8 +82,9 @@ impl Interrupt {
     }
 }
 
+/// Whether this process ignores the signal, as `nohup` arranges for SIGHUP.
 #[cfg(unix)]
-fn is_ignored(signal: i32) -> bool {
+pub fn is_ignored(signal: i32) -> bool {
     // SAFETY: without a new action, `sigaction` only writes the present action to `present`, and all zeros are
     // a valid value for `present` to start with.
     unsafe {
@@ -93,7 +94,8 @@ fn is_ignored(signal: i32) -> bool {
     }
 }
 
+/// Whether this process ignores the signal.
 #[cfg(not(unix))]
-fn is_ignored(_: i32) -> bool {
+pub fn is_ignored(_: i32) -> bool {
     false
 }

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod objective;
 pub mod state;
 pub mod step;
+mod together;
 mod trainer;
 mod worker;
 

@@ -14,7 +14,7 @@ use super::inputs::InputMaker;
 use super::interrupt::{Interrupt, Signal};
 use super::state;
 use super::step::{Gan, Inputs, StepStats, StepValues};
-use super::worker::{Position, agree, hand_out, requested, sampled};
+use super::together::{Position, agree, hand_out, requested, sampled, unless_any_fails};
 use crate::data::ImageSet;
 use crate::data::batches::epoch_of;
 use crate::data::prefetch::Prefetch;
@@ -288,8 +288,11 @@ impl<'a> Trainer<'a> {
         // Sample: from the same z every time, with moving statistics.
         if due.is_sampled {
             self.gan.synchronize()?;
-            self.journal
-                .samples(iteration, &sample(self.gan.model_for_images(), &self.fixed_z)?)?;
+            let mut images = sample(self.gan.model_for_images(), &self.fixed_z);
+            if let Some(ranks) = &self.ranks {
+                images = unless_any_fails(ranks, images);
+            }
+            self.journal.samples(iteration, &images?)?;
         }
 
         // Evaluate.
@@ -333,7 +336,7 @@ impl<'a> Trainer<'a> {
             }
             Some(ranks) => {
                 agree(&self.gan, &ranks)?;
-                let images = sampled(&sampler, &ranks, seed, eval_count)?;
+                let images = sampled(&sampler, &ranks, seed, eval_count)?.unwrap_or_default();
                 let images = sampler.as_set(seed, images)?;
                 ranks.first_alone(|| self.measure(&images, start)).map(drop)
             }

@@ -1,27 +1,23 @@
 //! A rank other than the first. It computes its rows of every batch and writes nothing: rank 0 is a whole run
-//! ([`super::train_among`]). What both do with each other, they do in the same order.
+//! ([`super::train_among`]). What both do with each other is in [`super::together`].
 
 use std::rc::Rc;
 
-use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use tch::{Device, Tensor};
+use anyhow::{Context, Result};
+use tch::Device;
 
 use super::due::Due;
 use super::inputs::InputMaker;
-use super::interrupt::{Interrupt, Signal};
-use super::state::{Entry, state};
+use super::interrupt::Interrupt;
 use super::step::Gan;
+use super::together::{Position, agree, hand_out, requested, sampled, unless_any_fails};
 use super::trainer::{End, MAX_ROLLBACKS, is_divergence, prepare_cuda};
 use crate::data::prefetch::Prefetch;
 use crate::data::{Classes, ImageSet};
-use crate::distributed::{Ranks, Share};
-use crate::finite::{NotFinite, ensure_finite};
+use crate::distributed::Ranks;
 use crate::model::Model;
 use crate::run::observer::Silent;
-use crate::run::watch::Watch;
-use crate::sample::{BLOCK, Sampler};
+use crate::sample::Sampler;
 use crate::settings::{OnCollapse, TrainConfig};
 
 /// What a rank other than the first does.
@@ -37,113 +33,6 @@ pub struct Work<'a> {
     pub ranks: Rc<Ranks>,
     /// Tells whether a signal has asked the run to end.
     pub interrupt: &'a Interrupt,
-}
-
-/// What all ranks need to know of a run's state besides its tensors.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Position {
-    /// How many iterations are done.
-    pub(super) iteration: u64,
-    /// The state of the watch for collapse.
-    pub(super) watch: Watch,
-    /// How often the run has switched to other noise.
-    pub(super) salt: u8,
-    /// How often the run was rolled back.
-    pub(super) rollbacks: usize,
-    /// Whether rank 0 evaluates samples.
-    pub(super) evaluates: bool,
-}
-
-/// Gives all ranks the state of rank 0: its tensors, and the `position` that it gives.
-///
-/// # Errors
-/// If another rank has ended or does not answer.
-pub(super) fn hand_out(
-    gan: &mut Gan,
-    ranks: &Ranks,
-    position: Option<&Position>,
-) -> Result<Position> {
-    let text = match position {
-        Some(position) => serde_json::to_string(position)?,
-        None => String::new(),
-    };
-    let position: Position = serde_json::from_str(&ranks.text_of_first(&text)?)?;
-    for Entry { tensor, .. } in state(gan) {
-        ranks.group().broadcast(&tensor, 0)?;
-    }
-    if !ranks.is_first() {
-        gan.continue_from(position.iteration)?;
-    }
-    Ok(position)
-}
-
-/// Checks that all ranks have the same bits, and that all values are finite.
-///
-/// # Errors
-/// [`crate::finite::NotFinite`]; if another rank has other bits, has ended or does not answer.
-pub(super) fn agree(gan: &Gan, ranks: &Ranks) -> Result<()> {
-    let mut hash = Sha256::new();
-    for Entry { name, tensor, .. } in state(gan) {
-        let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
-        ensure_finite(&name, &tensor)?;
-        let mut bytes = vec![0; tensor.numel() * tensor.f_kind()?.elt_size_in_bytes()];
-        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-        hash.update(bytes);
-    }
-    let hashes = ranks.texts(&hex::encode(hash.finalize()))?;
-    let other = hashes.iter().position(|other| *other != hashes[0]);
-    ensure!(
-        other.is_none(),
-        "rank {} has come to other weights than rank 0; all machines need the same program, libtorch and kind of processor",
-        other.unwrap_or_default()
-    );
-    Ok(())
-}
-
-/// The first `count` images of `seed`, `[count, H, W, C]`: each rank makes some, and all get them all.
-///
-/// # Errors
-/// [`crate::finite::NotFinite`] on all ranks, if a pixel of any is not finite; if another rank has ended or does not
-/// answer.
-pub(super) fn sampled(
-    sampler: &Sampler,
-    ranks: &Ranks,
-    seed: u64,
-    count: usize,
-) -> Result<Vec<u8>> {
-    // Whole blocks, so that an image has the same bits however many ranks there are.
-    let numbers_of = |rank| {
-        let blocks = Share { rank, ..ranks.share() }.of(count.div_ceil(BLOCK));
-        (blocks.start * BLOCK).min(count)..(blocks.end * BLOCK).min(count)
-    };
-    let length = sampler.image_len();
-    let own = sampler.sample_range(seed, numbers_of(ranks.share().rank));
-    if ranks.largest(own.is_err().into())? != 0 {
-        own?;
-        return Err(NotFinite.into());
-    }
-    let mut own = own?;
-    let most = (0..ranks.share().count).map(|rank| numbers_of(rank).len()).max();
-    own.resize(most.unwrap_or_default() * length, 0);
-    let all = ranks.group().gathered(&Tensor::f_from_slice(&own)?)?;
-    let mut images = Vec::with_capacity(count * length);
-    for rank in 0..ranks.share().count {
-        let of_rank = Vec::<u8>::try_from(all.f_get(rank as i64)?)?;
-        images.extend_from_slice(&of_rank[..numbers_of(rank).len() * length]);
-    }
-    Ok(images)
-}
-
-/// The signal that has asked any of the ranks to end: the same answer on all.
-///
-/// # Errors
-/// If another rank has ended or does not answer.
-pub(super) fn requested(interrupt: &Interrupt, ranks: Option<&Ranks>) -> Result<Option<Signal>> {
-    let own = interrupt.requested();
-    match ranks {
-        None => Ok(own),
-        Some(ranks) => Ok(Signal::of(ranks.largest(own.map_or(0, Signal::number))?)),
-    }
 }
 
 struct Worker<'a> {
@@ -227,6 +116,8 @@ impl<'a> Worker<'a> {
         }
         if due.is_sampled {
             self.gan.synchronize()?;
+            // Rank 0 makes the grid.
+            unless_any_fails(&self.ranks, Ok(()))?;
         }
         if due.is_evaluated && self.position.evaluates {
             self.gan.synchronize()?;
