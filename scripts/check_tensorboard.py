@@ -8,6 +8,7 @@ Reads the run's event files with TensorBoard's own reader and compares them with
   samples   every step's image is samples/iteration-NNNNNN.png, pixel for pixel
   real      is real.png, pixel for pixel
   config    is a text of one string, not empty
+  hparams   are the settings of config.toml; losses share a chart, and probabilities do
 
 Steps ascend, and each occurs once. scripts/check_tensorboard.sh makes the environment for this script.
 
@@ -31,6 +32,8 @@ SCALARS = {
 }
 IMAGES = ("real", "samples")
 TEXTS = ("config",)
+HPARAMS = ("_hparams_/session_start_info", "_hparams_/session_end_info")
+LAYOUT = "custom_scalars__config__"
 
 
 class Failure(Exception):
@@ -119,14 +122,15 @@ def check_tags(events, folder):
     tags = events.Tags()
     expect("scalar tags", sorted(SCALARS), sorted(tags["scalars"]))
     expect("image tags", sorted(IMAGES), sorted(tags["images"]))
-    expect("tensor tags", sorted(TEXTS), sorted(tags["tensors"]))
+    expect("tensor tags", sorted((*TEXTS, *HPARAMS, LAYOUT)), sorted(tags["tensors"]))
     for kind in ("audio", "histograms", "distributions"):
         expect(f"{kind} tags", [], sorted(tags[kind]))
 
     multiplexer = plugin_event_multiplexer.EventMultiplexer()
     multiplexer.AddRun(str(folder), "run")
     multiplexer.Reload()
-    for plugin, expected in (("scalars", SCALARS), ("images", IMAGES), ("text", TEXTS)):
+    pages = (("scalars", SCALARS), ("images", IMAGES), ("text", TEXTS), ("hparams", HPARAMS), ("custom_scalars", (LAYOUT,)))
+    for plugin, expected in pages:
         try:
             found = multiplexer.PluginRunToTagToContent(plugin)
         except KeyError:
@@ -224,6 +228,33 @@ def check_config(run, events):
     return f"{len(found)} text, {len(text)} characters"
 
 
+def check_hparams(run, events):
+    from tensorboard.plugins.custom_scalar import layout_pb2
+    from tensorboard.plugins.hparams import plugin_data_pb2
+    from tensorboard.util import tensor_util
+
+    try:
+        import tomllib
+    except ImportError:  # before Python 3.11
+        import tomli as tomllib
+    settings = tomllib.loads((run / "config.toml").read_text())
+    settings = {key: value for key, value in settings.items() if not isinstance(value, dict)}
+    content = events.SummaryMetadata(HPARAMS[0]).plugin_data.content
+    start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
+    expect("hyperparameters", sorted(settings), sorted(start.hparams))
+    for key, value in settings.items():
+        found = start.hparams[key]
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            expect(f"hyperparameter {key}", float(value), found.number_value)
+        elif isinstance(value, str):
+            expect(f"hyperparameter {key}", value, found.string_value)
+    strings = tensor_util.make_ndarray(events.Tensors(LAYOUT)[-1].tensor_proto).ravel().tolist()
+    charts = layout_pb2.Layout.FromString(strings[0]).category[0].chart
+    tags = [tag.strip("^$") for chart in charts for tag in chart.multiline.tag]
+    expect("tags of charts", sorted(set(SCALARS) - {"images_per_s"}), sorted(tags))
+    return f"{len(settings)} settings, {len(charts)} charts of {len(tags)} scalars"
+
+
 # ------------------------------------------------------------------------------------------ main
 
 
@@ -244,6 +275,7 @@ def check(run):
         ("samples", lambda: check_samples(events, run)),
         ("real", lambda: check_real(events, run)),
         ("config", lambda: check_config(run, events)),
+        ("hparams", lambda: check_hparams(run, events)),
     )
     for name, group in groups:
         try:

@@ -6,7 +6,10 @@ use anyhow::{Context, Result, ensure};
 use dcgan::record::jsonl::{Metrics, read_metrics};
 use dcgan::run::checkpoint::Folder;
 use protobuf::Message;
+use tensorboard_proto::api::Status;
 use tensorboard_proto::event::{Event, SessionLog_SessionStatus};
+use tensorboard_proto::layout::Layout;
+use tensorboard_proto::plugin_hparams::HParamsPluginData;
 use tensorboard_proto::summary::{Summary_Image, Summary_Value};
 use tensorboard_rs::masked_crc32c::{crc32c, masked_crc32c};
 
@@ -131,20 +134,59 @@ fn images_are_the_pictures_on_disk_with_their_sizes() -> Result<()> {
     Ok(())
 }
 
+/// The page of TensorBoard that a value is for, where it says one.
+fn plugin(value: &Summary_Value) -> &str {
+    value.get_metadata().get_plugin_data().get_plugin_name()
+}
+
+#[test]
+fn the_settings_are_hyperparameters_and_losses_and_probabilities_share_charts() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let events = events_of_a_run(folder.path())?;
+    let hparams: Vec<_> = values(&events)
+        .filter(|(_, value)| plugin(value) == "hparams")
+        .map(|(_, value)| {
+            let content = value.get_metadata().get_plugin_data().get_content();
+            Ok(HParamsPluginData::parse_from_bytes(content)?)
+        })
+        .collect::<Result<_>>()?;
+    assert_eq!(hparams.len(), 2);
+    let settings = hparams[0].get_session_start_info().get_hparams();
+    assert_eq!(settings["base-width"].get_number_value(), 1.0);
+    assert_eq!(settings["dataset"].get_string_value(), "digits");
+    assert!(!settings.contains_key("environment"));
+    let end = hparams[1].get_session_end_info();
+    assert_eq!(end.get_status(), Status::STATUS_SUCCESS);
+    assert!(end.get_end_time_secs() >= hparams[0].get_session_start_info().get_start_time_secs());
+
+    let (_, layout) = values(&events)
+        .find(|(_, value)| plugin(value) == "custom_scalars")
+        .context("no layout")?;
+    let layout = Layout::parse_from_bytes(&layout.get_tensor().get_string_val()[0])?;
+    let charts = layout.get_category()[0].get_chart();
+    let tags = |i: usize| charts[i].get_multiline().get_tag().to_vec();
+    assert_eq!(tags(0), ["^discriminator_loss$", "^generator_loss$"]);
+    assert_eq!(tags(1).len(), 2);
+    Ok(())
+}
+
 #[test]
 fn the_configuration_is_there_as_text() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let events = events_of_a_run(folder.path())?;
-    let texts: Vec<_> = values(&events).filter(|(_, value)| value.has_tensor()).collect();
+    let texts: Vec<_> = values(&events).filter(|(_, value)| plugin(value) == "text").collect();
     assert_eq!(texts.len(), 1);
     let (step, value) = texts[0];
     assert_eq!((step, value.get_tag()), (0, "config"));
-    assert_eq!(value.get_metadata().get_plugin_data().get_plugin_name(), "text");
     let config = std::fs::read_to_string(folder.path().join("run/config.toml"))?;
     let text = value.get_tensor().get_string_val().first().context("no text")?;
     assert_eq!(std::str::from_utf8(text)?, format!("```toml\n{config}```"));
     Ok(())
 }
+
+const START: &str = "_hparams_/session_start_info";
+const END: &str = "_hparams_/session_end_info";
+const LAYOUT: &str = "custom_scalars__config__";
 
 #[test]
 fn a_resumed_run_tells_tensorboard_from_which_step_on_to_replace_events() -> Result<()> {
@@ -165,10 +207,22 @@ fn a_resumed_run_tells_tensorboard_from_which_step_on_to_replace_events() -> Res
     };
     for (events, first, expected) in [
         // A new run states step 0, because it may have been stopped before its first line and started again.
-        (&all[0], 0, &[(0, "config"), (0, "real"), (2, "samples"), (4, "samples")][..]),
-        (&all[1], 3, &[(4, "samples")]),
+        (
+            &all[0],
+            0,
+            &[
+                (0, "config"),
+                (0, START),
+                (0, LAYOUT),
+                (0, "real"),
+                (2, "samples"),
+                (4, "samples"),
+                (4, END),
+            ][..],
+        ),
+        (&all[1], 3, &[(4, "samples"), (4, END)]),
         // The settings have changed, so they are written again.
-        (&all[2], 5, &[(5, "config"), (5, "samples")]),
+        (&all[2], 5, &[(5, "config"), (5, START), (5, LAYOUT), (5, "samples"), (5, END)]),
     ] {
         assert_eq!(events[0].get_file_version(), "brain.Event:2");
         assert_eq!(events[1].get_session_log().get_status(), SessionLog_SessionStatus::START);

@@ -55,6 +55,30 @@ impl TensorBoard {
     ///
     /// # Errors
     /// None.
+    pub fn layout(&mut self, _step: u64, _charts: &[(&str, &[&str])]) -> Result<()> {
+        match *self {}
+    }
+
+    /// Never called, since there is no such writer.
+    ///
+    /// # Errors
+    /// None.
+    pub fn hparams(&mut self, _step: u64, _settings: &toml::Table) -> Result<()> {
+        match *self {}
+    }
+
+    /// Never called, since there is no such writer.
+    ///
+    /// # Errors
+    /// None.
+    pub fn finished(&mut self, _step: u64) -> Result<()> {
+        match *self {}
+    }
+
+    /// Never called, since there is no such writer.
+    ///
+    /// # Errors
+    /// None.
     pub fn flush(&mut self) -> Result<()> {
         match *self {}
     }

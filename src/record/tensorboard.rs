@@ -10,8 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use protobuf::well_known_types::Value;
 use protobuf::{Message, RepeatedField};
+use tensorboard_proto::api::Status;
 use tensorboard_proto::event::{Event, SessionLog, SessionLog_SessionStatus};
+use tensorboard_proto::layout::{Category, Chart, Layout, MultilineChartContent};
+use tensorboard_proto::plugin_hparams::{HParamsPluginData, SessionEndInfo, SessionStartInfo};
 use tensorboard_proto::summary::{
     Summary, Summary_Image, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData,
 };
@@ -31,6 +35,21 @@ fn files_in(folder: &Path) -> impl Iterator<Item = String> {
 
 fn seconds_of(name: &str) -> Option<u64> {
     name.strip_prefix(PREFIX)?.split('.').next()?.parse().ok()
+}
+
+/// Seconds since 1970.
+fn seconds_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Says for which of TensorBoard's pages a value is.
+fn metadata(plugin: &str, content: Vec<u8>) -> SummaryMetadata {
+    let mut data = SummaryMetadata_PluginData::new();
+    data.set_plugin_name(plugin.to_owned());
+    data.set_content(content);
+    let mut metadata = SummaryMetadata::new();
+    metadata.set_plugin_data(data);
+    metadata
 }
 
 /// Writes one event file.
@@ -122,16 +141,88 @@ impl TensorBoard {
     /// # Errors
     /// The first time that writing fails.
     pub fn text(&mut self, step: u64, tag: &str, markdown: &str) -> Result<()> {
-        let mut plugin = SummaryMetadata_PluginData::new();
-        plugin.set_plugin_name("text".to_owned());
-        let mut metadata = SummaryMetadata::new();
-        metadata.set_plugin_data(plugin);
-        let mut tensor = TensorProto::new();
-        tensor.set_dtype(DataType::DT_STRING);
-        tensor.set_string_val(RepeatedField::from(vec![markdown.as_bytes().to_vec()]));
+        self.bytes(step, tag, "text", markdown.as_bytes())
+    }
+
+    /// Writes which scalars share a chart on the page of custom scalars: each chart has a title and the tags of its
+    /// curves.
+    ///
+    /// # Errors
+    /// The first time that writing fails.
+    pub fn layout(&mut self, step: u64, charts: &[(&str, &[&str])]) -> Result<()> {
+        let chart = |&(title, tags): &(&str, &[&str])| {
+            let tags: Vec<_> = tags.iter().map(|&tag| format!("^{tag}$")).collect();
+            let mut lines = MultilineChartContent::new();
+            lines.set_tag(RepeatedField::from(tags));
+            let mut chart = Chart::new();
+            chart.set_title(title.to_owned());
+            chart.set_multiline(lines);
+            chart
+        };
+        let mut category = Category::new();
+        category.set_title("training".to_owned());
+        category.set_chart(RepeatedField::from(charts.iter().map(chart).collect::<Vec<_>>()));
+        let mut layout = Layout::new();
+        layout.set_category(RepeatedField::from(vec![category]));
+        self.bytes(step, "custom_scalars__config__", "custom_scalars", &layout.write_to_bytes()?)
+    }
+
+    /// Writes the settings, by which the page of hyperparameters compares runs. Lists are written as text.
+    ///
+    /// # Errors
+    /// The first time that writing fails.
+    pub fn hparams(&mut self, step: u64, settings: &toml::Table) -> Result<()> {
+        let mut start = SessionStartInfo::new();
+        start.set_start_time_secs(seconds_now());
+        for (name, setting) in settings {
+            let mut value = Value::new();
+            match setting {
+                toml::Value::Boolean(on) => value.set_bool_value(*on),
+                toml::Value::Integer(number) => value.set_number_value(*number as f64),
+                toml::Value::Float(number) => value.set_number_value(*number),
+                toml::Value::String(text) => value.set_string_value(text.clone()),
+                other => value.set_string_value(other.to_string()),
+            }
+            start.mut_hparams().insert(name.clone(), value);
+        }
+        let mut data = HParamsPluginData::new();
+        data.set_session_start_info(start);
+        self.session(step, "_hparams_/session_start_info", &data)
+    }
+
+    /// Tells the page of hyperparameters that the run is finished.
+    ///
+    /// # Errors
+    /// The first time that writing fails.
+    pub fn finished(&mut self, step: u64) -> Result<()> {
+        let mut end = SessionEndInfo::new();
+        end.set_status(Status::STATUS_SUCCESS);
+        end.set_end_time_secs(seconds_now());
+        let mut data = HParamsPluginData::new();
+        data.set_session_end_info(end);
+        self.session(step, "_hparams_/session_end_info", &data)
+    }
+
+    fn session(&mut self, step: u64, tag: &str, data: &HParamsPluginData) -> Result<()> {
         let mut value = Summary_Value::new();
         value.set_tag(tag.to_owned());
-        value.set_metadata(metadata);
+        value.set_metadata(metadata("hparams", data.write_to_bytes()?));
+        // What counts is in the metadata; readers expect a tensor all the same.
+        let mut tensor = TensorProto::new();
+        tensor.set_dtype(DataType::DT_FLOAT);
+        tensor.set_float_val(vec![0.0]);
+        value.set_tensor(tensor);
+        self.summary(step, vec![value])
+    }
+
+    /// Writes bytes as a tensor of one string, for one of TensorBoard's pages.
+    fn bytes(&mut self, step: u64, tag: &str, plugin: &str, bytes: &[u8]) -> Result<()> {
+        let mut tensor = TensorProto::new();
+        tensor.set_dtype(DataType::DT_STRING);
+        tensor.set_string_val(RepeatedField::from(vec![bytes.to_vec()]));
+        let mut value = Summary_Value::new();
+        value.set_tag(tag.to_owned());
+        value.set_metadata(metadata(plugin, Vec::new()));
         value.set_tensor(tensor);
         self.summary(step, vec![value])
     }
@@ -157,8 +248,7 @@ impl TensorBoard {
 
     fn write(&mut self, mut event: Event) -> Result<()> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        event.set_wall_time(now.as_secs_f64());
+        event.set_wall_time(seconds_now());
         let done = writer.write(&event.write_to_bytes()?);
         self.finish(done)
     }

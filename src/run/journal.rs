@@ -34,6 +34,15 @@ fn real_images(set: &ImageSet, labels: Option<&Labels>) -> Result<Vec<u8>> {
     Ok(images)
 }
 
+/// Which scalars share a chart in TensorBoard, besides the chart that each has for itself.
+const CHARTS: [(&str, &[&str]); 2] = [
+    ("losses", &["discriminator_loss", "generator_loss"]),
+    (
+        "probabilities",
+        &["mean_discriminator_output_prob_real", "mean_discriminator_output_prob_fake"],
+    ),
+];
+
 /// The run's configuration, metrics, events, pictures and weights.
 pub(crate) struct Journal<'a> {
     run: &'a RunDir,
@@ -96,6 +105,10 @@ impl<'a> Journal<'a> {
             board.restart(next)?;
             if is_new || !is_same {
                 board.text(next, "config", &format!("```toml\n{config_toml}```"))?;
+                let mut settings: toml::Table = config_toml.parse()?;
+                settings.remove(ENVIRONMENT_KEY);
+                board.hparams(next, &settings)?;
+                board.layout(next, &CHARTS)?;
             }
             if is_new {
                 board.image(next, "real", &real, &png)?;
@@ -201,7 +214,7 @@ impl<'a> Journal<'a> {
     /// for a moving average, the generator of `model` is to be the average. The picture comes last, because a run that
     /// has it counts as finished.
     pub(crate) fn finish(
-        &self,
+        &mut self,
         config: &TrainConfig,
         iteration: u64,
         classes: Option<&Classes>,
@@ -217,6 +230,10 @@ impl<'a> Journal<'a> {
             Weights { variant, classes, ..weights }.file()?.write(&path)?;
         }
         let both = Picture::side_by_side(&self.real, &self.picture(images)?)?;
+        self.events(|board| {
+            board.finished(iteration)?;
+            board.flush()
+        });
         write_bytes(&self.run.file(FINISHED), &both.png()?)
     }
 }
