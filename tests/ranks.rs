@@ -402,7 +402,7 @@ fn other_settings_a_wrong_number_of_ranks_and_a_taken_port_are_told() -> Result<
     let rank = ended(start(at, 0, taken.local_addr()?.port(), &args));
     rank.assert_refused("train", 1, &["rank 0 of 2", "is taken"]);
     let wrong = ended(start(at, 2, free_port(), &args));
-    wrong.assert_refused("train", 2, &["rank 2", "the number of ranks, 2"]);
+    wrong.assert_refused("train", 2, &["RANK", "below WORLD_SIZE, 2, found 2"]);
     // Two processes of the same number, and two that were told of other numbers of ranks.
     let args = format!("train {SMALL} --run run --timeout 5");
     for (count, rank, told) in [(2, 0, "told to be rank 0"), (3, 1, "was told of")] {

@@ -243,7 +243,9 @@ pub(super) fn print_error_of_rank(error: &anyhow::Error, rank: usize, command: &
     let is_said = rank > 0 && is_divergence(error)
         || is_said_elsewhere && std::env::var_os(STARTED).is_some();
     if !is_said {
-        print_error(&anyhow!("rank {rank}: {error:#}"), command);
+        let is_late = of_group.is_some_and(|error| error.failure == Failure::Timeout);
+        let hint = if is_late { "; --timeout says how long is waited" } else { "" };
+        print_error(&anyhow!("rank {rank}: {error:#}{hint}"), command);
     }
 }
 
@@ -277,10 +279,15 @@ pub(super) fn launch(count: usize) -> Result<ExitCode> {
                     && is_failure(status)
                 {
                     failed.get_or_insert((status, Instant::now()));
-                    if let Some(how) = killed(status).filter(|_| !is_killing) {
-                        say(&format!(
-                            "error: rank {number} was ended by {how}; the other ranks end"
-                        ));
+                    if let Some(signal) = killed(status).filter(|_| !is_killing) {
+                        let is_handed_on = signals.first.get() == Some(signal);
+                        if !is_handed_on {
+                            say(&format!(
+                                "error: rank {number} was ended by signal {signal}; the other ranks end"
+                            ));
+                        } else if number == 0 {
+                            say("ended by a signal before there was anything to save");
+                        }
                     }
                 }
             }
@@ -347,16 +354,17 @@ fn is_failure(status: ExitStatus) -> bool {
     !status.code().is_some_and(|code| code == 0 || code > 128)
 }
 
-/// What has ended a process that has not ended itself.
-fn killed(status: ExitStatus) -> Option<String> {
+/// The signal that has ended a process.
+fn killed(status: ExitStatus) -> Option<i32> {
     #[cfg(unix)]
     {
         use std::os::unix::process::ExitStatusExt;
-        status.signal().map(|signal| format!("signal {signal}"))
+        status.signal()
     }
     #[cfg(not(unix))]
     {
-        status.code().is_none().then(|| "the system".to_owned())
+        let _ = status;
+        None
     }
 }
 

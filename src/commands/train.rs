@@ -15,7 +15,7 @@ use dcgan::eval::metric::Metric;
 use dcgan::run::RunDir;
 use dcgan::run::checkpoint::{Checkpoint, Origin};
 use dcgan::run::list::find;
-use dcgan::run::resume::{Saved, ensure_run, network_changes};
+use dcgan::run::resume::{Saved, ensure_run, network_changes, ranks_of};
 use dcgan::settings::{Change, OnCollapse, Switch, TrainConfig};
 use dcgan::train::interrupt::Interrupt;
 use dcgan::train::memory::estimate;
@@ -50,10 +50,8 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
                 print_error_of_rank(&error, rank, "train");
                 Ok(exit_code(&error))
             };
-            let among = match Member::meet(place, args.timeout) {
-                Ok(among) => among,
-                Err(error) => return told(error),
-            };
+            // Its errors name the rank.
+            let among = Member::meet(place, args.timeout)?;
             let result = match rank {
                 0 => as_first(args, Some(&among)),
                 _ => assist(args, &among),
@@ -196,10 +194,11 @@ fn resume(args: &TrainArgs, of: &Path, ranks: Option<&Member>) -> Result<ExitCod
         return Ok(ExitCode::SUCCESS);
     }
     prepared.warn_of_other_bits(&saved);
-    if ranks.is_some() && prepared.verbosity > Verbosity::Quiet && iteration > 0 {
-        say(
-            "note: with another number of ranks the run would resume, too, but perhaps not to the same bits",
-        );
+    let (was, is) = (ranks_of(&path), ranks.map_or(1, |among| among.ranks.share().count));
+    if was != is && iteration > 0 {
+        say(&format!(
+            "note: the number of ranks was {was} and is {is}: the run resumes, but perhaps not bit for bit as it would have continued"
+        ));
     }
     run.reopen()?;
     prepared.train(&run, saved.checkpoint, ranks)
@@ -487,10 +486,11 @@ impl Prepared {
                     print_error(&error, "train");
                 }
                 if let Some(iteration) = run.checkpoints().iterations().unwrap_or_default().last() {
-                    say(&format!(
-                        "the state after iteration {iteration} is kept; {}",
-                        remedy(&error, &config, &path)
-                    ));
+                    let what_to_do = match ranks.is_some() && !is_divergence(&error) {
+                        true => "start the job again, with --continue".to_owned(),
+                        false => remedy(&error, &config, &path),
+                    };
+                    say(&format!("the state after iteration {iteration} is kept; {what_to_do}"));
                 } else {
                     say(
                         "no state is kept; once the cause is corrected, run the same command again",

@@ -44,20 +44,20 @@ impl Place {
     pub fn from_variables(
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Option<Self>, Usage> {
-        let (rank, count, local) = if variable("RANK").is_some() && variable("WORLD_SIZE").is_some()
-        {
-            ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        } else if variable("SLURM_STEP_NUM_TASKS").is_some_and(|count| count != "1") {
-            ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
-        } else {
-            return Ok(None);
-        };
-        let is_slurm = rank == "SLURM_PROCID";
-        let (rank, count) =
-            (required(variable, rank, 0..=1_000_000)?, required(variable, count, 1..=1_000_000)?);
+        let (rank_name, count_name, local) =
+            if variable("RANK").is_some() && variable("WORLD_SIZE").is_some() {
+                ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+            } else if variable("SLURM_STEP_NUM_TASKS").is_some_and(|count| count != "1") {
+                ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+            } else {
+                return Ok(None);
+            };
+        let is_slurm = rank_name == "SLURM_PROCID";
+        let rank = required(variable, rank_name, 0..=1_000_000)?;
+        let count = required(variable, count_name, 1..=1_000_000)?;
         if rank >= count {
             return Err(Usage(format!(
-                "rank {rank}: expected less than the number of ranks, {count}"
+                "environment variable {rank_name}: expected a rank below {count_name}, {count}, found {rank}"
             )));
         }
         if count == 1 && variable("MASTER_ADDR").is_none() {

@@ -34,6 +34,9 @@ fn real_images(set: &ImageSet, labels: Option<&Labels>) -> Result<Vec<u8>> {
     Ok(images)
 }
 
+/// What a configuration file calls the number of ranks, if there are several.
+pub(super) const RANKS_KEY: &str = "ranks";
+
 /// Which scalars share a chart in TensorBoard, besides the chart that each has for itself.
 const CHARTS: [(&str, &[&str]); 2] = [
     ("losses", &["discriminator_loss", "generator_loss"]),
@@ -269,10 +272,11 @@ pub(crate) fn config_toml(
     device: Device,
     set: &SetIdentity,
     how_to_repeat: Option<&str>,
+    ranks: usize,
 ) -> Result<String> {
     let mut table = toml::Table::try_from(config)?;
     let text = |value: &str| toml::Value::String(value.to_owned());
-    let environment = toml::Table::from_iter([
+    let mut environment = toml::Table::from_iter([
         ("dcgan".to_owned(), text(crate::VERSION)),
         ("git-commit".to_owned(), text(crate::GIT_COMMIT.unwrap_or("unknown"))),
         ("libtorch".to_owned(), text(device::libtorch_version().as_deref().unwrap_or("unknown"))),
@@ -282,6 +286,9 @@ pub(crate) fn config_toml(
         ("images".to_owned(), toml::Value::Integer(i64::try_from(set.images)?)),
         ("images-sha256".to_owned(), text(&set.sha256)),
     ]);
+    if ranks > 1 {
+        environment.insert(RANKS_KEY.to_owned(), toml::Value::Integer(i64::try_from(ranks)?));
+    }
     table.insert(ENVIRONMENT_KEY.to_owned(), environment.into());
     let toml = toml::to_string(&table)?;
     let comment = how_to_repeat.map(|command| format!("# Repeat this run: {command}\n"));

@@ -8,7 +8,8 @@ use super::folder::RunDir;
 use crate::data::SetIdentity;
 use crate::error::{Fixable, Usage};
 use crate::run::checkpoint::{Checkpoint, Folder, Header, is_failure_of_disk};
-use crate::settings::{Change, TrainConfig, read_run_config};
+use crate::run::journal::RANKS_KEY;
+use crate::settings::{Change, ENVIRONMENT_KEY, TrainConfig, read_run_config};
 
 /// A run that was saved to the disk.
 #[derive(Debug)]
@@ -31,6 +32,15 @@ pub fn config_of(folder: &Path, header: Option<&Header>) -> Result<TrainConfig> 
         Some(header) if !path.exists() => Ok(header.config.clone()),
         _ => read_run_config(&path),
     }
+}
+
+/// How many ranks have trained the run in `folder` last, as its `config.toml` says.
+pub fn ranks_of(folder: &Path) -> usize {
+    let text = std::fs::read_to_string(folder.join("config.toml")).unwrap_or_default();
+    let table: toml::Table = text.parse().unwrap_or_default();
+    let ranks = table.get(ENVIRONMENT_KEY).and_then(|environment| environment.get(RANKS_KEY));
+    let ranks = ranks.and_then(toml::Value::as_integer);
+    ranks.and_then(|ranks| usize::try_from(ranks).ok()).unwrap_or(1)
 }
 
 /// Checks that `folder` holds a run.

@@ -107,11 +107,24 @@ impl fmt::Display for GroupError {
             Failure::Backend | Failure::Other => "ranks cannot exchange tensors",
             Failure::Misfit => "ranks do not fit together",
         })?;
-        write!(f, " ({})", self.message.trim())
+        write!(f, " ({})", plain(&self.message))
     }
 }
 
 impl std::error::Error for GroupError {}
+
+/// What matters of a message of libtorch's or gloo's: without the places in their sources, and without their advice.
+fn plain(message: &str) -> &str {
+    if message.contains("Ping failed") {
+        return "what answers there is another program";
+    }
+    let line = message.lines().next().unwrap_or_default();
+    let line = line.split(". This is typically").next().unwrap_or_default();
+    // `[/a/path/pair.cc:553] Connection closed by peer`
+    let behind =
+        line.find("[/").and_then(|start| Some(&line[start + line[start..].find("] ")? + 2..]));
+    behind.unwrap_or(line).trim()
+}
 
 impl GroupError {
     /// The error of a backward pass that exchanges tensors: libtorch hands on only the text of what has failed in it.
@@ -214,6 +227,14 @@ pub struct Group {
     _one_thread: PhantomData<*const ()>,
 }
 
+/// How much longer than its own time limit libtorch may take to meet.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A group on its way from the thread that has met the others.
+struct Handed(*mut RawGroup);
+// SAFETY: the thread hands it on and does not use it any more, and nothing in it belongs to a thread.
+unsafe impl Send for Handed {}
+
 fn c_string(text: &str) -> Result<CString, GroupError> {
     let message = format!("{text:?} contains a zero");
     CString::new(text).map_err(|_| GroupError { failure: Failure::Misfit, message })
@@ -236,6 +257,22 @@ impl Group {
     /// # Errors
     /// [`GroupError`], if not all come in time, or if they were told of other numbers.
     pub fn join(config: GroupConfig) -> Result<Self, GroupError> {
+        let (count, timeout) = (config.count, config.timeout);
+        let place = format!("{}:{}", config.host, config.port);
+        // On a thread of its own, because libtorch waits without limit for a place that takes a connection and is silent.
+        let (said, result) = std::sync::mpsc::channel();
+        std::thread::spawn(move || said.send(Self::joined(config)));
+        let raw = result.recv_timeout(timeout + GRACE).unwrap_or_else(|_| {
+            let message = format!("what listens at {place} does not answer");
+            Err(GroupError { failure: Failure::Timeout, message })
+        })?;
+        let none =
+            || GroupError { failure: Failure::Other, message: "there is no group".to_owned() };
+        let raw = NonNull::new(raw.0).ok_or_else(none)?;
+        Ok(Self { raw, count, _one_thread: PhantomData })
+    }
+
+    fn joined(config: GroupConfig) -> Result<Handed, GroupError> {
         let (host, prefix) = (c_string(&config.host)?, c_string(&config.prefix)?);
         let (identity, address) = (c_string(&config.identity)?, c_string(&config.address)?);
         let version = c_string(&config.version)?;
@@ -255,10 +292,7 @@ impl Group {
         let mut group = null_mut();
         // SAFETY: all pointers are those of texts that live until the function returns; it writes to `group`.
         done(unsafe { dcgan_group(&raw const raw_config, &raw mut group) })?;
-        let none =
-            || GroupError { failure: Failure::Other, message: "there is no group".to_owned() };
-        let raw = NonNull::new(group).ok_or_else(none)?;
-        Ok(Self { raw, count: config.count, _one_thread: PhantomData })
+        Ok(Handed(group))
     }
 
     /// From now on tensors on this CUDA device go through NCCL. Every process has a device of its own.
@@ -385,6 +419,19 @@ impl Drop for Group {
 #[cfg(test)]
 mod tests {
     use std::thread;
+
+    #[test]
+    fn messages_are_told_without_paths_and_advice() {
+        let told = |text: &str| super::plain(text).to_owned();
+        assert_eq!(
+            told(
+                "Internal torch error: [/a/gloo/pair.cc:553] Connection closed by peer [::1]:2. This is typically a"
+            ),
+            "Connection closed by peer [::1]:2"
+        );
+        assert_eq!(told("rank 1 did not come\nmore"), "rank 1 did not come");
+        assert_eq!(told(""), "");
+    }
 
     use tch::{Device, Kind};
 

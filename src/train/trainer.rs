@@ -204,7 +204,8 @@ impl<'a> Trainer<'a> {
         if !checkpoints.file(state.iteration).exists() {
             write(run, &state, &gan)?;
         }
-        let text = config_toml(config, device, &state.set, how_to_repeat)?;
+        let count = ranks.as_ref().map_or(1, |ranks| ranks.share().count);
+        let text = config_toml(config, device, &state.set, how_to_repeat, count)?;
         let at = (state.iteration, &state.rollbacks[..]);
         let journal = Journal::open(&text, &set, labels.as_ref(), run, progress, at, lines_every)?;
         let fixed_z = {
