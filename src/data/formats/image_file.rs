@@ -142,7 +142,7 @@ fn read(bytes: &[u8]) -> Result<DynamicImage> {
     reader.limits(limits);
     // Of TIFF files there are many kinds that few programs read.
     let not_read = || match format {
-        ImageFormat::Tiff => "not read; saved anew, as a PNG, it may be",
+        ImageFormat::Tiff => "not read (saved anew, as a PNG, it may be)",
         _ => "not read",
     };
     let mut decoder = reader.into_decoder().with_context(not_read)?;
