@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use dcgan::data::fetch::{self, COLLECTIONS, RetryPolicy};
 use dcgan::data::spec::{self, Spec};
-use dcgan::data::{self, Classes, Examples, Findings, Options, SetIdentity};
+use dcgan::data::{self, Classes, Findings, Options, SetIdentity};
 use dcgan::error::Usage;
 use dcgan::files::{places, write_bytes};
 use dcgan::record::grid::Picture;
@@ -148,25 +148,26 @@ fn show(
         let first = known[..known.len().min(CLASSES)].join(", ");
         writeln!(text, "  classes   {}: {first}{more}", known.len())?;
     }
-    let Findings { sizes, gray, others, bad, .. } = shown.findings;
+    let Findings { sizes, gray, others, foreign, own, bad, .. } = shown.findings;
     let stored: usize = sizes.values().sum();
     if stored > 0 {
         writeln!(text, "  stored    {stored}: {gray} gray, {} in colour", stored - gray)?;
         writeln!(text, "  sizes     {}", shown.findings.told_sizes(5))?;
     }
-    if others.count > 0 {
-        writeln!(text, "  no images {}", with_examples(others))?;
+    if !others.is_empty() {
+        writeln!(text, "  no images {}", others.told())?;
+    }
+    if !own.is_empty() {
+        writeln!(text, "  own       {}", own.told())?;
+    }
+    for (kind, found) in foreign {
+        writeln!(text, "  not read  {}: {kind}", found.files.told())?;
     }
     for (reason, examples) in bad {
-        writeln!(text, "  not read  {}: {reason}", with_examples(examples))?;
+        writeln!(text, "  not read  {}: {reason}", examples.told())?;
     }
     if let Some(path) = sheet {
         writeln!(text, "  sheet     {}", path.display())?;
     }
     print(text.as_bytes())
-}
-
-fn with_examples(examples: &Examples) -> String {
-    let more = if examples.count > examples.names.len() { ", …" } else { "" };
-    format!("{} ({}{more})", examples.count, examples.names.join(", "))
 }

@@ -207,7 +207,7 @@ impl Job {
         self.each(&mut |images| {
             for image in images.chunks_exact(shape.len()) {
                 let name = format!("{:0digits$}.png", names.len());
-                let png = Picture::grid(image, shape.size, shape.channels, 1)?.png()?;
+                let png = Picture::grid(image, shape.size, shape.channels, 1)?.plain_png()?;
                 fs::write(beside.path().join(&name), png).with_context(cannot)?;
                 names.push(name);
             }

@@ -19,12 +19,54 @@ pub struct Findings {
     pub gray: usize,
     /// Files that are no images and are not named as if they were.
     pub others: Examples,
+    /// Files of kinds that are not read, by the kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub foreign: BTreeMap<String, Foreign>,
+    /// Runs and pictures of this program, which are no data.
+    #[serde(default, skip_serializing_if = "Examples::is_empty")]
+    pub own: Examples,
+    /// Images of which only the first page is taken.
+    #[serde(default, skip_serializing_if = "Examples::is_empty")]
+    pub first_pages: Examples,
+    /// Images that are stored in colour and are gray in every pixel.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gray_in_color: usize,
+    /// The values of images that have 16 bits for each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deep: Option<Deep>,
     /// Images that cannot be read, by the reason.
     pub bad: BTreeMap<String, Examples>,
     /// Whether the disk or its permissions kept an image from being read. It may be readable later, so that a set
     /// without it must not be kept in the cache.
     #[serde(skip)]
     pub(super) may_be_readable_later: bool,
+}
+
+/// Files of one kind that is not read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Foreign {
+    /// How many, and a few of them.
+    #[serde(flatten)]
+    pub files: Examples,
+    /// How one comes to images that are read.
+    pub remedy: String,
+}
+
+/// Images that have 16 bits for each value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deep {
+    /// How many there are.
+    pub images: usize,
+    /// The least value of all.
+    pub least: u16,
+    /// The greatest value of all.
+    pub greatest: u16,
+}
+
+// serde passes the field by reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// How many, and a few of them.
@@ -37,6 +79,17 @@ pub struct Examples {
 }
 
 impl Examples {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many and which, such as `7 (a.png, b.png, …)`.
+    pub fn told(&self) -> String {
+        let more = if self.count > self.names.len() { ", …" } else { "" };
+        format!("{} ({}{more})", self.count, self.names.join(", "))
+    }
+
     /// Counts one more.
     pub(super) fn add(&mut self, name: &str) {
         self.count += 1;
@@ -66,6 +119,23 @@ impl Findings {
         self.gray += gray;
     }
 
+    /// Adds an image that has 16 bits for each value, of these as the least and the greatest.
+    pub(super) fn add_deep(&mut self, (least, greatest): (u16, u16)) {
+        let known = self.deep.unwrap_or(Deep { images: 0, least, greatest });
+        self.deep = Some(Deep {
+            images: known.images + 1,
+            least: known.least.min(least),
+            greatest: known.greatest.max(greatest),
+        });
+    }
+
+    /// Adds a file of a kind that is not read.
+    pub(super) fn add_foreign(&mut self, kind: &str, remedy: &str, name: &str) {
+        let known = self.foreign.entry(kind.to_owned()).or_default();
+        known.files.add(name);
+        remedy.clone_into(&mut known.remedy);
+    }
+
     /// Adds an image that cannot be read.
     pub(super) fn add_bad(&mut self, reason: String, name: &str) {
         let is_known = self.bad.contains_key(&reason) || self.bad.len() < MAX_REASONS;
@@ -91,6 +161,11 @@ impl Findings {
             0 => told,
             more => format!("{told} and {more} other sizes"),
         }
+    }
+
+    /// Files of kinds that are not read.
+    pub fn foreign_count(&self) -> usize {
+        self.foreign.values().map(|kind| kind.files.count).sum()
     }
 
     /// Images that cannot be read.

@@ -49,22 +49,10 @@ pub(super) fn fit(
     if from == (to_width, to_height) {
         return Ok(pixels);
     }
-    // `side` times a ratio, rounded to nearest. Every ratio below is at most that of the image's own sides, so that the
-    // result is never longer than the side of the image or of the target that it is a part of.
-    let in_ratio = |side: u32, numerator: u32, denominator: u32| {
-        let [side, numerator, denominator] = [side, numerator, denominator].map(u64::from);
-        ((side * numerator + denominator / 2) / denominator).max(1) as u32
-    };
-    let is_wider =
-        u64::from(width) * u64::from(to_height) >= u64::from(height) * u64::from(to_width);
     let all = ((0, 0), from);
     match fit {
         Fit::Crop => {
-            let part = if is_wider {
-                (in_ratio(height, to_width, to_height), height)
-            } else {
-                (width, in_ratio(width, to_height, to_width))
-            };
+            let part = cropped_size(from, (to_width, to_height));
             let corner = ((width - part.0) / 2, (height - part.1) / 2);
             resample(pixels, from, channels, (corner, part), (to_width, to_height))
         }
@@ -72,7 +60,7 @@ pub(super) fn fit(
         Fit::Pad => {
             let inner = if width <= to_width && height <= to_height {
                 from
-            } else if is_wider {
+            } else if is_wider(from, (to_width, to_height)) {
                 (to_width, in_ratio(height, to_width, width))
             } else {
                 (in_ratio(width, to_height, height), to_height)
@@ -89,6 +77,26 @@ pub(super) fn fit(
             Ok(out)
         }
     }
+}
+
+/// The size of the largest part of an image of the size `from` that has the aspect ratio of `to`.
+pub(super) fn cropped_size(from: (u32, u32), to: (u32, u32)) -> (u32, u32) {
+    if is_wider(from, to) {
+        (in_ratio(from.1, to.0, to.1), from.1)
+    } else {
+        (from.0, in_ratio(from.0, to.1, to.0))
+    }
+}
+
+fn is_wider((width, height): (u32, u32), (to_width, to_height): (u32, u32)) -> bool {
+    u64::from(width) * u64::from(to_height) >= u64::from(height) * u64::from(to_width)
+}
+
+/// `side` times a ratio, rounded to nearest. Every ratio that is asked for is at most that of the image's own sides, so
+/// that the result is never longer than the side of the image or of the target that it is a part of.
+fn in_ratio(side: u32, numerator: u32, denominator: u32) -> u32 {
+    let [side, numerator, denominator] = [side, numerator, denominator].map(u64::from);
+    ((side * numerator + denominator / 2) / denominator).max(1) as u32
 }
 
 /// A part (corner, size) of `pixels`, by Lanczos' filter of three lobes, widened where the image

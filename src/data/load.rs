@@ -8,11 +8,12 @@ use sha2::{Digest, Sha256};
 
 use super::cache::{self, Builder, Description, Pixels};
 use super::fetch::RetryPolicy;
-use super::findings::Findings;
+use super::findings::{Deep, Findings};
 use super::fit::{Decoding, Fit};
 use super::formats::builtin::{self, DIGITS};
 use super::formats::npy::Range;
 use super::formats::{Format, SourceFile};
+use super::remarks;
 use super::set::ImageSet;
 use super::sink::Sink;
 use super::spec::Spec;
@@ -98,10 +99,7 @@ fn load_through(
     } else {
         let context = || format!("data set {spec}");
         let (pixels, description) =
-            decoded(cache_home, parsed, options, tell).with_context(context)?;
-        let total = description.identity.images;
-        check_bad(&description.findings, total, options).with_context(context)?;
-        ensure!(total > 0, "data set {spec}: no images{}", what_else(&description.findings));
+            checked(cache_home, parsed, options, tell).with_context(context)?;
         ImageSet::stored(spec, pixels, description)
     };
     let set = set.of_classes(&options.classes).map_err(usage)?;
@@ -117,12 +115,70 @@ fn is_plain_digits(spec: &Spec, options: &Options) -> bool {
         && options.fit.is_none_or(|fit| fit == Fit::Pad)
 }
 
-fn what_else(findings: &Findings) -> String {
-    let others = &findings.others;
-    if others.count == 0 {
-        return String::new();
+/// The images of `spec`, if what was found in its files lets them be trained on. Tells what else the user should know.
+fn checked(
+    cache_home: Option<&Path>,
+    spec: Spec,
+    options: &Options,
+    tell: &mut dyn FnMut(Event),
+) -> Result<(Pixels, Description)> {
+    let mut source = Source::find(spec, tell)?;
+    // Runs that come and go change neither the set nor the name of its file in the cache.
+    let runs: Vec<_> = source.files.extract_if(.., |file| file.is_run()).collect();
+    let format = source.format;
+    let decoding = Decoding {
+        size: options.size,
+        channels: options.channels,
+        fit: options.fit.unwrap_or(format.natural_fit()),
+        background: options.background,
+    };
+    let (pixels, mut description) = decoded(cache_home, source, decoding, options, tell)?;
+    let findings = &mut description.findings;
+    runs.iter().for_each(|run| findings.own.add(&run.name));
+    let total = description.identity.images;
+    check_bad(findings, total, options)?;
+    check_foreign(findings, total, options)?;
+    ensure!(total > 0, "no images{}", remarks::what_else(findings));
+    check_depth(findings, options)?;
+    for remark in remarks::of(findings, &decoding, description.identity.channels) {
+        tell(Event::Warning(&remark));
     }
-    format!("; {} other files, such as {}", others.count, others.names.join(", "))
+    if options.range.is_some() && format.holds_image_files() && findings.deep.is_none() {
+        tell(Event::Warning("the setting `range` has no effect: no image has 16 bits a value"));
+    }
+    Ok((pixels, description))
+}
+
+/// Whether files of kinds that are not read are few beside the images that are.
+fn check_foreign(findings: &Findings, good: usize, options: &Options) -> Result<()> {
+    let told = remarks::of_foreign(findings).join("\n  ");
+    ensure!(
+        options.skip_bad || findings.foreign_count() <= good,
+        Fixable::UnreadableImages(format!(
+            "{} files are of kinds that are not read, more than the {good} images that are\n  {told}",
+            findings.foreign_count()
+        ))
+    );
+    Ok(())
+}
+
+/// Whether images of 16 bits a value use more than an eighth of them. If they don't, they most likely hold fewer bits,
+/// and would be nearly black.
+fn check_depth(findings: &Findings, options: &Options) -> Result<()> {
+    let Some(Deep { images, least, greatest }) = findings.deep else { return Ok(()) };
+    if options.range.is_some() || greatest - least > u16::MAX / 8 {
+        return Ok(());
+    }
+    // Most often the values are of 8, 10 or 12 bits.
+    let all_bits = (u32::from(greatest) + 1).next_power_of_two().max(256) - 1;
+    let (low, high) =
+        if all_bits < 1 << 13 { (0, all_bits) } else { (least.into(), greatest.into()) };
+    let high = high.max(low + 1);
+    let problem = format!(
+        "of its images, {images} have 16 bits a value and use only {least} to {greatest} of 65535: nearly one gray; \
+         expected the values of black and white, such as {low},{high}, or 0,65535 to take them as they are"
+    );
+    Err(SettingError::new("range", problem).into())
 }
 
 /// Whether images that cannot be read may be left out.
@@ -168,24 +224,22 @@ struct Key<'a> {
 
 /// Of [`Key`], and of the files that are named for it. Version 2 has upright pixels and a size.
 const VERSION: u32 = 2;
+/// The same of sets of image files. Before version 3, damaged JPEG images were read with gray parts, some TIFF images with
+/// wrong values, and it was not noted which files are of kinds that are not read.
+const IMAGE_FILES_VERSION: u32 = 3;
 
-/// The images of `spec`, from the cache if they are there.
+/// The images of `source`, from the cache if they are there.
 fn decoded(
     cache_home: Option<&Path>,
-    spec: Spec,
+    source: Source,
+    decoding: Decoding,
     options: &Options,
     tell: &mut dyn FnMut(Event),
 ) -> Result<(Pixels, Description)> {
-    let Source { format, root, files } = Source::find(spec, tell)?;
-    let decoding = Decoding {
-        size: options.size,
-        channels: options.channels,
-        fit: options.fit.unwrap_or(format.natural_fit()),
-        background: options.background,
-    };
+    let Source { format, root, files } = source;
     let range = options.range.filter(|_| format.takes_range());
     let key = Key {
-        version: VERSION,
+        version: if format.holds_image_files() { IMAGE_FILES_VERSION } else { VERSION },
         format: format.name(),
         decoding,
         range: range.map(|range| (range.low, range.high)),

@@ -10,7 +10,7 @@
 //! - [`load()`]: from a name to a set, through the cache of decoded images;
 //! - [`formats`]: what can be read. A further format is one file there and one line in its table;
 //! - [`sink`]: takes what formats read; [`fit`]: brings each image to the size and channels of the set;
-//!   [`findings`]: what was found besides;
+//!   [`findings`]: what was found besides; `remarks`: what of it is told;
 //! - [`set`]: images and their classes; [`batches`]: the order of training, the entrance to the mirrored
 //!   frame ([`crate::tf::frame`]).
 
@@ -24,12 +24,13 @@ pub mod formats;
 mod http;
 mod load;
 pub mod prefetch;
+mod remarks;
 pub mod set;
 pub mod sink;
 pub mod spec;
 
 pub use batches::{Batch, Batches};
-pub use findings::{Examples, Findings};
+pub use findings::{Deep, Examples, Findings, Foreign};
 pub use fit::Fit;
 pub use formats::{builtin, npy};
 pub use load::{Event, Options, decoded_bytes, load};

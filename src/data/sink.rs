@@ -48,7 +48,7 @@ impl<'a> Sink<'a> {
         Self { decoding, range, builder, tell, findings, own_size, waiting: Vec::new(), bytes: 0 }
     }
 
-    /// The range of floats, where the user has stated one.
+    /// The range of floats and of values of 16 bits, where the user has stated one.
     pub fn range(&self) -> Option<Range> {
         self.range
     }
@@ -142,15 +142,30 @@ impl<'a> Sink<'a> {
         let files = std::mem::take(&mut self.waiting);
         self.bytes = 0;
         let decoding = self.decoding;
-        let outcomes: Vec<_> = files.par_iter().map(|file| decode_file(file, &decoding)).collect();
+        let range = self.range;
+        let outcomes: Vec<_> =
+            files.par_iter().map(|file| decode_file(file, &decoding, range)).collect();
         for (file, outcome) in files.iter().zip(outcomes) {
             match outcome {
                 Outcome::Image(image) => {
                     self.findings.add_images(image.size, 1, usize::from(image.is_gray));
+                    if image.channels == 1 && !image.is_gray && decoding.channels.is_none() {
+                        self.findings.gray_in_color += 1;
+                    }
+                    if image.has_more_pages {
+                        self.findings.first_pages.add(&file.name);
+                    }
+                    if let Some(found) = image.deep {
+                        self.findings.add_deep(found);
+                    }
                     if let Some(size) = self.size_of_set(image.size) {
                         let class = Some(class_of(&file.name));
                         self.builder.push(size, image.channels, &image.pixels, class)?;
                     }
+                }
+                Outcome::Own => self.findings.own.add(&file.name),
+                Outcome::Foreign(kind) => {
+                    self.findings.add_foreign(kind.name, kind.remedy, &file.name);
                 }
                 Outcome::Other => self.findings.others.add(&file.name),
                 Outcome::Bad(reason) => self.findings.add_bad(reason, &file.name),

@@ -1,6 +1,7 @@
 //! Writes files whole or not at all, and reads and writes files of tensors.
 
 mod atomic;
+pub mod own;
 pub mod places;
 mod tensor_file;
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use image::{ExtendedColorType, ImageEncoder, ImageFormat, codecs::png::PngEncoder};
 
+use crate::files::own::marked_png;
 use crate::shape::{ImageShape, ImageSize};
 
 /// Pixels between the images of a grid.
@@ -128,11 +129,19 @@ impl Picture {
         Ok(Self { width, height, channels: if is_gray { 1 } else { 3 }, pixels })
     }
 
-    /// The picture as a PNG file.
+    /// The picture as a PNG file that says that this program made it, so that no data set takes it for an image.
     ///
     /// # Errors
     /// If it is too large for one.
     pub fn png(&self) -> Result<Vec<u8>> {
+        Ok(marked_png(self.plain_png()?))
+    }
+
+    /// As [`Self::png`], but without that mark: for a single image, which may be data for another program or this one.
+    ///
+    /// # Errors
+    /// If it is too large for one.
+    pub fn plain_png(&self) -> Result<Vec<u8>> {
         let color =
             if self.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
         let (width, height) = (u32::try_from(self.width)?, u32::try_from(self.height)?);

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use color_quant::NeuQuant;
 
 use super::grid::Picture;
+use crate::files::own::GIF_COMMENT;
 use crate::files::{UNFINISHED, write_streamed};
 
 /// Colours of a GIF's palette, which all frames share.
@@ -78,6 +79,7 @@ impl Movie<'_> {
         let palette = Palette::of(self, &first)?;
         let mut encoder = gif::Encoder::new(&mut *file, width, height, &palette.colours())?;
         encoder.set_repeat(gif::Repeat::Infinite)?;
+        encoder.write_raw_extension(gif::Extension::Comment.into(), &[GIF_COMMENT])?;
         for i in 0..self.count {
             let frame = self.frame(i, &first)?;
             // A GIF counts in hundredths of a second; what rounding takes from one frame the next one gets.

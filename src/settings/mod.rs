@@ -251,7 +251,7 @@ settings! {
         on_resume: OnResume::Fixed("it decides what the images are"),
     }
 
-    /// The values of black and white in arrays of floats, such as 0,1 or -1,1.
+    /// The values of black and white in arrays of floats, such as 0,1 or -1,1, and in images with 16 bits a value.
     range: Option<[f64; 2]> {
         default: None,
         allowed: meets("two numbers, low and high", |&[low, high]: &[f64; 2]| {

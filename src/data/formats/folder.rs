@@ -10,6 +10,7 @@ use walkdir::{DirEntry, WalkDir};
 use super::image_file::is_named_as_image;
 use super::input::Content;
 use super::{Fit, Format, Sink, SourceFile};
+use crate::files::own;
 
 /// `folder:PATH`.
 #[derive(Debug)]
@@ -32,6 +33,14 @@ impl Format for Folder {
         Fit::Crop
     }
 
+    fn takes_range(&self) -> bool {
+        true
+    }
+
+    fn holds_image_files(&self) -> bool {
+        true
+    }
+
     fn files(&self, path: &Path) -> Result<Vec<SourceFile>> {
         in_folder(path)
     }
@@ -43,7 +52,7 @@ impl Format for Folder {
 }
 
 /// The files in `folder` and below it that are not hidden, in the order of their paths within it,
-/// whatever the file system's is.
+/// whatever the file system's is. Of a run of this program there is only its folder, which stands for all that is in it.
 ///
 /// # Errors
 /// If it is no folder or cannot be read.
@@ -56,10 +65,22 @@ fn in_folder(folder: &Path) -> Result<Vec<SourceFile>> {
         !entry.file_type().is_dir()
             || entry.path().canonicalize().is_ok_and(|path| entered.insert(path))
     };
+    if is_of_run(folder) {
+        let name = folder.display().to_string();
+        return Ok(vec![SourceFile { name, content: Content::Run }]);
+    }
+    let mut runs = Vec::new();
+    let mut is_no_run = |entry: &DirEntry| {
+        let is_run = entry.file_type().is_dir() && own::is_run(entry.path());
+        if is_run {
+            runs.push(entry.path().to_path_buf());
+        }
+        !is_run
+    };
     let walk = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     let mut found = Vec::new();
     for entry in walk.filter_entry(|entry| {
-        (entry.depth() == 0 || !is_hidden(entry.file_name())) && is_new(entry)
+        (entry.depth() == 0 || !is_hidden(entry.file_name())) && is_new(entry) && is_no_run(entry)
     }) {
         match entry {
             Ok(entry) if entry.file_type().is_file() => {
@@ -86,8 +107,11 @@ fn in_folder(folder: &Path) -> Result<Vec<SourceFile>> {
     }
     // By components: `a/b` comes before `a.b/c` on every system.
     found.sort();
+    let name_of =
+        |path: &Path| path.strip_prefix(folder).unwrap_or(path).to_string_lossy().into_owned();
+    let runs = runs.iter().map(|run| SourceFile { name: name_of(run), content: Content::Run });
     let file = |(path, unreadable): (PathBuf, Option<(String, bool)>)| {
-        let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned();
+        let name = name_of(&path);
         let content = match unreadable {
             // A link to nowhere, a link to itself.
             Some((_, true)) if !is_named_as_image(&name) => Content::Bytes(Vec::new()),
@@ -97,5 +121,12 @@ fn in_folder(folder: &Path) -> Result<Vec<SourceFile>> {
         };
         SourceFile { name, content }
     };
-    Ok(found.into_iter().map(file).collect())
+    Ok(found.into_iter().map(file).chain(runs).collect())
+}
+
+/// Whether `folder` is that of a run of this program, or the one in it that holds its grids.
+fn is_of_run(folder: &Path) -> bool {
+    let Ok(path) = folder.canonicalize() else { return false };
+    let holds_grids = path.ends_with("samples");
+    own::is_run(&path) || holds_grids && path.parent().is_some_and(own::is_run)
 }

@@ -28,8 +28,13 @@ pub trait Format: fmt::Debug + Sync {
         Fit::Pad
     }
 
-    /// Whether it may hold floats, which have a range that the user states.
+    /// Whether it may hold floats or values of 16 bits, which have a range that the user states.
     fn takes_range(&self) -> bool {
+        false
+    }
+
+    /// Whether what it holds are image files, each of which says how it is stored.
+    fn holds_image_files(&self) -> bool {
         false
     }
 

@@ -26,6 +26,8 @@ pub(super) enum Content {
     Bytes(Vec<u8>),
     /// Out of reach, for this reason.
     Unreadable(String),
+    /// The folder of a run of this program, which is never read.
+    Run,
 }
 
 impl SourceFile {
@@ -48,6 +50,11 @@ impl SourceFile {
         (self.name.clone(), length, time)
     }
 
+    /// Whether it stands for the folder of a run of this program, of which nothing is read.
+    pub(in crate::data) fn is_run(&self) -> bool {
+        matches!(self.content, Content::Run)
+    }
+
     /// Its bytes that are in memory.
     pub(in crate::data) fn bytes_in_memory(&self) -> usize {
         match &self.content {
@@ -63,7 +70,9 @@ impl SourceFile {
     pub(super) fn path(&self) -> Result<&Path> {
         match &self.content {
             Content::At(path) => Ok(path),
-            Content::Bytes(_) => bail!("{}: expected a file on the disk", self.name),
+            Content::Bytes(_) | Content::Run => {
+                bail!("{}: expected a file on the disk", self.name)
+            }
             Content::Unreadable(reason) => bail!("{}: cannot be read: {reason}", self.name),
         }
     }

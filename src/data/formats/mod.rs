@@ -2,23 +2,26 @@
 //!
 //! - [`Format`]: what a format is; [`FORMATS`]: all there are;
 //! - [`builtin`]; [`folder`], [`zip`], [`tar`] of image files; [`idx`], [`mat5`], [`npy`], [`npz`] of arrays;
-//! - what they share: [`SourceFile`] (files, gzipped or not), [`image_file`] (one image file), `archive`,
-//!   and [`Stack`] (what array files hold).
+//! - what they share: [`SourceFile`] (files, gzipped or not), [`image_file`] (one image file; `jpeg`, `tiff` and `foreign`
+//!   know these formats and those that are not read), `archive`, and [`Stack`] (what array files hold).
 //!
 //! The parsers of arrays know nothing of libtorch, so that `fuzz/` takes them as they are.
 
 mod archive;
 pub mod builtin;
 pub mod folder;
+mod foreign;
 mod format;
 pub mod idx;
 pub mod image_file;
 mod input;
+mod jpeg;
 pub mod mat5;
 pub mod npy;
 pub mod npz;
 mod stack;
 pub mod tar;
+mod tiff;
 pub mod zip;
 
 pub use format::Format;

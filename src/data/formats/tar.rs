@@ -27,6 +27,14 @@ impl Format for Tar {
         Fit::Crop
     }
 
+    fn takes_range(&self) -> bool {
+        true
+    }
+
+    fn holds_image_files(&self) -> bool {
+        true
+    }
+
     fn read(&self, files: Vec<SourceFile>, sink: &mut Sink) -> Result<()> {
         files.iter().try_for_each(|file| read(file.path()?, sink))
     }

@@ -28,6 +28,14 @@ impl Format for Zip {
         Fit::Crop
     }
 
+    fn takes_range(&self) -> bool {
+        true
+    }
+
+    fn holds_image_files(&self) -> bool {
+        true
+    }
+
     fn read(&self, files: Vec<SourceFile>, sink: &mut Sink) -> Result<()> {
         files.iter().try_for_each(|file| read(file.path()?, sink))
     }
