@@ -104,7 +104,8 @@ pub(super) fn classes_of(sampler: &Sampler, texts: &[String]) -> Result<Vec<usiz
 /// The latents in a `.npy` file, row by row.
 pub(super) fn read_z(path: &Path, z_dim: usize) -> Result<Vec<f32>> {
     let name = || format!("--z {}", path.display());
-    let file = File::open(path).with_context(|| format!("{}: cannot be read", name()))?;
+    let file =
+        File::open(path).map_err(|error| Usage(format!("{}: cannot be read: {error}", name())))?;
     let ([rows, columns], values) = read_rows(file).with_context(name)?;
     if columns != z_dim {
         let message = format!("{}: expected shape [N, {z_dim}], found [{rows}, {columns}]", name());

@@ -58,6 +58,11 @@ impl Role {
     }
 }
 
+/// Whether `--ranks` has started this process.
+pub(super) fn are_started_here() -> bool {
+    std::env::var_os(STARTED).is_some()
+}
+
 /// Meets the other ranks.
 ///
 /// # Errors
@@ -73,8 +78,7 @@ pub(super) fn print_error_of_rank(error: &anyhow::Error, rank: usize, command: &
         return print_error(error, command);
     }
     let is_broken = of_group.is_some_and(|error| error.failure == Failure::Connection);
-    let is_said =
-        rank > 0 && is_divergence(error) || is_broken && std::env::var_os(STARTED).is_some();
+    let is_said = rank > 0 && is_divergence(error) || is_broken && are_started_here();
     if !is_said {
         print_error(&anyhow::anyhow!("rank {rank}: {error:#}"), command);
     }
@@ -124,9 +128,9 @@ pub(super) fn launch(count: usize) -> Result<ExitCode> {
         if failed.is_some_and(|(_, _, when)| when.elapsed() > GRACE) {
             ranks.iter_mut().for_each(Rank::kill);
         }
-        if let Some((signal, is_first)) = signals.next() {
-            // The ranks agree among themselves on the first. Who asks again does not want to wait for that.
-            let asked = if is_first { 1 } else { count };
+        if let Some((signal, is_urgent)) = signals.next() {
+            // The ranks agree among themselves. Who asks again to end does not want to wait for that.
+            let asked = if is_urgent { count } else { 1 };
             ranks.iter().take(asked).for_each(|rank| rank.signal(signal));
         }
         std::thread::sleep(LOOK_EVERY);
@@ -246,17 +250,20 @@ fn prepare_child(socket: Option<i32>, parent: u32) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Signals that ask to end, and that have not been handed on yet.
+/// Signals that ask the ranks for something, and that have not been handed on yet.
 struct Signals {
     caught: Vec<(i32, Arc<AtomicUsize>)>,
-    handed_on: std::cell::Cell<bool>,
+    /// Whether one was handed on that asks to end.
+    ends: std::cell::Cell<bool>,
 }
 
 impl Signals {
     fn catch() -> Result<Self> {
         use signal_hook::consts::{SIGINT, SIGTERM};
         #[cfg(unix)]
-        let all = [SIGINT, SIGTERM, signal_hook::consts::SIGHUP];
+        use signal_hook::consts::{SIGUSR1, SIGUSR2};
+        #[cfg(unix)]
+        let all = [SIGINT, SIGTERM, signal_hook::consts::SIGHUP, libc::SIGXCPU, SIGUSR1, SIGUSR2];
         #[cfg(not(unix))]
         let all = [SIGINT, SIGTERM];
         let mut caught = Vec::new();
@@ -266,13 +273,18 @@ impl Signals {
                 .context("signals cannot be handled")?;
             caught.push((signal, flag));
         }
-        Ok(Self { caught, handed_on: false.into() })
+        Ok(Self { caught, ends: false.into() })
     }
 
-    /// The next one, and whether it is the first.
+    /// The next one, and whether it asks to end for the second time.
     fn next(&self) -> Option<(i32, bool)> {
         let mut caught = self.caught.iter();
-        let (signal, _) = caught.find(|(_, flag)| flag.swap(0, Ordering::Relaxed) > 0)?;
-        Some((*signal, !self.handed_on.replace(true)))
+        let &(signal, _) = caught.find(|(_, flag)| flag.swap(0, Ordering::Relaxed) > 0)?;
+        #[cfg(unix)]
+        let may_train_on =
+            [signal_hook::consts::SIGUSR1, signal_hook::consts::SIGUSR2].contains(&signal);
+        #[cfg(not(unix))]
+        let may_train_on = false;
+        Some((signal, !may_train_on && self.ends.replace(true)))
     }
 }

@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use dcgan::architecture::{Architecture, Network};
+use dcgan::data::spec::{missing, portable};
 use dcgan::data::{ImageSet, SetIdentity};
-use dcgan::device::{self, DeviceChoice, default_threads};
+use dcgan::device::{self, DeviceChoice, default_threads, threads_of_environment};
 use dcgan::distributed::Ranks;
 use dcgan::error::Usage;
 use dcgan::eval::metric::Metric;
@@ -17,7 +18,7 @@ use dcgan::run::checkpoint::{Checkpoint, Origin};
 use dcgan::run::list::find;
 use dcgan::run::resume::{Saved, ensure_run, network_changes};
 use dcgan::settings::{Change, OnCollapse, Switch, TrainConfig};
-use dcgan::train::interrupt::Interrupt;
+use dcgan::train::interrupt::{Interrupt, OnUsr};
 use dcgan::train::memory::estimate;
 use dcgan::train::{End, Job, Outcome, Work, is_divergence};
 use tch::Device;
@@ -28,7 +29,7 @@ use super::generator::{note_on, note_on_tf32};
 use super::memory::{ensure_enough, told};
 use super::output::{print, shell_quoted};
 use super::progress::{Progress, say};
-use super::ranks::{Role, launch, meet, print_error_of_rank};
+use super::ranks::{Role, are_started_here, launch, meet, print_error_of_rank};
 use crate::cli::{TrainArgs, Verbosity};
 
 /// `dcgan train`.
@@ -91,8 +92,8 @@ fn assist(args: &TrainArgs, among: &OfMachine) -> Result<ExitCode> {
     ensure_all_agree(&among.ranks, refused)?;
     let config = TrainConfig { device: own.device, threads: own.threads, ..of_first };
     let prepared = Prepared::with_config(args, config, Some(among), Verbosity::Quiet)?;
-    let interrupt = Interrupt::on_signals()?;
-    let Prepared { config, device, set, .. } = prepared;
+    let Prepared { config, device, set, interrupt, .. } = prepared;
+    interrupt.on_end(args.on_usr)?;
     if among.ranks.text_of_first("")? != TRAINS {
         among.ranks.barrier()?;
         return Ok(ExitCode::SUCCESS);
@@ -191,7 +192,7 @@ fn begin(args: &TrainArgs, ranks: Option<&OfMachine>) -> Result<ExitCode> {
         }
         return prepared.print_plan("");
     }
-    let run = RunDir::create(asked, &prepared.config.dataset)?;
+    let run = RunDir::create(asked, &portable(&prepared.config.dataset))?;
     prepared.train(&run, None, ranks)
 }
 
@@ -281,7 +282,7 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path, ranks: Option<&OfMachine>) -> Re
     if args.dry_run {
         return prepared.print_plan(&resuming(iteration, total));
     }
-    let run = RunDir::create(Some(to), &prepared.config.dataset)?;
+    let run = RunDir::create(Some(to), &portable(&prepared.config.dataset))?;
     prepared.train(&run, Some(checkpoint.fork()), ranks)
 }
 
@@ -298,6 +299,16 @@ fn resuming(iteration: u64, total: u64) -> String {
     format!("resuming after iteration {iteration} of {total}")
 }
 
+/// The error that the data set of a run that is to be resumed is not at `path`.
+fn is_missing(run: &Path, dataset: &str, path: &Path) -> Usage {
+    Usage(format!(
+        "--resume {}: its data set is `{dataset}`, and there is nothing at {}; --dataset SPEC can name another place of \
+         the same images",
+        run.display(),
+        path.display()
+    ))
+}
+
 /// What is known before the first file is written.
 struct Prepared {
     config: TrainConfig,
@@ -312,6 +323,8 @@ struct Prepared {
     verbosity: Verbosity,
     /// Whether a film is made at the end.
     film: bool,
+    interrupt: Interrupt,
+    on_usr: OnUsr,
 }
 
 impl Prepared {
@@ -329,12 +342,19 @@ impl Prepared {
         ranks: Option<&OfMachine>,
         verbosity: Verbosity,
     ) -> Result<Self> {
+        let interrupt = Interrupt::default();
+        interrupt.on_usr(args.on_usr)?;
         // A wrong name is refused although nothing may be measured, and before a data set is fetched.
         let metric =
             Metric::that_decides(&config.eval_metric).map_err(|error| args.with_its_file(error))?;
-        let threads = config.threads.unwrap_or_else(default_threads);
         // The ranks of a machine share its threads.
-        let own_threads = (threads / ranks.map_or(1, |_| ranks_on_this_machine())).max(1);
+        let sharing = ranks.map_or(1, |_| ranks_on_this_machine());
+        let threads = config.threads.unwrap_or_else(|| match threads_of_environment() {
+            // Other launchers say how many threads each process has.
+            Some(each) if !are_started_here() => (each * sharing).min(1024),
+            _ => default_threads(),
+        });
+        let own_threads = (threads / sharing).max(1);
         device::configure(own_threads, config.tf32 == Switch::On)?;
         let device = match ranks {
             None => device::resolve(config.device, config.precision.kind())?,
@@ -361,9 +381,13 @@ impl Prepared {
             false => dcgan::data::load(&config.dataset, &config.data(), &mut |_| {}),
         };
         let set = match ranks {
-            None => load()?,
-            Some(among) => among.one_after_another(load)?,
+            None => load(),
+            Some(among) => among.one_after_another(load),
         };
+        let set = set.map_err(|error| match (args.resumed(), missing(&config.dataset)) {
+            (Some(run), Some(path)) => is_missing(&run, &config.dataset, &path).into(),
+            _ => error,
+        })?;
         let config = config.with_size(set.shape().size)?;
         let identity = set.identity_for(config.conditional.is_on())?;
         if let Some(OfMachine { ranks, .. }) = ranks {
@@ -383,8 +407,22 @@ impl Prepared {
                 set.count()
             ));
         }
-        let film = args.film;
-        Ok(Self { config, device, note, set, identity, architecture, memory, verbosity, film })
+        // Messages so far name paths as they were given.
+        let config = config.with_absolute_paths()?;
+        let (film, on_usr) = (args.film, args.on_usr);
+        Ok(Self {
+            config,
+            device,
+            note,
+            set,
+            identity,
+            architecture,
+            memory,
+            verbosity,
+            film,
+            interrupt,
+            on_usr,
+        })
     }
 
     fn total(&self) -> u64 {
@@ -465,7 +503,7 @@ impl Prepared {
         go_on(ranks, true)?;
         let total = self.total();
         let plan = (self.verbosity == Verbosity::Verbose).then(|| self.plan()).transpose()?;
-        let Self { config, device, note, set, verbosity, film, .. } = self;
+        let Self { config, device, note, set, verbosity, film, interrupt, on_usr, .. } = self;
         let evaluator = || super::evaluator::evaluator(&config, &set, device, verbosity);
         let evaluator = match ranks {
             None => evaluator()?,
@@ -495,7 +533,7 @@ impl Prepared {
                 Some(among) => format!(", {} ranks", among.ranks.share().count),
             }
         ));
-        let interrupt = Interrupt::on_signals()?;
+        interrupt.on_end(on_usr)?;
         let job = Job {
             config: &config,
             device,

@@ -10,7 +10,7 @@ use tch::Device;
 
 use super::due::Due;
 use super::inputs::InputMaker;
-use super::interrupt::{Interrupt, Signal};
+use super::interrupt::{Interrupt, Request};
 use super::state::{Entry, state};
 use super::step::Gan;
 use super::trainer::{End, MAX_ROLLBACKS, is_divergence, prepare_cuda};
@@ -99,15 +99,15 @@ pub(super) fn agree(gan: &Gan, ranks: &Ranks) -> Result<()> {
     Ok(())
 }
 
-/// The signal that has asked any of the ranks to end: the same answer on all.
+/// What a signal has asked any of the ranks for: the same answer on all.
 ///
 /// # Errors
 /// If another rank has ended or does not answer.
-pub(super) fn requested(interrupt: &Interrupt, ranks: Option<&Ranks>) -> Result<Option<Signal>> {
+pub(super) fn requested(interrupt: &Interrupt, ranks: Option<&Ranks>) -> Result<Option<Request>> {
     let own = interrupt.requested();
     match ranks {
         None => Ok(own),
-        Some(ranks) => Ok(Signal::of(ranks.largest(own.map_or(0, Signal::number))?)),
+        Some(ranks) => Ok(Request::of(ranks.largest(Request::code(own))?)),
     }
 }
 
@@ -132,12 +132,14 @@ pub fn assist(work: Work) -> Result<End> {
     let mut worker = Worker::begin(work)?;
     let ranks = Rc::clone(&worker.ranks);
     while worker.position.iteration < worker.total {
-        if let Some(signal) = requested(interrupt, Some(&ranks))? {
+        if let Some(request) = requested(interrupt, Some(&ranks))? {
             if let Err(error) = worker.save() {
                 worker.recover(error)?;
             }
-            ranks.barrier()?;
-            return Ok(End::Interrupted(signal));
+            if let Request::End(signal) = request {
+                ranks.barrier()?;
+                return Ok(End::Interrupted(signal));
+            }
         }
         if let Err(error) = worker.iterate() {
             worker.recover(error)?;
