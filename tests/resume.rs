@@ -419,9 +419,12 @@ mod unix {
             (libc::SIGINT, "SIGINT", 130),
             (libc::SIGTERM, "SIGTERM", 143),
             (libc::SIGHUP, "SIGHUP", 129),
+            (libc::SIGXCPU, "SIGXCPU", 152),
+            (libc::SIGUSR1, "SIGUSR1", 138),
         ] {
             let folder = tempfile::tempdir()?;
-            let child = begin(folder.path(), &format!("{ENDLESS} --run run"), "run", 20)?;
+            let args = format!("{ENDLESS} --run run --on-usr stop");
+            let child = begin(folder.path(), &args, "run", 20)?;
             signal(&child, number);
             let (ended, said) = end(child)?;
             assert_eq!(ended, Some(code), "{said}");
@@ -441,6 +444,50 @@ mod unix {
             train(folder.path(), &format!("train --resume run --iterations {total}"));
             assert!(trace(&run)? == uninterrupted(folder.path(), total)?, "{name}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn the_signals_of_batch_systems_save_a_checkpoint_and_training_goes_on_to_the_same_bits()
+    -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let rare = ENDLESS.replace("--checkpoint-every 20 --quiet", "--checkpoint-every 0");
+        // Few lines: nobody reads them before the end.
+        let args = rare.replace("1000000", "3000").replace("--log-every 1", "--log-every 100");
+        let child = begin(folder.path(), &format!("{args} --run run"), "run", 0)?;
+        let run = folder.path().join("run");
+        let mut before = 0;
+        for number in [libc::SIGUSR1, libc::SIGUSR2] {
+            signal(&child, number);
+            wait_for(&run, before + 1)?;
+            before = newest(&run)?;
+        }
+        let (ended, said) = end(child)?;
+        assert_eq!(ended, Some(0), "{said}");
+        for name in ["SIGUSR1", "SIGUSR2"] {
+            assert_eq!(
+                said.matches(&format!("{name}: the state after iteration ")).count(),
+                1,
+                "{said}"
+            );
+        }
+        assert!(before < 3000, "{before}");
+        train(folder.path(), &format!("{args} --run whole"));
+        let [of_run, of_whole] = ["run", "whole"].map(|name| trace(&folder.path().join(name)));
+        assert!(of_run? == of_whole?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_limit_on_the_size_of_files_is_an_error_that_names_the_file() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mut shell = std::process::Command::new("sh");
+        // A checkpoint of this run has more than 8 blocks of 512 bytes.
+        let script = format!("ulimit -f 8; exec \"$0\" {SMALL} --run run");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_dcgan")]).current_dir(folder.path());
+        let (ended, said) = end(shell.stderr(Stdio::piped()).spawn()?)?;
+        assert_eq!(ended, Some(1), "{said}");
+        assert!(said.contains(".safetensors: cannot be written: File too large"), "{said}");
         Ok(())
     }
 
