@@ -157,7 +157,7 @@ fn threads_in(list: &str) -> Option<usize> {
 }
 
 /// The number of physical cores that this process may use, by its affinity and by the quotas of its control groups.
-fn usable_cores() -> usize {
+pub fn usable_cores() -> usize {
     // Physical cores and not logical ones: two threads that share a core slow each other's convolutions down.
     let quota = std::thread::available_parallelism().map_or(usize::MAX, std::num::NonZero::get);
     num_cpus::get_physical().min(num_cpus::get()).min(quota).max(1)

@@ -35,8 +35,24 @@ pub(super) fn load_with_progress(
     let set = set?;
     let bad = set.findings().bad_count();
     if bad > 0 {
+        let mut flags = String::new();
+        for (flag, value) in [
+            ("image-size", options.size.map_or("auto".to_owned(), |size| size.to_string())),
+            ("channels", options.channels.map_or(String::new(), |channels| channels.to_string())),
+            ("fit", options.fit.as_ref().map_or(String::new(), shown)),
+            (
+                "range",
+                options
+                    .range
+                    .map_or(String::new(), |range| format!("{},{}", range.low, range.high)),
+            ),
+        ] {
+            if !value.is_empty() && (flag, &*value) != ("image-size", "32") {
+                flags += &format!(" --{flag} {value}");
+            }
+        }
         say(&format!(
-            "warning: {bad} images cannot be read and are left out; `dcgan data show {} --skip-bad --max-bad 100` lists them",
+            "warning: {bad} images cannot be read and are left out; `dcgan data show {}{flags} --skip-bad --max-bad 100` lists them",
             shell_quoted(spec)
         ));
     }

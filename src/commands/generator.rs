@@ -27,7 +27,19 @@ pub(super) fn sampler(args: &GeneratorArgs) -> Result<Sampler> {
     let device = device_of(&args.device, args.precision.kind())?;
     let weights = match &args.model {
         None => Weights::built_in()?.checked(args.weights)?,
-        Some(model) => model::read(&find(model)?, Network::Generator, args.weights, print_warning)?,
+        Some(model) => {
+            let mut is_older = false;
+            let mut report = |error: &anyhow::Error| {
+                is_older = true;
+                print_warning(error);
+            };
+            let weights =
+                model::read(&find(model)?, Network::Generator, args.weights, &mut report)?;
+            if is_older {
+                say(&format!("note: taking the checkpoint of iteration {}", weights.iteration));
+            }
+            weights
+        }
     };
     Sampler::of(&weights, device, args.precision.kind())?.computing_in(args.precision.compute())
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use dcgan::architecture::{Architecture, Network};
 use dcgan::data::spec::{missing, portable};
 use dcgan::data::{ImageSet, SetIdentity};
-use dcgan::device::{self, DeviceChoice, default_threads, threads_of_environment};
+use dcgan::device::{self, DeviceChoice, default_threads, threads_of_environment, usable_cores};
 use dcgan::distributed::Ranks;
 use dcgan::error::Usage;
 use dcgan::eval::metric::Metric;
@@ -208,11 +208,16 @@ fn resume(args: &TrainArgs, of: &Path, ranks: Option<&OfMachine>) -> Result<Exit
     let run = if args.dry_run { None } else { Some(RunDir::open(&path)?) };
     let saved = Saved::read(&path, print_warning)?;
     let prepared = Prepared::new(args, args.resolve_continued(&saved.config)?, ranks)?;
+    let keeps_networks = saved.config.network_changes(&prepared.config)?.is_empty();
     refuse(
         if args.is_continued { "--continue" } else { "--resume" },
         &saved.changes(&prepared.config, &prepared.identity)?,
-        "a resumed run is the same run, whatever flags or its config.toml say now; with --fork NEWRUN another starts \
-         from its checkpoint",
+        if keeps_networks {
+            "a resumed run is the same run, whatever flags or its config.toml say now; with --fork NEWRUN another \
+             starts from its checkpoint"
+        } else {
+            "a resumed run is the same run, and its networks keep their shapes; begin another with --run NEWRUN"
+        },
     )?;
     let (iteration, total) = (saved.iteration(), prepared.total());
     if iteration > total {
@@ -257,7 +262,8 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path, ranks: Option<&OfMachine>) -> Re
         return Err(Usage(format!("--fork {}: {message}", to.display())).into());
     }
     let checkpoint = if path.is_file() {
-        let advice = "expected a checkpoint, such as RUN/checkpoints/iteration-000500.safetensors";
+        let advice = "expected a checkpoint, such as RUN/checkpoints/iteration-000500.safetensors; `dcgan import` makes \
+                      one of exported weights";
         Checkpoint::load(&path).context(advice)?
     } else {
         let saved = Saved::read(&path, print_warning)?;
@@ -350,9 +356,10 @@ impl Prepared {
         // The ranks of a machine share its threads.
         let sharing = ranks.map_or(1, |_| ranks_on_this_machine());
         let threads = config.threads.unwrap_or_else(|| match threads_of_environment() {
-            // Other launchers say how many threads each process has.
-            Some(each) if !are_started_here() => (each * sharing).min(1024),
-            _ => default_threads(),
+            _ if ranks.is_none() || are_started_here() => default_threads(),
+            // Other launchers say how many threads each process has; torchrun says 1 where nobody has thought of it.
+            Some(each) if each > 1 => (each * sharing).min(1024),
+            _ => usable_cores(),
         });
         let own_threads = (threads / sharing).max(1);
         device::configure(own_threads, config.tf32 == Switch::On)?;

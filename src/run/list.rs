@@ -22,10 +22,16 @@ pub fn find(name: &Path) -> Result<PathBuf> {
 }
 
 fn find_in(runs: &Path, name: &Path) -> Result<PathBuf> {
+    let text = name.to_string_lossy();
+    let is_name = name.components().count() == 1 && !text.starts_with('.');
+    // A folder that holds no run does not hide the run of its name.
+    let named = runs.join(name);
+    if is_name && name.is_dir() && !RunDir::is_run(name) && RunDir::is_run(&named) {
+        return Ok(named);
+    }
     if name.exists() {
         return Ok(name.to_path_buf());
     }
-    let text = name.to_string_lossy();
     let mut found: Vec<_> = list(runs)
         .unwrap_or_default()
         .into_iter()

@@ -135,6 +135,7 @@ pub(super) mod seed {
 
     use super::{Deserialize, in_toml, whole_number};
 
+    #[allow(clippy::trivially_copy_pass_by_ref)] // Serde passes a reference.
     pub(in crate::settings) fn serialize<S: Serializer>(
         seed: &u64,
         to: S,

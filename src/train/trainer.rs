@@ -193,7 +193,9 @@ impl<'a> Trainer<'a> {
         // largest number of iterations expected between two of their lines.
         let mut lines_every = None;
         if let Some(checkpoint) = from {
-            if checkpoint.path.starts_with(run.path()) {
+            // A fork that was stopped before its first line has none.
+            let has_begun = run.checkpoints().iterations()? != [checkpoint.header.iteration];
+            if checkpoint.path.starts_with(run.path()) && has_begun {
                 lines_every = Some(checkpoint.header.config.log_every.max(config.log_every));
             }
             state::restore(&mut gan, &checkpoint)?;
