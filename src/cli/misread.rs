@@ -36,6 +36,8 @@ pub(super) fn without_far_proposal(mut found: clap::Error) -> clap::Error {
         && strsim::jaro_winkler(&given, &proposed) < ALIKE
     {
         found.remove(ContextKind::SuggestedArg);
+        // It is that of the other flag.
+        found.remove(ContextKind::Usage);
     }
     found
 }
