@@ -139,10 +139,28 @@ pub fn resolve(choice: DeviceChoice, kind: Kind) -> Result<Device> {
     Ok(resolved)
 }
 
-/// The number of physical cores that this process may use, which is the default number of threads.
+/// The default number of threads: what `OMP_NUM_THREADS` says, else the number of physical cores that this process may
+/// use.
 pub fn default_threads() -> usize {
+    threads_of_environment().unwrap_or_else(usable_cores)
+}
+
+/// The number of threads that `OMP_NUM_THREADS` asks for.
+pub fn threads_of_environment() -> Option<usize> {
+    threads_in(&std::env::var("OMP_NUM_THREADS").ok()?)
+}
+
+/// The first of the numbers in `list`, which is that of the outermost level.
+fn threads_in(list: &str) -> Option<usize> {
+    let threads = list.split(',').next()?.trim().parse().ok()?;
+    (1..=1024).contains(&threads).then_some(threads)
+}
+
+/// The number of physical cores that this process may use, by its affinity and by the quotas of its control groups.
+pub fn usable_cores() -> usize {
     // Physical cores and not logical ones: two threads that share a core slow each other's convolutions down.
-    num_cpus::get_physical().min(num_cpus::get()).max(1)
+    let quota = std::thread::available_parallelism().map_or(usize::MAX, std::num::NonZero::get);
+    num_cpus::get_physical().min(num_cpus::get()).min(quota).max(1)
 }
 
 /// Prepares the process for computing on `threads` CPU threads, and on CUDA in float32 as it is, or with `tf32` in
@@ -383,6 +401,22 @@ mod tests {
         for bad in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:999", "CPU"] {
             assert!(bad.parse::<DeviceChoice>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_environment_may_say_how_many_threads() {
+        for (text, expected) in [
+            ("3", Some(3)),
+            (" 8 ", Some(8)),
+            ("4,2", Some(4)),
+            ("0", None),
+            ("", None),
+            ("many", None),
+            ("99999", None),
+        ] {
+            assert_eq!(threads_in(text), expected, "{text}");
+        }
+        assert!((1..=num_cpus::get()).contains(&usable_cores()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::CommandFactory;
-use dcgan::device;
+use dcgan::{device, files};
 
 use crate::cli::{Cli, Command};
 
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
+            commands::wait_if_interrupted();
             commands::print_error(&error, &command);
             commands::exit_code(&error)
         }
@@ -27,6 +28,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
+    files::let_the_size_limit_be_an_error();
+    if !cli.trains() {
+        commands::leave_nothing_when_interrupted()?;
+    }
     match cli.command {
         None => commands::train(&cli.train),
         Some(Command::Train(args)) => commands::train(&args),

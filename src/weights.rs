@@ -72,9 +72,14 @@ pub struct Weights {
     pub iteration: u64,
     /// Whether they are a moving average or the weights that it is of; `None` where there is no average.
     pub variant: Option<Variant>,
+    /// The SHA-256 of the images that they were trained on, where that is known.
+    pub images_sha256: Option<String>,
     /// The tensors by PyTorch's names, in the mirrored frame.
     pub tensors: BTreeMap<String, Tensor>,
 }
+
+/// The key in the metadata of exported weights of the SHA-256 of the images that they were trained on.
+const IMAGES_KEY: &str = "images_sha256";
 
 impl Weights {
     /// The live weights of a model: the tensors are the model's own, not copies.
@@ -88,6 +93,7 @@ impl Weights {
             classes: None,
             iteration,
             variant: None,
+            images_sha256: None,
             tensors: tensors.map(|variable| (variable.torch_name, variable.tensor)).collect(),
         }
     }
@@ -138,6 +144,11 @@ impl Weights {
             .with_context(|| format!("`channels` is {:?}", get("channels").unwrap_or("missing")))?;
         let size = config.image_size.known().context("`config` lacks the size of images")?;
         let image = ImageShape { size, channels };
+        ensure!(
+            get("image_size").is_none_or(|text| text.parse() == Ok(size)),
+            "`image_size` is {}, and in `config` it is {size}",
+            get("image_size").unwrap_or("missing")
+        );
         let classes: Option<Classes> = match get(CLASSES_KEY) {
             None => None,
             Some(text) => {
@@ -182,6 +193,7 @@ impl Weights {
             classes,
             iteration,
             variant,
+            images_sha256: metadata.get(IMAGES_KEY).cloned(),
             tensors,
         })
     }
@@ -295,6 +307,7 @@ impl Weights {
     /// No input causes an error.
     pub fn about(&self) -> Result<BTreeMap<String, String>> {
         let model = self.model_config();
+        let config = self.config.portable();
         let about = [
             ("version", VERSION.to_owned()),
             ("program", format!("dcgan {}", crate::VERSION)),
@@ -307,13 +320,14 @@ impl Weights {
             ("alpha", model.alpha.to_string()),
             ("bn_epsilon", model.bn_epsilon.to_string()),
             ("image_size", model.image.size.to_string()),
-            ("dataset", self.config.dataset.clone()),
-            ("config", toml::to_string(&self.config)?),
+            ("dataset", config.dataset.clone()),
+            ("config", toml::to_string(&config)?),
         ];
         let variant = self.variant.map(|variant| (VARIANT_KEY, variant.name().to_owned()));
         let classes = self.classes.as_ref().map(serde_json::to_string).transpose()?;
         let classes = classes.map(|classes| (CLASSES_KEY, classes));
-        let about = about.into_iter().chain(variant).chain(classes);
+        let images = self.images_sha256.clone().map(|sha256| (IMAGES_KEY, sha256));
+        let about = about.into_iter().chain(variant).chain(classes).chain(images);
         Ok(about.map(|(key, value)| (key.to_owned(), value)).collect())
     }
 

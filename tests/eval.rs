@@ -297,6 +297,74 @@ fn what_cannot_be_measured_is_refused() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_best_checkpoint_stays_when_another_way_of_evaluating_cannot_be_compared() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let place = folder.path();
+    let args = format!("{SMALL} --limit 24 --eval-every 2 --eval-features pixels --eval-count 6");
+    train(place, &format!("{args} --run run"));
+    let best = place.join("run/checkpoints/best.safetensors");
+    let kept = std::fs::read(&best)?;
+    let of_kept = dcgan::run::checkpoint::Checkpoint::header(&best)?.iteration;
+    let ran = train(place, "--resume run --iterations 8 --eval-count 7");
+    let aside = format!("run/checkpoints/best-of-{of_kept:06}.safetensors");
+    assert_eq!(
+        ran.stderr.matches(&format!("cannot be compared; it is now {aside}")).count(),
+        1,
+        "{}",
+        ran.stderr
+    );
+    assert!(std::fs::read(place.join(&aside))? == kept);
+    // The best of those that can be compared is marked everywhere.
+    let lines = evaluations(&place.join("run"))?;
+    let distance = |line: &&Evaluation| line.evaluation["frechet_distance"];
+    let later = lines.iter().filter(|line| line.count == 7);
+    let best_of_later = later.min_by(|a, b| distance(a).total_cmp(&distance(b))).context("none")?;
+    let header = dcgan::run::checkpoint::Checkpoint::header(&best)?;
+    assert_eq!((header.iteration, best_of_later.is_best), (best_of_later.iteration, true));
+    let shown = train(place, "runs show run").stdout;
+    let told = format!("iteration {}: frechet_distance ", header.iteration);
+    assert!(shown.contains("best.safetensors") && shown.contains(&told), "{shown}");
+    train(place, "report run --out r.html");
+    let page = std::fs::read_to_string(place.join("r.html"))?;
+    assert!(page.contains(&format!("<td>{} (best)</td>", header.iteration)));
+    Ok(())
+}
+
+#[test]
+fn a_run_is_measured_against_the_images_that_it_was_trained_on() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let place = folder.path();
+    train(place, &format!("{SMALL} --classes 3,7 --limit 40 --fit stretch --run run"));
+    let args =
+        "eval run --device cpu --threads 1 --metrics duplicates,sliced_wasserstein --count 6";
+    let ran = train(place, args);
+    assert!(
+        ran.stderr.contains("as in training: --fit stretch --classes 3,7 --limit 40"),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stdout.contains("against 34 of `digits`"), "{}", ran.stdout);
+    // Nobody asked for a Fréchet distance.
+    assert!(!ran.stdout.contains("Fréchet"), "{}", ran.stdout);
+    let ran = train(place, &format!("{args} --limit 30"));
+    assert!(ran.stdout.contains("against 24 of `digits`"), "{}", ran.stdout);
+    dcgan(place, "eval --images run").assert_refused(
+        "--images",
+        2,
+        &["is a run; `dcgan eval run`"],
+    );
+    std::fs::write(place.join("f.pt"), b"PK\x03\x04 and nothing else")?;
+    let ran = dcgan(place, "eval run --device cpu --threads 1 --features f.pt");
+    ran.assert_refused(
+        "f.pt",
+        1,
+        &["f.pt: expected a TorchScript module", "an archive that is damaged"],
+    );
+    assert!(!ran.stderr.contains("PytorchStream"), "{}", ran.stderr);
+    Ok(())
+}
+
 fn evaluations(run: &Path) -> Result<Vec<Evaluation>> {
     let evaluation = |line| match line {
         Line::Evaluation(evaluation) => Some(evaluation),

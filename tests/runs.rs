@@ -51,7 +51,11 @@ fn a_run_that_cannot_be_read_is_an_error_and_hides_no_other() -> Result<()> {
     std::fs::write(folder.path().join("runs/mine/config.toml"), "seed = 'x'")?;
     let ran = dcgan(folder.path(), "runs");
     assert_eq!(ran.code, Some(1));
-    assert!(ran.stderr.contains("runs/mine") && ran.stderr.contains("`seed`"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("runs/mine") && ran.stderr.contains("seed: expected"),
+        "{}",
+        ran.stderr
+    );
     assert!(ran.stdout.contains("0001-"), "{}", ran.stdout);
     Ok(())
 }

@@ -178,7 +178,7 @@ fn a_wrong_value_is_said_with_its_flag_on_the_command_line_and_with_its_key_in_a
         ("z-dim = 0", "z-dim: expected 1 to 65536, found 0\n"),
         ("run = 3", "run: expected a path, found 3\n"),
         ("eval-metric = 'fid'", "eval-metric: expected one of frechet_distance"),
-        ("fit = 'x'", "`fit` = \"x\": unknown variant `x`, expected one of `crop`"),
+        ("fit = 'x'", "fit: expected one of \"crop\", \"pad\", \"stretch\", found \"x\""),
     ] {
         std::fs::write(folder.path().join("my.toml"), text)?;
         let told = format!("error: --config my.toml: {told}");

@@ -25,6 +25,7 @@ mod init;
 mod metrics;
 mod nonfinite;
 mod parity;
+mod places;
 mod precision;
 mod ranks;
 mod resume;

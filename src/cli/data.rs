@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use dcgan::settings::whole_number;
 
-use super::{DataArgs, whole};
+use super::DataArgs;
 
 /// Arguments of `data`.
 #[derive(Debug, Args)]
@@ -27,7 +28,7 @@ pub enum DataCommand {
         #[command(flatten)]
         options: DataArgs,
         /// Chooses the images of --limit
-        #[arg(long, value_parser = whole, value_name = "N")]
+        #[arg(long, value_parser = whole_number, value_name = "N")]
         seed: Option<u64>,
         /// Where the contact sheet of up to 144 images goes; with none, no sheet is drawn
         #[arg(long, value_name = "FILE.png")]

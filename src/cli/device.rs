@@ -15,7 +15,7 @@ pub struct DeviceArgs {
     /// On CUDA, let float32 convolutions and dense layers compute in TensorFloat-32
     #[arg(long, value_parser = one_of(&[("on", Switch::On), ("off", Switch::Off)]), default_value = "off")]
     pub tf32: Switch,
-    /// CPU threads [default: the physical cores]
+    /// CPU threads [default: OMP_NUM_THREADS, else the physical cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }

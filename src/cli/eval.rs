@@ -2,8 +2,9 @@
 
 use clap::Args;
 use dcgan::eval::features::InputRange;
+use dcgan::settings::whole_number;
 
-use super::{DataArgs, GeneratorArgs, one_of, whole};
+use super::{DataArgs, GeneratorArgs, one_of};
 
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
@@ -54,7 +55,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "METRIC,...", default_value = "all", value_delimiter = ',')]
     pub metrics: Vec<String>,
     /// Decides the noise, which real images are held out, and what is resampled
-    #[arg(long, value_name = "N", default_value = "0", value_parser = whole)]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole_number)]
     pub seed: u64,
     /// Print JSON
     #[arg(long)]

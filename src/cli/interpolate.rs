@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use dcgan::settings::whole_number;
 
-use super::{GeneratorArgs, frame_rate, whole};
+use super::{GeneratorArgs, frame_rate};
 
 /// Arguments of `interpolate`.
 #[derive(Debug, Args)]
@@ -26,7 +27,7 @@ pub struct InterpolateArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=400))]
     pub walks: Option<u32>,
     /// Decides the noise
-    #[arg(long, value_name = "N", default_value = "0", value_parser = whole)]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole_number)]
     pub seed: u64,
     /// Your own keyframes of one walk instead: a .npy file of floats [N, z_dim]
     #[arg(long, value_name = "FILE.npy", conflicts_with_all = ["seed", "keyframes", "walks"])]

@@ -9,6 +9,7 @@ mod film;
 mod generator;
 mod import;
 mod interpolate;
+mod misread;
 mod nearest;
 mod plot;
 mod report;
@@ -53,7 +54,8 @@ pub use verify::VerifyArgs;
     allow_negative_numbers = true,
     after_help = "\
 Training is the default command: `dcgan --epochs 5` is `dcgan train --epochs 5`. Ctrl-C (SIGINT), \
-SIGTERM and SIGHUP end a run with its state saved (exit status 130, 143, 129), and --resume continues it.
+SIGTERM and SIGHUP end a run with its state saved (exit status 130, 143, 129), and --resume continues it. \
+SIGUSR1 and SIGUSR2 save the state, and training goes on.
 
 Examples:
   dcgan                                  train on the built-in digits, on the best device
@@ -75,7 +77,13 @@ pub struct Cli {
 impl Cli {
     /// The arguments of this process, and the name of its command, such as `train` or `data show`.
     pub fn of_process() -> (Self, String) {
-        let matches = Self::command().get_matches();
+        let arguments: Vec<_> = std::env::args_os().collect();
+        let matches = Self::command().try_get_matches_from(&arguments).unwrap_or_else(|error| {
+            match misread::explained(&error, &arguments) {
+                Some(text) => Self::command().error(error.kind(), text).exit(),
+                None => misread::without_far_proposal(error).exit(),
+            }
+        });
         let cli = Self::from_arg_matches(&matches)
             .unwrap_or_else(|error| error.format(&mut Self::command()).exit());
         let (mut names, mut at) = (Vec::new(), &matches);
@@ -85,6 +93,11 @@ impl Cli {
         }
         let name = if names.is_empty() { "train".to_owned() } else { names.join(" ") };
         (cli, name)
+    }
+
+    /// Whether the command is `train`.
+    pub fn trains(&self) -> bool {
+        matches!(self.command, None | Some(Command::Train(_)))
     }
 
     /// Whether the command computes with networks.
@@ -181,12 +194,6 @@ impl Verbosity {
     pub fn unless(quiet: bool) -> Self {
         if quiet { Self::Quiet } else { Self::Normal }
     }
-}
-
-/// A whole number as far as TOML's go; the configuration checks each one's own range.
-fn whole(text: &str) -> Result<u64, String> {
-    let number = text.parse().ok().filter(|&number| number <= i64::MAX as u64);
-    number.ok_or_else(|| "expected a whole number, 0 or more".to_owned())
 }
 
 /// Frames a second.

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use dcgan::settings::whole_number;
 
-use super::{DataArgs, GeneratorArgs, whole};
+use super::{DataArgs, GeneratorArgs};
 
 /// Arguments of `nearest`.
 #[derive(Debug, Args)]
@@ -25,7 +26,7 @@ pub struct NearestArgs {
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub neighbours: u32,
     /// Decides the noise
-    #[arg(long, value_name = "N", default_value = "0", value_parser = whole)]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole_number)]
     pub seed: u64,
     /// The picture to write: a generated image a row, its nearest ones to the right
     #[arg(long, value_name = "FILE.png", default_value = "nearest.png")]

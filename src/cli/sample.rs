@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use dcgan::settings::whole_number;
 
-use super::{GeneratorArgs, whole};
+use super::GeneratorArgs;
 
 /// Arguments of `sample`.
 #[derive(Debug, Args)]
@@ -16,7 +17,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     pub count: Option<u32>,
     /// Decides the noise; each image has its own, whatever --count is
-    #[arg(long, value_name = "N", default_value = "0", value_parser = whole)]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole_number)]
     pub seed: u64,
     /// Your own z instead: a .npy file of floats [N, z_dim]
     #[arg(long, value_name = "FILE.npy", conflicts_with = "seed")]

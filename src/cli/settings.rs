@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use dcgan::settings::{Form, SETTINGS, Setting, TrainConfig, resolve};
+use dcgan::settings::{Form, SETTINGS, Setting, TrainConfig, in_toml, resolve};
 
 /// The flags of settings that were given: of all, or only of those that decide how a data set is read.
 #[derive(Debug, Clone, Default)]
@@ -39,8 +39,7 @@ impl DataArgs {
         let mut flags = self.given();
         flags.insert("dataset".to_owned(), spec.into());
         if let Some(seed) = seed {
-            // The parser of --seed has checked that TOML holds it.
-            flags.insert("seed".to_owned(), i64::try_from(seed)?.into());
+            flags.insert("seed".to_owned(), in_toml(seed));
         }
         Ok(resolve(toml::Table::new(), flags)?.config)
     }

@@ -6,10 +6,14 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 
 use super::SettingArgs;
-use super::Verbosity;
+use super::{Verbosity, one_of};
 use dcgan::error::{SettingError, Usage};
 use dcgan::run::RunDir;
 use dcgan::settings::{Resolved, TrainConfig, read_file, resolve, resolve_on};
+use dcgan::train::interrupt::OnUsr;
+
+/// What `--on-usr` takes.
+const ON_USR: &[(&str, OnUsr)] = &[("save", OnUsr::Save), ("stop", OnUsr::Stop)];
 
 /// Raw arguments of `train`: what was given, nothing resolved.
 #[derive(Debug, Args)]
@@ -40,6 +44,9 @@ pub struct TrainArgs {
     /// Seconds to wait for another rank before this one gives up
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = clap::value_parser!(u64).range(1..=86400), help_heading = "Ranks")]
     pub timeout: u64,
+    /// What SIGUSR1 and SIGUSR2 do, by which batch systems warn: save a checkpoint and train on, or stop as SIGTERM does
+    #[arg(long, value_name = "save|stop", value_parser = one_of(ON_USR), default_value = "save", help_heading = "Checkpoints")]
+    pub on_usr: OnUsr,
     /// At the end, make a film of the samples: film.gif in the run's folder
     #[arg(long, help_heading = "Reports")]
     pub film: bool,

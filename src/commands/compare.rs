@@ -1,7 +1,7 @@
 //! `dcgan runs compare`: settings that differ, and metrics side by side.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -32,7 +32,7 @@ type Row = (String, Vec<String>);
 /// # Errors
 /// If one of them cannot be read.
 pub(super) fn compare(paths: &[PathBuf], json: bool) -> Result<ExitCode> {
-    let runs = paths.iter().map(Compared::read).collect::<Result<Vec<_>>>()?;
+    let runs = paths.iter().map(|path| Compared::read(path)).collect::<Result<Vec<_>>>()?;
     let parts = [("settings", settings(&runs)?), ("metrics", metrics(&runs))];
     if json {
         let table = |rows: &[Row]| {
@@ -59,7 +59,7 @@ pub(super) fn compare(paths: &[PathBuf], json: bool) -> Result<ExitCode> {
 }
 
 impl Compared {
-    fn read(path: &PathBuf) -> Result<Self> {
+    fn read(path: &Path) -> Result<Self> {
         let summary = Summary::read(path)?;
         let newest = summary.checkpoints.last().map(|checkpoint| checkpoint.iteration);
         let header =

@@ -15,7 +15,7 @@ use indicatif::DecimalBytes;
 use serde::Serialize;
 
 use super::dataset::load_with_progress;
-use super::output::print;
+use super::output::{ensure_ending, print};
 use super::progress::TaskProgress;
 use crate::cli::{DataCommand, DataCommandArgs, Verbosity};
 
@@ -111,9 +111,13 @@ fn show(
     (sheet, force): (Option<&Path>, bool),
     json: bool,
 ) -> Result<ExitCode> {
-    if let Some(path) = sheet.filter(|path| !force && path.exists()) {
-        let message = format!("--sheet {}: is there already; --force replaces it", path.display());
-        return Err(Usage(message).into());
+    if let Some(path) = sheet {
+        ensure_ending("--sheet", path, &["png"])?;
+        if !force && path.exists() {
+            let message =
+                format!("--sheet {}: is there already; --force replaces it", path.display());
+            return Err(Usage(message).into());
+        }
     }
     let set = load_with_progress(spec, options, Verbosity::Normal)?;
     set.verify()?;

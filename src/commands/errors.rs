@@ -57,7 +57,7 @@ fn describe(error: &anyhow::Error, has_flag: &dyn Fn(&str) -> bool) -> String {
 fn remedy(error: &anyhow::Error, has_flag: &dyn Fn(&str) -> bool) -> Option<String> {
     let by_flag = |flag: &str, text: &str| has_flag(flag).then(|| text.to_owned());
     if error.is::<RangeIsMissing>() {
-        return by_flag("range", "for example --range 0,1 or --range=-1,1");
+        return by_flag("range", "for example --range 0,1 or --range -1,1");
     }
     Some(match error.downcast_ref::<Fixable>()? {
         Fixable::NoSuchRun(_) => "`dcgan runs` lists those there are".to_owned(),

@@ -11,18 +11,20 @@ use anyhow::{Context, Result, anyhow};
 use super::dataset::{load_with_progress, options_for_model};
 use super::evaluator::{EvaluationBar, cache, features};
 use super::generator::device_of;
-use super::output::print;
-use super::progress::TaskProgress;
+use super::output::{print, shell_quoted};
+use super::progress::{TaskProgress, say};
 use crate::cli::EvalArgs;
 use crate::cli::Verbosity;
 use dcgan::data::builtin::DIGITS;
 use dcgan::data::npy::RangeIsMissing;
 use dcgan::data::{ImageSet, Options, formats};
 use dcgan::error::{Fixable, SettingError, Usage};
+use dcgan::eval::features::InputRange;
 use dcgan::eval::metric::{Better, Metric};
 use dcgan::eval::report::{Report, Request, Row, default_count, evaluate};
 use dcgan::eval::source::FeatureSource;
 use dcgan::record::numbers::{five_digits, thousands};
+use dcgan::run::RunDir;
 use dcgan::sample::Sampler;
 use dcgan::shape::ImageShape;
 
@@ -38,6 +40,9 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
         Some(_) => None,
         None => Some(super::generator::sampler(&args.generator)?),
     };
+    if let Some(images) = &args.images {
+        ensure_images(images)?;
+    }
     let is_named = |metric: Metric| args.metrics.iter().any(|name| name.trim() == metric.name());
     if is_named(Metric::ClassAccuracy) && sampler.as_ref().is_some_and(|s| s.classes().is_none()) {
         let message =
@@ -51,7 +56,7 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
     let trained_on = sampler.as_ref().and_then(Sampler::dataset);
     let dataset = args.dataset.as_deref().or(trained_on).unwrap_or(DIGITS).to_owned();
     let options = match &sampler {
-        Some(sampler) => options_for_model(&args.data, &dataset, sampler.shape().size)?,
+        Some(sampler) => options_for_model(&args.data, &dataset, sampler, verbosity)?,
         None => args.data.resolve(&dataset, None)?.data(),
     };
     let set = load_with_progress(&dataset, &options, verbosity)?;
@@ -75,7 +80,11 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
     let (name, generated) = match (&args.images, sampler) {
         (Some(images), _) => {
             let generated = images_of(images, set.shape(), count, verbosity);
-            (images.clone(), generated.map_err(without_flags)?)
+            let generated = generated.map_err(without_flags)?;
+            if let Some(asked) = args.count.filter(|&asked| asked as usize > generated.count()) {
+                say(&format!("note: --count {asked}: there are {} in {images}", generated.count()));
+            }
+            (images.clone(), generated)
         }
         (None, Some(sampler)) => {
             let model = args.generator.model.as_deref();
@@ -141,9 +150,24 @@ fn source(args: &EvalArgs, metrics: &[Metric], set: &ImageSet) -> Result<Feature
         |name: &&String| Metric::named(name.trim()).is_some_and(Metric::is_of_classes);
     if let Some(metric) = args.metrics.iter().find(needs_classes).filter(|_| !source.has_classes())
     {
-        let found = name.unwrap_or("pixels");
-        let message = format!("--metrics {metric}: takes --features digits, found {found}");
-        return Err(Usage(message).into());
+        let problem = match &args.features {
+            Some(found) => format!("takes --features digits, found {found}"),
+            None => {
+                format!("takes real images with classes, and those of {} have none", set.name())
+            }
+        };
+        return Err(Usage(format!("--metrics {metric}: {problem}")).into());
+    }
+    let is_module = matches!(source, FeatureSource::Module { .. });
+    let ranged = args.feature_range != InputRange::Bytes;
+    for (flag, is_given, has_effect, it_is_for) in [
+        ("--features", args.features.is_some(), needs_features, "metrics of features"),
+        ("--feature-range", ranged, is_module, "features of a FILE.pt"),
+        ("--feature-size", args.feature_size.is_some(), is_module, "features of a FILE.pt"),
+    ] {
+        if is_given && !has_effect {
+            say(&format!("note: {flag} changes nothing here: it is for {it_is_for}"));
+        }
     }
     Ok(source)
 }
@@ -183,6 +207,21 @@ fn without_flags(error: anyhow::Error) -> anyhow::Error {
     if is_of_images { anyhow!("{error:#}") } else { error }
 }
 
+/// Checks that `--images` does not name a run, whose pictures are grids.
+///
+/// # Errors
+/// [`Usage`], if it does.
+fn ensure_images(images: &str) -> Result<(), Usage> {
+    let path = images.strip_prefix("folder:").unwrap_or(images);
+    if !RunDir::is_run(Path::new(path)) {
+        return Ok(());
+    }
+    let run = shell_quoted(path);
+    Err(Usage(format!(
+        "--images {images}: is a run; `dcgan eval {run}` measures what it generates"
+    )))
+}
+
 /// The images of `--images`, at most `count`.
 fn images_of(
     images: &str,
@@ -198,13 +237,26 @@ fn images_of(
         Some(kind) if path.is_file() && is_format_of_files(kind) => format!("{kind}:{images}"),
         _ => images.to_owned(),
     };
-    let options = Options {
+    let options = |channels| Options {
         size: Some(shape.size),
-        channels: Some(shape.channels),
+        channels,
         limit: Some(count),
         ..Options::default()
     };
-    load_with_progress(&spec, &options, verbosity).with_context(|| format!("--images {images}"))
+    let load = |channels| {
+        load_with_progress(&spec, &options(channels), verbosity)
+            .with_context(|| format!("--images {images}"))
+    };
+    let set = load(None)?;
+    if set.channels() == shape.channels {
+        return Ok(set);
+    }
+    let kind = |channels| if channels == 1 { "gray" } else { "in colour" };
+    let (found, real) = (kind(set.channels()), kind(shape.channels));
+    say(&format!(
+        "warning: --images {images}: these images are {found} and the real ones {real}; they are compared {real}"
+    ));
+    load(Some(shape.channels))
 }
 
 /// The report as people read it.
@@ -220,26 +272,28 @@ fn table(report: &Report) -> Result<String> {
         report.features_described,
         report.dimensions
     );
-    writeln!(
-        text,
-        "{:<20}{:>12}{:>12}{:>12}{:>12}   better",
-        "metric", "value", "±", "floor", "±"
-    )?;
     let number = |value: Option<f64>| value.map_or("-".to_owned(), five_digits);
+    let mut rows = vec![["metric", "value", "±", "floor", "±", "better"].map(str::to_owned)];
     for Row { measured, floor, floor_uncertainty, better } in &report.metrics {
         let better = match better {
             Better::Lower => "lower",
             Better::Higher => "higher",
             Better::LikeReal => "as the floor",
         };
+        rows.push([
+            measured.metric.name().to_owned(),
+            number(Some(measured.value)),
+            number(Some(measured.uncertainty)),
+            number(*floor),
+            number(*floor_uncertainty),
+            better.to_owned(),
+        ]);
+    }
+    for [metric, value, uncertainty, floor, of_floor, better] in rows {
+        // No number has more than 10 characters.
         writeln!(
             text,
-            "{:<20}{:>12}{:>12}{:>12}{:>12}   {better}",
-            measured.metric.name(),
-            five_digits(measured.value),
-            five_digits(measured.uncertainty),
-            number(*floor),
-            number(*floor_uncertainty)
+            "{metric:<20}{value:>12}{uncertainty:>12}{floor:>12}{of_floor:>12}   {better}"
         )?;
     }
     for note in &report.notes {

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use tch::Device;
 
+use super::dataset::without_cache;
 use super::progress::{TaskProgress, say};
 use crate::cli::Verbosity;
 use dcgan::data::ImageSet;
@@ -17,9 +18,16 @@ use dcgan::eval::source::FeatureSource;
 use dcgan::files::places;
 use dcgan::settings::TrainConfig;
 
-/// The user's folder for classifiers and features, where there is one.
+/// The user's folder for classifiers and features, where there is one. What is there is read even if nothing can be
+/// written.
 pub(super) fn cache() -> Option<PathBuf> {
-    places::cache_home().ok().map(|home| home.join("eval"))
+    let folder = places::cache_home().map(|home| home.join("eval"));
+    let usable =
+        folder.as_deref().map_err(|error| anyhow!("{error:#}")).and_then(places::ensure_cache);
+    if let Err(error) = usable {
+        without_cache(&format!("{error:#}"));
+    }
+    folder.ok()
 }
 
 /// The features that `flag` asks for by `name`; without a name, those that suit the data set.

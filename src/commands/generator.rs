@@ -27,7 +27,19 @@ pub(super) fn sampler(args: &GeneratorArgs) -> Result<Sampler> {
     let device = device_of(&args.device, args.precision.kind())?;
     let weights = match &args.model {
         None => Weights::built_in()?.checked(args.weights)?,
-        Some(model) => model::read(&find(model)?, Network::Generator, args.weights, print_warning)?,
+        Some(model) => {
+            let mut is_older = false;
+            let mut report = |error: &anyhow::Error| {
+                is_older = true;
+                print_warning(error);
+            };
+            let weights =
+                model::read(&find(model)?, Network::Generator, args.weights, &mut report)?;
+            if is_older {
+                say(&format!("note: taking the checkpoint of iteration {}", weights.iteration));
+            }
+            weights
+        }
     };
     Sampler::of(&weights, device, args.precision.kind())?.computing_in(args.precision.compute())
 }
@@ -104,7 +116,8 @@ pub(super) fn classes_of(sampler: &Sampler, texts: &[String]) -> Result<Vec<usiz
 /// The latents in a `.npy` file, row by row.
 pub(super) fn read_z(path: &Path, z_dim: usize) -> Result<Vec<f32>> {
     let name = || format!("--z {}", path.display());
-    let file = File::open(path).with_context(|| format!("{}: cannot be read", name()))?;
+    let file =
+        File::open(path).map_err(|error| Usage(format!("{}: cannot be read: {error}", name())))?;
     let ([rows, columns], values) = read_rows(file).with_context(name)?;
     if columns != z_dim {
         let message = format!("{}: expected shape [N, {z_dim}], found [{rows}, {columns}]", name());

@@ -2,6 +2,7 @@
 //! what several do is in a file of its own.
 //!
 //! - [`errors`]: errors in terms of flags and commands; [`progress`]: bars and lines on standard error;
+//! - [`interrupted`]: what a signal does to commands other than `train`;
 //! - [`output`]: printing, and checks of the files that are to be written;
 //! - [`generator`]: opening the generator that arguments name; [`dataset`]: loading a data set;
 //! - [`watch`] and [`compare`]: two of the commands of `runs`;
@@ -21,6 +22,7 @@ mod film;
 mod generator;
 mod import;
 mod interpolate;
+mod interrupted;
 mod memory;
 mod movie;
 mod nearest;
@@ -44,6 +46,7 @@ pub use export::export;
 pub use film::film;
 pub use import::import;
 pub use interpolate::interpolate;
+pub use interrupted::{leave_nothing_when_interrupted, wait_if_interrupted};
 pub use nearest::nearest;
 pub use output::print;
 pub use plot::plot;

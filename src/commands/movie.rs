@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use dcgan::error::Usage;
 use dcgan::record::grid::Picture;
 use dcgan::record::movie::{GIF_FPS, Movie, is_mp4};
@@ -52,7 +52,11 @@ pub(super) fn write_film(
     verbosity: Verbosity,
 ) -> Result<usize> {
     let samples: Vec<_> = RunDir::samples_of(run)?.into_iter().collect();
-    let broken = |path: &Path| format!("{}: is none of the run's grids; remove it", path.display());
+    // The error of reading names the file.
+    let read = |path: &Path| {
+        Picture::read(path)
+            .map_err(|error| anyhow!("{error:#}; it is none of the run's grids: remove it"))
+    };
     let Some((_, first)) = samples.first() else {
         let message = format!(
             "{}: the run has no samples yet; it writes one every --sample-every iterations",
@@ -60,15 +64,19 @@ pub(super) fn write_film(
         );
         return Err(Usage(message).into());
     };
-    let first = Picture::read(first).with_context(|| broken(first))?;
+    let first = read(first)?;
     let scale = scale.unwrap_or_else(|| (LARGE / first.width.max(1)).max(1));
     let height = 18.max(first.height * scale / 20);
     let frame = |i: usize| -> Result<Picture> {
         let (iteration, path) = &samples[i];
-        let picture = Picture::read(path).with_context(|| broken(path))?;
+        let picture = read(path)?;
         let is_alike = (picture.width, picture.height, picture.channels)
             == (first.width, first.height, first.channels);
-        ensure!(is_alike, "{}, or the others: they differ in size or colour", broken(path));
+        ensure!(
+            is_alike,
+            "{}: differs from other grids in size or colour; remove it, or the others",
+            path.display()
+        );
         let picture = picture.scaled(scale);
         let text = format!("iteration {}", thousands(i64::try_from(*iteration)?));
         let caption = label(&text, picture.width, height, picture.channels)?;

@@ -31,7 +31,7 @@ pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
     super::output::ensure_picture(count * (k + 1), sampler.shape(), args.scale as usize)?;
     let verbosity = Verbosity::unless(args.quiet);
     let dataset = args.dataset.as_deref().or(sampler.dataset()).unwrap_or(DIGITS);
-    let options = options_for_model(&args.data, dataset, sampler.shape().size)?;
+    let options = options_for_model(&args.data, dataset, &sampler, verbosity)?;
     let set = load_with_progress(dataset, &options, verbosity)?;
     if set.channels() != sampler.channels() {
         let message = format!(

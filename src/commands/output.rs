@@ -16,7 +16,9 @@ use dcgan::shape::ImageShape;
 pub fn print(bytes: &[u8]) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(e).context("standard output: cannot be written")
+        }
         _ => Ok(ExitCode::SUCCESS),
     }
 }

@@ -9,8 +9,8 @@ use crate::cli::PlotArgs;
 use dcgan::error::Usage;
 use dcgan::files::write_bytes;
 use dcgan::record::jsonl::read_metrics;
-use dcgan::record::plot::{CURVES, Plot};
-use dcgan::run::list::{find, name_of};
+use dcgan::record::plot::{CURVES, Curves, Plot};
+use dcgan::run::list::{BestCheckpoint, find, name_of};
 use dcgan::run::resume::ensure_run;
 
 /// `dcgan plot`.
@@ -36,8 +36,10 @@ pub fn plot(args: &PlotArgs) -> Result<ExitCode> {
         }
         let name = name_of(&path);
         // Runs in different folders may have the same name; then the path tells which is which.
-        let is_taken = runs.iter().any(|(other, _)| *other == name);
-        runs.push((if is_taken { path.display().to_string() } else { name }, metrics));
+        let is_taken = runs.iter().any(|other: &Curves| other.name == name);
+        let name = if is_taken { path.display().to_string() } else { name };
+        let best = BestCheckpoint::of_run(&path).map(|best| best.file.iteration);
+        runs.push(Curves { name, metrics, best });
     }
     let plot = Plot::of_runs(&runs);
     let bytes = if super::output::ending(&args.out) == "svg" {

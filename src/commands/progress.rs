@@ -210,6 +210,12 @@ impl Observer for Progress {
         }
     }
 
+    fn saved(&self, iteration: u64, signal: &str) {
+        self.note(&format!(
+            "{signal}: the state after iteration {iteration} is saved; training goes on"
+        ));
+    }
+
     fn evaluation(&self, evaluation: &Evaluation) {
         let Evaluation { iteration, evaluation, eval_s, .. } = evaluation;
         let values =

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use dcgan::data::ImageSet;
-use dcgan::device::{self, DeviceChoice, default_threads};
+use dcgan::device::{self, DeviceChoice, default_threads, threads_of_environment, usable_cores};
 use dcgan::distributed::Ranks;
 use dcgan::distributed::launch::{Place, SOCKET};
 use dcgan::error::Usage;
@@ -67,6 +67,11 @@ impl Role {
     }
 }
 
+/// Whether `--ranks` has started this process.
+fn are_started_here() -> bool {
+    std::env::var_os(STARTED).is_some()
+}
+
 /// Where a command that is no run computes.
 pub(super) enum Part {
     /// Nowhere: it has started ranks, and they have ended.
@@ -86,7 +91,8 @@ impl Part {
             Role::Alone => Ok(Self::Here(device_of(args, kind)?, None)),
             Role::Rank(place) => {
                 let member = Member::meet(place, TIMEOUT_S)?;
-                let threads = args.threads.map_or_else(default_threads, usize::from);
+                let threads = args.threads.map(usize::from);
+                let threads = threads.unwrap_or_else(|| member.default_threads());
                 device::configure(member.part_of(threads), args.tf32 == Switch::On)?;
                 Ok(Self::Here(member.device(args.device, kind)?, Some(member.ranks)))
             }
@@ -135,6 +141,16 @@ impl Member {
             local_count: local_count.unwrap_or(here.len()).max(1),
             first_here: here.first().copied().unwrap_or_default(),
         })
+    }
+
+    /// How many threads the ranks of this machine have together, if nobody has said it.
+    pub(super) fn default_threads(&self) -> usize {
+        match threads_of_environment() {
+            _ if are_started_here() => default_threads(),
+            // Other launchers say how many threads each process has; torchrun says 1 where nobody has thought of it.
+            Some(each) if each > 1 => (each * self.local_count).min(1024),
+            _ => usable_cores(),
+        }
     }
 
     /// The part of `threads` that this rank has: the ranks of a machine share them.
@@ -240,8 +256,7 @@ pub(super) fn print_error_of_rank(error: &anyhow::Error, rank: usize, command: &
     }
     let is_broken = of_group.is_some_and(|error| error.failure == Failure::Connection);
     let is_said_elsewhere = is_broken || error.is::<SaidElsewhere>();
-    let is_said = rank > 0 && is_divergence(error)
-        || is_said_elsewhere && std::env::var_os(STARTED).is_some();
+    let is_said = rank > 0 && is_divergence(error) || is_said_elsewhere && are_started_here();
     if !is_said {
         let is_late = of_group.is_some_and(|error| error.failure == Failure::Timeout);
         let hint = if is_late { "; --timeout says how long is waited" } else { "" };
@@ -306,9 +321,9 @@ pub(super) fn launch(count: usize) -> Result<ExitCode> {
             unsafe { libc::raise(libc::SIGSTOP) };
             ranks.iter().for_each(|rank| rank.signal(libc::SIGCONT));
         }
-        if let Some((signal, is_first)) = signals.next() {
-            // The ranks agree among themselves on the first. Who asks again does not want to wait for that.
-            let asked = if is_first { 1 } else { count };
+        if let Some((signal, is_urgent)) = signals.next() {
+            // The ranks agree among themselves. Who asks again to end does not want to wait for that.
+            let asked = if is_urgent { count } else { 1 };
             ranks.iter().take(asked).for_each(|rank| rank.signal(signal));
         }
         std::thread::sleep(LOOK_EVERY);
@@ -430,10 +445,10 @@ fn prepare_child(socket: Option<i32>, parent: u32) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Signals that ask to end, and that have not been handed on yet.
+/// Signals that ask the ranks for something, and that have not been handed on yet.
 struct Signals {
     caught: Vec<(i32, Arc<AtomicUsize>)>,
-    /// The first that was handed on.
+    /// The first that was handed on and asks to end.
     first: std::cell::Cell<Option<i32>>,
     /// Whether the terminal has asked for a pause (Ctrl-Z).
     is_stopped: Arc<AtomicBool>,
@@ -443,7 +458,9 @@ impl Signals {
     fn catch() -> Result<Self> {
         use signal_hook::consts::{SIGINT, SIGTERM};
         #[cfg(unix)]
-        let all = [SIGINT, SIGTERM, signal_hook::consts::SIGHUP];
+        use signal_hook::consts::{SIGUSR1, SIGUSR2};
+        #[cfg(unix)]
+        let all = [SIGINT, SIGTERM, signal_hook::consts::SIGHUP, libc::SIGXCPU, SIGUSR1, SIGUSR2];
         #[cfg(not(unix))]
         let all = [SIGINT, SIGTERM];
         let mut caught = Vec::new();
@@ -463,14 +480,22 @@ impl Signals {
         Ok(Self { caught, first: None.into(), is_stopped })
     }
 
-    /// The next one, and whether it is the first.
+    /// The next one, and whether it asks to end for the second time.
     fn next(&self) -> Option<(i32, bool)> {
         let mut caught = self.caught.iter();
-        let (signal, _) = caught.find(|(_, flag)| flag.swap(0, Ordering::Relaxed) > 0)?;
-        let is_first = self.first.get().is_none();
-        if is_first {
-            self.first.set(Some(*signal));
+        let &(signal, _) = caught.find(|(_, flag)| flag.swap(0, Ordering::Relaxed) > 0)?;
+        #[cfg(unix)]
+        let may_train_on =
+            [signal_hook::consts::SIGUSR1, signal_hook::consts::SIGUSR2].contains(&signal);
+        #[cfg(not(unix))]
+        let may_train_on = false;
+        if may_train_on {
+            return Some((signal, false));
         }
-        Some((*signal, is_first))
+        let is_urgent = self.first.get().is_some();
+        if !is_urgent {
+            self.first.set(Some(signal));
+        }
+        Some((signal, is_urgent))
     }
 }

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use dcgan::error::Usage;
 use dcgan::files::remove;
-use dcgan::run::list::{State, Summary, find_run, list, prunable_checkpoints};
+use dcgan::record::numbers::five_digits;
+use dcgan::run::list::{BestCheckpoint, State, Summary, find_run, list, prunable_checkpoints};
 use dcgan::run::{RUNS, RunDir};
 use indicatif::DecimalBytes;
 
@@ -157,6 +158,15 @@ fn show(path: &Path, json: bool) -> Result<ExitCode> {
             false => "",
         };
         writeln!(text, "    iteration {:<10} {size}{note}", checkpoint.iteration)?;
+    }
+    if let Some(BestCheckpoint { file, metric, value }) = &summary.best {
+        let size = DecimalBytes(file.bytes);
+        let value = value.map_or(String::new(), |value| format!(" {}", five_digits(value)));
+        writeln!(
+            text,
+            "    best.safetensors     {size}, iteration {}: {metric}{value}",
+            file.iteration
+        )?;
     }
     write!(text, "\n{}", toml::to_string(&summary.config)?)?;
     print(text.as_bytes())

@@ -6,9 +6,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use dcgan::error::Usage;
-use dcgan::files::{remove, write_bytes, write_streamed};
+use dcgan::files::{remove, scratch_beside, write_bytes, write_streamed};
 use dcgan::record::grid::Picture;
 use dcgan::sample::Sampler;
 use tch::{Kind, Tensor};
@@ -101,9 +101,7 @@ impl Target {
         if let (Self::Grid(_), Some(grid), Some(count)) = (&target, args.grid, args.count)
             && grid.columns * grid.rows < count as usize
         {
-            let GridSize { columns, rows } = grid;
-            let message = format!("--grid {columns}x{rows} has no room for --count {count} images");
-            return Err(Usage(message).into());
+            return Err(no_room(grid, count as usize).into());
         }
         Ok(target)
     }
@@ -179,10 +177,9 @@ impl Job {
             return Err(Usage(message).into());
         }
         let columns = grid.map_or_else(|| columns_for(count), |grid| grid.columns);
-        ensure!(
-            grid.is_none_or(|grid| grid.columns * grid.rows >= count),
-            Usage(format!("--grid has no room for {count} images"))
-        );
+        if let Some(grid) = grid.filter(|grid| grid.columns * grid.rows < count) {
+            return Err(no_room(grid, count).into());
+        }
         let mut images = Vec::new();
         self.each(&mut |block| {
             images.extend_from_slice(block);
@@ -196,11 +193,7 @@ impl Job {
     /// One PNG an image; the folder appears when all are there, unless it is there already.
     fn folder(&mut self, path: &Path) -> Result<()> {
         let cannot = || format!("{}: cannot be written", path.display());
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let beside = tempfile::Builder::new()
-            .prefix(".unfinished-")
-            .tempdir_in(parent.unwrap_or(Path::new(".")))
-            .with_context(cannot)?;
+        let (beside, _unfinished) = scratch_beside(path)?;
         let digits = (self.count - 1).to_string().len().max(6);
         let shape = self.sampler.shape();
         let mut names = Vec::new();
@@ -214,7 +207,11 @@ impl Job {
             Ok(())
         })?;
         if path.is_dir() {
-            // Those of another call would be taken for this one's.
+            // Of two processes that write here, the second waits until the first is done. Where a file system has no
+            // locks, it does not.
+            let folder = fs::File::open(path).with_context(cannot)?;
+            let _ = folder.lock();
+            // Images of another call would be taken for this one's.
             for entry in fs::read_dir(path).with_context(cannot)? {
                 let old = entry.with_context(cannot)?.path();
                 let stem = old.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -268,6 +265,10 @@ impl Job {
             Ok(file.flush()?)
         })
     }
+}
+
+fn no_room(GridSize { columns, rows }: GridSize, count: usize) -> Usage {
+    Usage(format!("--grid {columns}x{rows}: has no room for {count} images"))
 }
 
 /// The beginning of a `.npy` file, version 1.0, of values of the type that numpy calls `descr`.

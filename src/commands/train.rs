@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use dcgan::architecture::{Architecture, Network};
+use dcgan::data::spec::{missing, portable};
 use dcgan::data::{ImageSet, SetIdentity};
 use dcgan::device::{self, default_threads};
 use dcgan::distributed::Ranks;
@@ -17,7 +18,7 @@ use dcgan::run::checkpoint::{Checkpoint, Origin};
 use dcgan::run::list::find;
 use dcgan::run::resume::{Saved, ensure_run, network_changes, ranks_of};
 use dcgan::settings::{Change, OnCollapse, Switch, TrainConfig};
-use dcgan::train::interrupt::Interrupt;
+use dcgan::train::interrupt::{Interrupt, OnUsr};
 use dcgan::train::memory::estimate;
 use dcgan::train::{End, Job, Outcome, Work, is_divergence};
 use tch::Device;
@@ -89,8 +90,8 @@ fn assist(args: &TrainArgs, among: &Member) -> Result<ExitCode> {
     among.ensure_none_refuses(refused)?;
     let config = TrainConfig { device: own.device, threads: own.threads, ..of_first };
     let prepared = Prepared::with_config(args, config, Some(among), Verbosity::Quiet)?;
-    let interrupt = Interrupt::on_signals()?;
-    let Prepared { config, device, set, .. } = prepared;
+    let Prepared { config, device, set, interrupt, .. } = prepared;
+    interrupt.on_end(args.on_usr)?;
     if among.ranks.text_of_first("")? != TRAINS {
         among.ranks.barrier()?;
         return Ok(ExitCode::SUCCESS);
@@ -140,7 +141,7 @@ fn begin(args: &TrainArgs, ranks: Option<&Member>) -> Result<ExitCode> {
         }
         return prepared.print_plan("");
     }
-    let run = RunDir::create(asked, &prepared.config.dataset)?;
+    let run = RunDir::create(asked, &portable(&prepared.config.dataset))?;
     prepared.train(&run, None, ranks)
 }
 
@@ -162,11 +163,16 @@ fn resume(args: &TrainArgs, of: &Path, ranks: Option<&Member>) -> Result<ExitCod
         saved => saved?,
     };
     let prepared = Prepared::new(args, args.resolve_continued(&saved.config)?, ranks)?;
+    let keeps_networks = saved.config.network_changes(&prepared.config)?.is_empty();
     refuse(
         if args.is_continued { "--continue" } else { "--resume" },
         &saved.changes(&prepared.config, &prepared.identity)?,
-        "a resumed run is the same run, whatever flags or its config.toml say now; with --fork NEWRUN another starts \
-         from its checkpoint",
+        if keeps_networks {
+            "a resumed run is the same run, whatever flags or its config.toml say now; with --fork NEWRUN another \
+             starts from its checkpoint"
+        } else {
+            "a resumed run is the same run, and its networks keep their shapes; begin another with --run NEWRUN"
+        },
     )?;
     let (iteration, total) = (saved.iteration(), prepared.total());
     if iteration > total {
@@ -212,7 +218,8 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path, ranks: Option<&Member>) -> Resul
         return Err(Usage(format!("--fork {}: {message}", to.display())).into());
     }
     let checkpoint = if path.is_file() {
-        let advice = "expected a checkpoint, such as RUN/checkpoints/iteration-000500.safetensors";
+        let advice = "expected a checkpoint, such as RUN/checkpoints/iteration-000500.safetensors; `dcgan import` makes \
+                      one of exported weights";
         Checkpoint::load(&path).context(advice)?
     } else {
         let saved = Saved::read(&path, print_warning)?;
@@ -237,7 +244,7 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path, ranks: Option<&Member>) -> Resul
     if args.dry_run {
         return prepared.print_plan(&resuming(iteration, total));
     }
-    let run = RunDir::create(Some(to), &prepared.config.dataset)?;
+    let run = RunDir::create(Some(to), &portable(&prepared.config.dataset))?;
     prepared.train(&run, Some(checkpoint.fork()), ranks)
 }
 
@@ -259,6 +266,16 @@ fn resuming(iteration: u64, total: u64) -> String {
     format!("resuming after iteration {iteration} of {total}")
 }
 
+/// The error that the data set of a run that is to be resumed is not at `path`.
+fn is_missing(run: &Path, dataset: &str, path: &Path) -> Usage {
+    Usage(format!(
+        "--resume {}: its data set is `{dataset}`, and there is nothing at {}; --dataset SPEC can name another place of \
+         the same images",
+        run.display(),
+        path.display()
+    ))
+}
+
 /// What is known before the first file is written.
 struct Prepared {
     config: TrainConfig,
@@ -273,6 +290,8 @@ struct Prepared {
     verbosity: Verbosity,
     /// Whether a film is made at the end.
     film: bool,
+    interrupt: Interrupt,
+    on_usr: OnUsr,
 }
 
 impl Prepared {
@@ -290,10 +309,14 @@ impl Prepared {
         ranks: Option<&Member>,
         verbosity: Verbosity,
     ) -> Result<Self> {
+        let interrupt = Interrupt::default();
+        interrupt.on_usr(args.on_usr)?;
         // A wrong name is refused although nothing may be measured, and before a data set is fetched.
         let metric =
             Metric::that_decides(&config.eval_metric).map_err(|error| args.with_its_file(error))?;
-        let threads = config.threads.unwrap_or_else(default_threads);
+        let threads = config
+            .threads
+            .unwrap_or_else(|| ranks.map_or_else(default_threads, Member::default_threads));
         let own_threads = ranks.map_or(threads, |among| among.part_of(threads));
         device::configure(own_threads, config.tf32 == Switch::On)?;
         let kind = config.precision.kind();
@@ -322,9 +345,13 @@ impl Prepared {
             false => dcgan::data::load(&config.dataset, &config.data(), &mut |_| {}),
         };
         let set = match ranks {
-            None => load()?,
-            Some(among) => among.load(load)?,
+            None => load(),
+            Some(among) => among.load(load),
         };
+        let set = set.map_err(|error| match (args.resumed(), missing(&config.dataset)) {
+            (Some(run), Some(path)) => is_missing(&run, &config.dataset, &path).into(),
+            _ => error,
+        })?;
         let config = config.with_size(set.shape().size)?;
         let identity = set.identity_for(config.conditional.is_on())?;
         if let Some(among) = ranks {
@@ -344,8 +371,22 @@ impl Prepared {
                 set.count()
             ));
         }
-        let film = args.film;
-        Ok(Self { config, device, note, set, identity, architecture, memory, verbosity, film })
+        // Messages so far name paths as they were given.
+        let config = config.with_absolute_paths()?;
+        let (film, on_usr) = (args.film, args.on_usr);
+        Ok(Self {
+            config,
+            device,
+            note,
+            set,
+            identity,
+            architecture,
+            memory,
+            verbosity,
+            film,
+            interrupt,
+            on_usr,
+        })
     }
 
     fn total(&self) -> u64 {
@@ -426,7 +467,7 @@ impl Prepared {
         go_on(ranks, true)?;
         let total = self.total();
         let plan = (self.verbosity == Verbosity::Verbose).then(|| self.plan()).transpose()?;
-        let Self { config, device, note, set, verbosity, film, .. } = self;
+        let Self { config, device, note, set, verbosity, film, interrupt, on_usr, .. } = self;
         let evaluator = || super::evaluator::evaluator(&config, &set, device, verbosity);
         let evaluator = match ranks {
             None => evaluator()?,
@@ -456,7 +497,7 @@ impl Prepared {
                 Some(among) => format!(", {} ranks", among.ranks.share().count),
             }
         ));
-        let interrupt = Interrupt::on_signals()?;
+        interrupt.on_end(on_usr)?;
         let job = Job {
             config: &config,
             device,

@@ -88,16 +88,13 @@ fn facts(path: &Path, summary: &Summary) -> String {
         }
     }
     text.push('\n');
-    let curves: [(&str, fn(&Metrics) -> f64); 4] = [
-        ("d_loss", |line| line.d_loss),
-        ("g_loss", |line| line.g_loss),
-        ("P(real)", |line| line.mean_discriminator_output_prob_real),
-        ("P(fake)", |line| line.mean_discriminator_output_prob_fake),
-    ];
-    for (name, value) in curves {
-        let values: Vec<_> = metrics.iter().map(value).collect();
-        curve(&mut text, name, &values);
-    }
+    let mut of_metrics = |name, value: fn(&Metrics) -> f64| {
+        curve(&mut text, name, &metrics.iter().map(value).collect::<Vec<_>>());
+    };
+    of_metrics("d_loss", |line| line.d_loss);
+    of_metrics("g_loss", |line| line.g_loss);
+    of_metrics("P(real)", |line| line.mean_discriminator_output_prob_real);
+    of_metrics("P(fake)", |line| line.mean_discriminator_output_prob_fake);
     if let Some(last) = evaluations.last() {
         let name = &summary.config.eval_metric;
         let values = evaluations.iter().filter(|line| line.features == last.features);

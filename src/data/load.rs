@@ -68,6 +68,8 @@ impl Default for Options {
 pub enum Event<'a> {
     /// Something that the user should know.
     Warning(&'a str),
+    /// There is no cache for decoded images, for this reason.
+    NoCache(&'a str),
     /// A file is fetched: its name, bytes there, bytes in all.
     Fetched(&'a str, u64, Option<u64>),
     /// The number of image files that will be decoded.
@@ -83,6 +85,14 @@ pub enum Event<'a> {
 /// or fetched; if images are damaged, unless they are to be skipped and are few.
 pub fn load(spec: &str, options: &Options, tell: &mut dyn FnMut(Event)) -> Result<ImageSet> {
     load_through(places::cache_home().ok().as_deref(), spec, options, tell)
+}
+
+/// Says why images that were decoded are not kept in `folder`, the cache folder, if it is known.
+fn tell_no_cache(folder: Option<&Path>, tell: &mut dyn FnMut(Event)) {
+    let known = folder.map_or_else(places::cache_home, |folder| Ok(folder.to_path_buf()));
+    if let Err(error) = known.and_then(|folder| places::ensure_cache(&folder)) {
+        tell(Event::NoCache(&format!("{error:#}")));
+    }
 }
 
 /// As [`load`], with the folder of all caches, where there is one.
@@ -258,6 +268,9 @@ fn decoded(
         }
     }
     let mut builder = Builder::new(folder.as_deref());
+    if !builder.is_on_disk() {
+        tell_no_cache(cache_home, tell);
+    }
     let mut sink = Sink::new(decoding, range, &mut builder, tell);
     format.read(files, &mut sink)?;
     let findings = sink.finish()?;

@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use anyhow::Result;
+
 use super::fetch::{COLLECTIONS, Collection, Part};
 use super::formats::{self, FORMATS, Format};
+use crate::files::places;
 
 /// A data set's name, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +35,45 @@ fn pattern(format: &dyn Format) -> String {
     }
 }
 
+/// The format and the path in the name of a data set that is given by a path.
+fn parts(text: &str) -> Option<(&str, &str)> {
+    let (kind, path) = text.split_once(':')?;
+    let is_path = formats::named(kind)?.place().is_some() && !path.is_empty();
+    is_path.then_some((kind, path))
+}
+
+/// The same name with an absolute path, so that it means the same wherever it is read.
+///
+/// # Errors
+/// As [`places::resolved`].
+pub fn absolute(text: &str) -> Result<String> {
+    let Some((kind, path)) = parts(text) else { return Ok(text.to_owned()) };
+    let whole = places::resolved(path)?;
+    // A name may consist of several files.
+    let all = path.split('+').map(places::resolved).collect::<Result<Vec<_>>>()?;
+    let path = match !whole.exists() && all.iter().all(|path| path.exists()) {
+        true => all.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join("+"),
+        false => whole.display().to_string(),
+    };
+    Ok(format!("{kind}:{path}"))
+}
+
+/// The same name with only the last part of the path, for those who have no business with the folders of this machine.
+pub fn portable(text: &str) -> String {
+    let Some((kind, path)) = parts(text) else { return text.to_owned() };
+    let last = |path: &str| {
+        let path = places::resolved(path).unwrap_or_default();
+        path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    };
+    format!("{kind}:{}", path.split('+').map(last).collect::<Vec<_>>().join("+"))
+}
+
+/// Where the data set of this name should be, if it is given by a path and nothing is there.
+pub fn missing(text: &str) -> Option<PathBuf> {
+    let path = places::resolved(parts(text)?.1).ok()?;
+    (!path.exists()).then_some(path)
+}
+
 impl FromStr for Spec {
     type Err = String;
 
@@ -45,7 +87,8 @@ impl FromStr for Spec {
                 (None, None) => return Ok(Self::Local(format, PathBuf::new())),
                 (None, Some(_)) => {}
                 (Some(_), Some(path)) if !path.is_empty() => {
-                    return Ok(Self::Local(format, PathBuf::from(path)));
+                    let path = places::with_home(path).map_err(|error| format!("{error:#}"))?;
+                    return Ok(Self::Local(format, path));
                 }
                 (Some(_), _) => {
                     let pattern = pattern(format);
@@ -92,6 +135,33 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.contains(told), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_path_is_made_absolute_for_this_machine_and_short_for_others() -> Result<()> {
+        let here = std::env::current_dir()?;
+        let home = places::with_home("~")?;
+        for (name, expected, short) in [
+            ("digits", "digits".to_owned(), "digits"),
+            ("mnist:test", "mnist:test".to_owned(), "mnist:test"),
+            ("folder:a b/c:d", format!("folder:{}/a b/c:d", here.display()), "folder:c:d"),
+            ("npz:~/x.npz#y", format!("npz:{}/x.npz#y", home.display()), "npz:x.npz#y"),
+            ("zip:/a/b.zip", "zip:/a/b.zip".to_owned(), "zip:b.zip"),
+            (
+                "idx:src/lib.rs+src/main.rs",
+                format!("idx:{0}/src/lib.rs+{0}/src/main.rs", here.display()),
+                "idx:lib.rs+main.rs",
+            ),
+        ] {
+            assert_eq!(absolute(name)?, expected);
+            assert_eq!(absolute(&expected)?, expected);
+            assert_eq!(portable(&expected), short);
+        }
+        let last = here.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        assert_eq!(portable("folder:."), format!("folder:{last}"));
+        assert_eq!(missing("folder:no such"), Some(here.join("no such")));
+        assert_eq!([missing("folder:src"), missing("digits")], [None, None]);
+        Ok(())
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
-use tch::Device;
+use tch::{Device, Kind};
 
 use super::comparison::{
     ClassComparison, FeatureComparison, ImageComparison, Images, NEIGHBOURS, NearestComparison,
@@ -147,6 +147,21 @@ impl Evaluator {
     /// What computes the features.
     pub fn extractor(&self) -> &Extractor {
         &self.extractor
+    }
+
+    /// How large features of real images are: the root of their mean square; 0 where no metric needs them.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn feature_size(&self) -> Result<f64> {
+        let Some((real, _)) = &self.features else { return Ok(0.0) };
+        Ok(real
+            .rows
+            .f_to_kind(Kind::Double)?
+            .f_square()?
+            .f_mean(Kind::Double)?
+            .f_double_value(&[])?
+            .sqrt())
     }
 
     /// What the metrics of features say of the real images that were held out.

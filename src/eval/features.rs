@@ -1,8 +1,10 @@
 //! Features of images: the numbers by which sets of images are compared.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use fast_image_resize::images::Image;
 use fast_image_resize::{PixelType, Resizer};
 use sha2::{Digest, Sha256};
@@ -75,6 +77,13 @@ pub struct Features {
     pub logits: Option<Tensor>,
 }
 
+/// Whether the file at `path` begins as TorchScript modules do, which are ZIP archives.
+fn begins_as_archive(path: &Path) -> bool {
+    let mut begin = [0; 2];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut begin));
+    read.is_ok() && begin == *b"PK"
+}
+
 impl Module {
     /// Loads the module in `path` and finds out, by trying, how it is called, for images of the size `images`, which
     /// are resized to `side` by `side` before where that is given.
@@ -90,8 +99,17 @@ impl Module {
     ) -> Result<Self> {
         let name = || path.display().to_string();
         std::fs::metadata(path).with_context(|| format!("{}: cannot be read", name()))?;
-        let mut module = CModule::load_on_device(path, device)
-            .with_context(|| format!("{}: expected a TorchScript module", name()))?;
+        // What libtorch says of such a file is about its own code.
+        let mut module = CModule::load_on_device(path, device).map_err(|_| {
+            let found = match begins_as_archive(path) {
+                true => "an archive that is damaged, cut off or holds something else",
+                false => "a file of another kind",
+            };
+            anyhow!(
+                "{}: expected a TorchScript module (torch.jit.save writes one), found {found}",
+                name()
+            )
+        })?;
         module.f_set_eval().with_context(name)?;
         let mut found = Self {
             module,
@@ -176,13 +194,18 @@ impl Extractor {
         }
     }
 
-    /// The name, with a hash that tells it from other features of that name: metrics of different features cannot be
-    /// compared.
+    /// The name, of a module without its folder, with a hash that tells it from other features of that name: metrics of
+    /// different features cannot be compared.
     ///
     /// # Errors
     /// As [`Self::cache_key`].
     pub fn mark(&self) -> Result<String> {
-        let name = self.name();
+        let name = match self {
+            Self::Module(Module { path, .. }) => {
+                path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+            }
+            _ => self.name(),
+        };
         Ok(match self.cache_key()? {
             None => name,
             Some(key) => format!("{name} {}", &hex::encode(Sha256::digest(key))[..8]),

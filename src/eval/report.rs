@@ -20,6 +20,10 @@ use crate::record::numbers::thousands;
 const USUAL_COUNT: usize = 10_000;
 /// The share of held-out images that a classifier should classify rightly, at least, for its features to mean much.
 const GOOD_ACCURACY: f64 = 0.8;
+/// The features of networks that kernel distances are published of are numbers below this.
+const LARGE_FEATURES: f64 = 10.0;
+/// A kernel distance of this share of the kernels that it is a difference of is a rounding error.
+const ROUNDING: f64 = 1e-12;
 
 /// How many images to generate if the user does not say: so many that as many real images can be held out, for values
 /// and floors are only comparable for equal counts.
@@ -125,18 +129,24 @@ pub fn evaluate(request: Request, progress: &mut dyn FnMut(Event)) -> Result<Rep
         features_described: evaluator.extractor().describe(),
         dimensions: evaluator.dimensions,
         seed,
-        notes: notes(&evaluator, generated),
+        notes: notes(&evaluator, generated, &measured)?,
         metrics: measured.into_iter().map(row).collect(),
         elapsed_s: start.elapsed().as_secs_f64(),
     })
 }
 
 /// What one should know of the numbers, in words.
-fn notes(evaluator: &Evaluator, generated: &ImageSet) -> Vec<String> {
+fn notes(
+    evaluator: &Evaluator,
+    generated: &ImageSet,
+    measured: &[Measured],
+) -> Result<Vec<String>> {
     let mut notes = Vec::new();
+    let value = |metric| measured.iter().find(|one| one.metric == metric).map(|one| one.value);
+    let has_frechet = value(Metric::FrechetDistance).is_some();
     let (count, dimensions) = (generated.count(), evaluator.dimensions);
     let (real, held) = (evaluator.real_rows.len(), evaluator.held_rows.len());
-    if dimensions > 0 && (count.min(real) as i64) <= dimensions {
+    if has_frechet && (count.min(real) as i64) <= dimensions {
         notes.push(format!(
             "{} images for {} dimensions: the covariance is singular, and the Fréchet distance too large by \
              an amount that depends on the counts; compare it with equal counts only",
@@ -146,11 +156,29 @@ fn notes(evaluator: &Evaluator, generated: &ImageSet) -> Vec<String> {
     }
     if held < count {
         notes.push(format!(
-            "the floor is of {} held-out images, for there are not {} twice: as a Fréchet distance of fewer images \
-             it is a little too large",
+            "the floor is of {} held-out images, for there are not {} twice{}",
             thousands(held as i64),
-            thousands(count as i64)
+            thousands(count as i64),
+            if has_frechet {
+                ": as a Fréchet distance of fewer images it is a little too large"
+            } else {
+                ""
+            }
         ));
+    }
+    if let Some(distance) = value(Metric::KernelDistance) {
+        let size = evaluator.feature_size()?;
+        if size > LARGE_FEATURES {
+            notes.push(format!(
+                "the features are numbers of about {size:.0}, and the kernel distance grows with their sixth power: \
+                 compare it only with values of the same features"
+            ));
+        }
+        if distance != 0.0 && distance.abs() < ROUNDING * size.powi(6) {
+            notes.push(
+                "the kernel distance is what rounding leaves of such large features, and says nothing".to_owned(),
+            );
+        }
     }
     if let Extractor::Classifier(classifier) = evaluator.extractor()
         && classifier.accuracy < GOOD_ACCURACY
@@ -163,5 +191,5 @@ fn notes(evaluator: &Evaluator, generated: &ImageSet) -> Vec<String> {
     if generated.range().is_ok_and(|(least, greatest)| least == greatest) {
         notes.push("all generated images are one colour".to_owned());
     }
-    notes
+    Ok(notes)
 }

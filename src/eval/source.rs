@@ -11,6 +11,7 @@ use super::features::{Extractor, InputRange, Module};
 use super::progress::{Event, Stage};
 use crate::data::ImageSet;
 use crate::error::Usage;
+use crate::files::places;
 
 /// Where features come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +53,8 @@ impl FeatureSource {
                 set.name()
             ))
             .into()),
-            Some(file) if Path::new(file).is_file() => {
-                Ok(Self::Module { path: PathBuf::from(file), range, size })
+            Some(file) if places::with_home(file)?.is_file() => {
+                Ok(Self::Module { path: places::with_home(file)?, range, size })
             }
             Some(other) => Err(Usage(format!(
                 "expected digits, pixels or a TorchScript module's file, found {other}, and there is no such file"

@@ -6,8 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// The prefix of the names of files that are still being written.
-pub(crate) const UNFINISHED: &str = ".unfinished-";
+use super::unfinished::{UNFINISHED, Unfinished};
 
 /// Writes a file whole or not at all: to a temporary file in the same folder, which is synced to the disk and renamed;
 /// then the folder is synced.
@@ -30,15 +29,39 @@ pub fn write_atomically(
         // Temporary files are private by default, but the final file has to be as readable as the user's other files.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut beside = builder.prefix(UNFINISHED).tempfile_in(folder)?;
+        let mut beside = builder.prefix(UNFINISHED).tempfile_in(folder).map_err(of_system)?;
+        let _unfinished = Unfinished::at(beside.path());
         write(beside.as_file_mut())?;
         beside.as_file().sync_all()?;
-        beside.persist(path)?;
+        beside.persist(path).map_err(|failed| failed.error)?;
         #[cfg(unix)]
         File::open(folder)?.sync_all()?;
         Ok(())
     };
     attempt().with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// Makes a folder beside `path`, for what is to be there once it is whole. It is removed with the values that are
+/// returned.
+///
+/// # Errors
+/// If it cannot be made; the message names `path`.
+pub fn scratch_beside(path: &Path) -> Result<(tempfile::TempDir, Unfinished)> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let made = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempdir_in(folder.unwrap_or(Path::new(".")))
+        .map_err(of_system)
+        .with_context(|| format!("{}: cannot be written", path.display()))?;
+    let unfinished = Unfinished::at(made.path());
+    Ok((made, unfinished))
+}
+
+/// An error of `tempfile` without the name of the temporary file, which nobody asked for.
+fn of_system(error: std::io::Error) -> std::io::Error {
+    let text = error.to_string();
+    let cause = text.split(" at path ").next().unwrap_or_default();
+    std::io::Error::new(error.kind(), cause.to_owned())
 }
 
 /// Like [`write_atomically`], for content whose making can fail with errors other than those of writing.
@@ -127,6 +150,16 @@ mod tests {
         assert!(link.symlink_metadata()?.file_type().is_symlink());
         assert_eq!(fs::read_dir(folder.path())?.count(), 2);
         Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_named_and_no_temporary_file_is() {
+        let path = Path::new("/no such folder/x");
+        for error in [write_bytes(path, b"x").unwrap_err(), scratch_beside(path).unwrap_err()] {
+            let error = format!("{error:#}");
+            assert!(error.starts_with("/no such folder/x: cannot be written: "), "{error}");
+            assert!(!error.contains(UNFINISHED), "{error}");
+        }
     }
 
     #[test]

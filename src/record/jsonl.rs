@@ -58,6 +58,9 @@ pub struct Evaluation {
     pub evaluation: BTreeMap<String, f64>,
     /// How long the evaluation took, in seconds.
     pub eval_s: f64,
+    /// Whether it is the best so far, of those that it can be compared with. Lines of version 0.3 and before do not say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_best: bool,
 }
 
 /// A line of the file.

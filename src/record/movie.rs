@@ -10,7 +10,7 @@ use color_quant::NeuQuant;
 
 use super::grid::Picture;
 use crate::files::own::GIF_COMMENT;
-use crate::files::{UNFINISHED, write_streamed};
+use crate::files::{scratch_beside, write_streamed};
 
 /// Colours of a GIF's palette, which all frames share.
 const COLOURS: usize = 256;
@@ -103,12 +103,8 @@ impl Movie<'_> {
 
     fn mp4(&self, path: &Path, progress: &mut dyn FnMut()) -> Result<()> {
         let first = (self.frame)(0)?;
-        let cannot = || format!("{}: cannot be written", path.display());
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
         // ffmpeg writes to a file that it is given by name, so it writes beside the film and the result is moved.
-        let scratch =
-            tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(folder).with_context(cannot)?;
+        let (scratch, _unfinished) = scratch_beside(path)?;
         let (made, said) = (scratch.path().join("film.mp4"), scratch.path().join("said"));
         let size = format!("{}x{}", first.width, first.height);
         let pixels = if first.channels == 1 { "gray" } else { "rgb24" };
@@ -123,7 +119,7 @@ impl Movie<'_> {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             // A file, because ffmpeg would stop when a pipe that nobody reads is full.
-            .stderr(File::create(&said).with_context(cannot)?);
+            .stderr(File::create(&said)?);
         let mut ffmpeg = match command.spawn() {
             Err(e) if e.kind() == ErrorKind::NotFound => bail!(
                 "{}: MP4 is written by ffmpeg, which is not in PATH; install it (Debian: apt install \

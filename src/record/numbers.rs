@@ -1,12 +1,13 @@
 //! Numbers as people read them.
 
-/// A number with about five digits, and with an exponent only where it would be long without.
+/// A number with four or five digits, and with an exponent only where it would be long without.
 pub fn five_digits(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
         a if a < 1e-3 => format!("{value:.2e}"),
         a if a < 10.0 => format!("{value:.4}"),
         a if a < 1000.0 => format!("{value:.2}"),
+        a if a >= 1e7 => format!("{value:.3e}"),
         _ => format!("{value:.0}"),
     }
 }
@@ -57,8 +58,9 @@ mod tests {
         assert_eq!(axis_label(0.12345, 0.01), "0.123");
         assert_eq!(axis_label(-0.001, 1.0), "0.0");
         assert_eq!(axis_label(1234.4, 2000.0), "1234");
-        let values = [0.0, -0.00012345, 1.23456, 123.456, 12345.6];
-        assert_eq!(values.map(five_digits), ["0", "-1.23e-4", "1.2346", "123.46", "12346"]);
+        let values = [0.0, -0.00012345, 1.23456, 123.456, 12345.6, -123456789.0];
+        let told = ["0", "-1.23e-4", "1.2346", "123.46", "12346", "-1.235e8"];
+        assert_eq!(values.map(five_digits), told);
         assert_eq!([2.6, 432.0, 7500.0].map(duration), ["3 s", "7 min 12 s", "2 h 5 min"]);
     }
 }

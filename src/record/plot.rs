@@ -2,9 +2,11 @@
 
 use std::sync::Once;
 
+use ab_glyph::{Font, FontRef};
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, RGBAColor, register_font};
 
 use super::grid::Picture;
@@ -48,6 +50,8 @@ pub struct Panel {
     pub title: String,
     /// Its curves.
     pub curves: Vec<Curve>,
+    /// An iteration with a word that is written beside it.
+    pub mark: Option<(f64, String)>,
 }
 
 /// Panels in rows of two.
@@ -57,6 +61,17 @@ pub struct Plot {
     pub panels: Vec<Panel>,
     /// How many points on either side each smoothed point is the mean of.
     pub half_window: usize,
+}
+
+/// What is plotted of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curves {
+    /// The run's name, which tells it from others.
+    pub name: String,
+    /// Its lines of metrics.
+    pub metrics: Vec<Metrics>,
+    /// The iteration of its best evaluation, which is marked if there is no other run.
+    pub best: Option<u64>,
 }
 
 /// The name of a curve, and its value in a line of metrics.
@@ -72,14 +87,15 @@ const PROBABILITIES: [Shown; 2] = [
 
 impl Plot {
     /// Losses and probabilities of one run or of several named ones.
-    pub fn of_runs(runs: &[(String, Vec<Metrics>)]) -> Self {
+    pub fn of_runs(runs: &[Curves]) -> Self {
         let points = |metrics: &[Metrics], value: fn(&Metrics) -> f64| {
             metrics.iter().map(|line| (line.iteration as f64, value(line))).collect()
         };
         let panels = match runs {
-            [(_, metrics)] => {
+            [Curves { metrics, best, .. }] => {
                 let panel = |title: &str, shown: [Shown; 2]| Panel {
                     title: title.to_owned(),
+                    mark: best.map(|best| (best as f64, "best".to_owned())),
                     curves: shown
                         .into_iter()
                         .map(|(name, value)| Curve {
@@ -93,11 +109,12 @@ impl Plot {
             _ => {
                 let panel = |title: &str, (name, value): Shown| Panel {
                     title: format!("{title}: {name}"),
+                    mark: None,
                     curves: runs
                         .iter()
-                        .map(|(run, metrics)| Curve {
-                            name: run.clone(),
-                            points: points(metrics, value),
+                        .map(|run| Curve {
+                            name: run.name.clone(),
+                            points: points(&run.metrics, value),
                         })
                         .collect(),
                 };
@@ -107,7 +124,7 @@ impl Plot {
                 losses.into_iter().chain(probabilities).collect()
             }
         };
-        let longest = runs.iter().map(|(_, metrics)| metrics.len()).max().unwrap_or(0);
+        let longest = runs.iter().map(|run| run.metrics.len()).max().unwrap_or(0);
         Self { panels, half_window: (longest / 40).min(50) }
     }
 }
@@ -148,7 +165,11 @@ impl Plot {
         let mut pixels = vec![0; (width * height * 3) as usize];
         let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
         area.fill(&WHITE).map_err(failed)?;
-        self.draw(&area, SCALE)?;
+        let mut shown = self.clone();
+        for curve in shown.panels.iter_mut().flat_map(|panel| &mut panel.curves) {
+            curve.name = in_font(&curve.name);
+        }
+        shown.draw(&area, SCALE)?;
         drop(area);
         let large = image::RgbImage::from_raw(width, height, pixels);
         let large = large.ok_or_else(|| failed("a picture of another size"))?;
@@ -195,6 +216,16 @@ impl Plot {
             .y_label_formatter(&|y| axis_label(*y, high - low))
             .draw()
             .map_err(failed)?;
+        if let Some((x, word)) = panel.mark.as_ref().filter(|(x, _)| *x <= last) {
+            let line = PathElement::new(vec![(*x, low), (*x, high)], INK.stroke_width(scale));
+            chart.draw_series([line]).map_err(failed)?;
+            // Near the right edge the word is to the left of the line.
+            let is_right = *x > 0.85 * last;
+            let anchor = if is_right { HPos::Right } else { HPos::Left };
+            let place = x + if is_right { -0.01 } else { 0.01 } * last;
+            let style = font(12).pos(Pos::new(anchor, VPos::Bottom));
+            chart.draw_series([Text::new(word.clone(), (place, low), style)]).map_err(failed)?;
+        }
         for (i, curve) in panel.curves.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
             // A curve may leave the panel's range for a moment; the line stays at the edge then.
@@ -284,6 +315,21 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     (low.max(values.least() - 0.3 * margin), high.min(values.greatest() + margin))
 }
 
+/// `text` with the code points of characters that the font lacks, which would all be the same empty box.
+fn in_font(text: &str) -> String {
+    // The font is a part of the program, and always readable.
+    let Ok(font) = FontRef::try_from_slice(FONT) else { return text.to_owned() };
+    let mut written = String::new();
+    for character in text.chars() {
+        if font.glyph_id(character).0 == 0 {
+            written += &format!("<{:X}>", u32::from(character));
+        } else {
+            written.push(character);
+        }
+    }
+    written
+}
+
 fn register() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -333,10 +379,11 @@ mod tests {
         let panel = Panel {
             title: "a & b".to_owned(),
             curves: vec![curve("<one>", 0.0), curve("two", 9.0)],
+            mark: Some((40.0, "the best".to_owned())),
         };
         let plot = Plot { panels: vec![panel], half_window: 3 };
         let svg = plot.svg()?;
-        for text in ["a &amp; b", "&lt;one&gt;", "two", "iteration"] {
+        for text in ["a &amp; b", "&lt;one&gt;", "two", "iteration", "the best"] {
             assert!(svg.contains(text), "{text}");
         }
         let picture = plot.picture()?;
@@ -346,6 +393,14 @@ mod tests {
             assert!(count > 500, "{count}");
         }
         Ok(())
+    }
+
+    #[test]
+    fn letters_of_names_have_glyphs_and_other_characters_are_told_apart_by_number() {
+        for name in ["plain-name_1.0", "Köln", "İstanbul łódź", "Αθήνα", "Москва"] {
+            assert_eq!(in_font(name), name);
+        }
+        assert_eq!(in_font("a写真😀"), "a<5199><771F><1F600>");
     }
 
     #[test]

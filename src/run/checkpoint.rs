@@ -241,6 +241,7 @@ impl Checkpoint {
             classes: set.classes.clone(),
             iteration: *iteration,
             variant: found,
+            images_sha256: Some(set.sha256.clone()).filter(|sha256| !sha256.is_empty()),
             tensors: tensors.collect(),
         };
         weights.checked(variant)
@@ -291,6 +292,16 @@ impl Folder {
     /// The path of the checkpoint with the best value of the metric that decides, whether it exists or not.
     pub fn best(&self) -> PathBuf {
         self.0.join(format!("best.{EXTENSION}"))
+    }
+
+    /// Gives the best checkpoint, which is of `iteration`, a name under which it stays, and returns its path.
+    ///
+    /// # Errors
+    /// If it cannot be renamed.
+    pub fn set_best_aside(&self, iteration: u64) -> Result<PathBuf> {
+        let (from, to) = (self.best(), self.0.join(format!("best-of-{iteration:06}.{EXTENSION}")));
+        fs::rename(&from, &to).with_context(|| format!("{}: cannot be renamed", from.display()))?;
+        Ok(to)
     }
 
     /// The iterations that have a checkpoint here, oldest first. Empty if the folder does not exist.

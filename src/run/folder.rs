@@ -206,8 +206,12 @@ fn is_leftover(entry: &fs::DirEntry) -> bool {
 
 /// The error that a new run cannot be written to `path`, because of `what` is there.
 fn taken(path: &Path, what: &str) -> Usage {
-    let path = path.display();
-    Usage(format!("{path}: {what}; a run never writes over another, name a new folder"))
+    let advice = if RunDir::is_run(path) {
+        "it holds a run, which can be resumed; for another, name a new folder"
+    } else {
+        "a run never writes over anything, name a new folder"
+    };
+    Usage(format!("{}: {what}; {advice}", path.display()))
 }
 
 fn cannot_make(path: &Path) -> String {

@@ -3,9 +3,10 @@
 use anyhow::Result;
 use tch::Device;
 
+use super::checkpoint::Header;
 use super::folder::{FINISHED, RunDir};
 use super::observer::Observer;
-use crate::data::{Classes, ImageSet, Labels, SetIdentity};
+use crate::data::{ImageSet, Labels, SetIdentity};
 use crate::device::{self, DeviceChoice};
 use crate::files::write_bytes;
 use crate::model::{Model, Network};
@@ -218,9 +219,7 @@ impl<'a> Journal<'a> {
     /// has it counts as finished.
     pub(crate) fn finish(
         &mut self,
-        config: &TrainConfig,
-        iteration: u64,
-        classes: Option<&Classes>,
+        Header { config, iteration, set, .. }: &Header,
         model: &Model,
         images: &[u8],
     ) -> Result<()> {
@@ -228,13 +227,13 @@ impl<'a> Journal<'a> {
             let path = self.run.file(&format!("{}.safetensors", network.name()));
             let is_averaged = network == Network::Generator && config.ema.is_some();
             let variant = is_averaged.then_some(Variant::Average);
-            let weights = Weights::of_model(model, network, config, iteration);
-            let classes = classes.cloned();
-            Weights { variant, classes, ..weights }.file()?.write(&path)?;
+            let weights = Weights::of_model(model, network, config, *iteration);
+            let (classes, images_sha256) = (set.classes.clone(), Some(set.sha256.clone()));
+            Weights { variant, classes, images_sha256, ..weights }.file()?.write(&path)?;
         }
         let both = Picture::side_by_side(&self.real, &self.picture(images)?)?;
         self.events(|board| {
-            board.finished(iteration)?;
+            board.finished(*iteration)?;
             board.flush()
         });
         write_bytes(&self.run.file(FINISHED), &both.png()?)

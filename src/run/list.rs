@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{RUNS, RunDir, run_number};
 use crate::error::{Fixable, Usage};
-use crate::record::jsonl::{Metrics, Rollback, read_metrics};
+use crate::record::jsonl::{Line, Metrics, Rollback, read, read_metrics};
 use crate::run::checkpoint::{Checkpoint, Folder};
 use crate::run::resume::config_of;
 use crate::settings::TrainConfig;
@@ -22,10 +22,16 @@ pub fn find(name: &Path) -> Result<PathBuf> {
 }
 
 fn find_in(runs: &Path, name: &Path) -> Result<PathBuf> {
+    let text = name.to_string_lossy();
+    let is_name = name.components().count() == 1 && !text.starts_with('.');
+    // A folder that holds no run does not hide the run of its name.
+    let named = runs.join(name);
+    if is_name && name.is_dir() && !RunDir::is_run(name) && RunDir::is_run(&named) {
+        return Ok(named);
+    }
     if name.exists() {
         return Ok(name.to_path_buf());
     }
-    let text = name.to_string_lossy();
     let mut found: Vec<_> = list(runs)
         .unwrap_or_default()
         .into_iter()
@@ -107,6 +113,37 @@ pub struct CheckpointFile {
     pub bytes: u64,
 }
 
+/// The checkpoint of a run's best evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BestCheckpoint {
+    /// The file, as it is in the run's folder.
+    #[serde(flatten)]
+    pub file: CheckpointFile,
+    /// The metric that has chosen it.
+    pub metric: String,
+    /// The metric's value, where it is logged.
+    pub value: Option<f64>,
+}
+
+impl BestCheckpoint {
+    /// The one of the run in `path`; `None` if there is none that can be read.
+    pub fn of_run(path: &Path) -> Option<Self> {
+        let file = Folder::of_run(path).best();
+        let header = Checkpoint::header(&file).ok()?;
+        let bytes = fs::metadata(&file).map_or(0, |file| file.len());
+        let metric = header.config.eval_metric;
+        let lines = read(&path.join("metrics.jsonl")).unwrap_or_default();
+        let value = lines.iter().rev().find_map(|line| match line {
+            Line::Evaluation(of) if of.iteration == header.iteration => {
+                of.evaluation.get(&metric).copied()
+            }
+            _ => None,
+        });
+        let file = CheckpointFile { iteration: header.iteration, bytes };
+        Some(Self { file, metric, value })
+    }
+}
+
 /// A summary of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
@@ -127,6 +164,8 @@ pub struct Summary {
     pub bytes: u64,
     /// The run's checkpoints, oldest first.
     pub checkpoints: Vec<CheckpointFile>,
+    /// The checkpoint of the best evaluation, if there is one.
+    pub best: Option<BestCheckpoint>,
     /// The run's rollbacks, as its newest checkpoint lists them.
     pub rollbacks: Vec<Rollback>,
     /// The iteration of the newest checkpoint without a sign of collapse, as the newest checkpoint states it.
@@ -170,6 +209,7 @@ impl Summary {
             last,
             bytes: bytes_in(path),
             checkpoints,
+            best: BestCheckpoint::of_run(path),
             healthy: header.as_ref().map(|header| header.healthy),
             rollbacks: header.map(|header| header.rollbacks).unwrap_or_default(),
             config,

@@ -20,6 +20,8 @@ pub trait Observer: fmt::Debug {
     fn advance(&self, _iteration: u64) {}
     /// A line of metrics was written.
     fn log(&self, _metrics: &Metrics) {}
+    /// The state after `iteration` was saved because the signal of this name asked for it.
+    fn saved(&self, _iteration: u64, _signal: &str) {}
     /// Samples were evaluated.
     fn evaluation(&self, _evaluation: &Evaluation) {}
 }

@@ -14,7 +14,7 @@ use crate::error::Usage;
 use crate::record::grid::Picture;
 use crate::record::jsonl::{Evaluation, Metrics, read_series};
 use crate::record::numbers::{duration, five_digits, thousands};
-use crate::record::plot::Plot;
+use crate::record::plot::{Curves, Plot};
 use crate::settings::ENVIRONMENT_KEY;
 use crate::statistics::Sorted;
 
@@ -65,14 +65,16 @@ pub fn html(run: &Path, how_to_repeat: &str) -> Result<String> {
         }
     };
     let facts = facts(&summary, &metrics, &last)?;
-    let (names, rows) = table(&evaluations);
+    let best = summary.best.as_ref().map(|best| best.file.iteration);
+    let (names, rows) = table(&evaluations, best);
     let rollbacks: Vec<_> = summary
         .rollbacks
         .iter()
         .map(|back| format!("{} → {}: {}", back.rolled_back_from, back.iteration, back.because))
         .collect();
     // One plot for each panel, so that the page can put them side by side or one below the other.
-    let Plot { panels, half_window } = Plot::of_runs(&[(String::new(), metrics)]);
+    let of_run = Curves { name: String::new(), metrics, best };
+    let Plot { panels, half_window } = Plot::of_runs(&[of_run]);
     let curve = |panel| Plot { panels: vec![panel], half_window }.svg();
     let curves = panels.into_iter().map(curve).collect::<Result<Vec<_>>>()?;
     let settings = toml::to_string(&summary.config)?;
@@ -138,8 +140,9 @@ fn facts(
     Ok(facts)
 }
 
-/// The table of evaluations: the names of the last evaluation's metrics, and a row for each evaluation.
-fn table(evaluations: &[Evaluation]) -> (Vec<String>, Vec<Vec<String>>) {
+/// The table of evaluations: the names of the last evaluation's metrics, and a row for each evaluation. That of the
+/// iteration `best` is marked.
+fn table(evaluations: &[Evaluation], best: Option<u64>) -> (Vec<String>, Vec<Vec<String>>) {
     let names: Vec<String> = evaluations
         .last()
         .map(|last| last.evaluation.keys().cloned().collect())
@@ -150,7 +153,12 @@ fn table(evaluations: &[Evaluation]) -> (Vec<String>, Vec<Vec<String>>) {
             let value = |name: &String| {
                 line.evaluation.get(name).map_or("-".to_owned(), |value| five_digits(*value))
             };
-            let by = [line.iteration.to_string(), line.count.to_string(), line.features.clone()];
+            let mark = if best == Some(line.iteration) { " (best)" } else { "" };
+            let by = [
+                format!("{}{mark}", line.iteration),
+                line.count.to_string(),
+                line.features.clone(),
+            ];
             by.into_iter().chain(names.iter().map(value)).collect()
         })
         .collect();

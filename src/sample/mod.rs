@@ -15,6 +15,7 @@ use crate::finite::{ensure_every, ensure_finite};
 use crate::model::{FoldedGenerator, Model};
 use crate::pixels::{pinned, rounded, sent, to_bytes};
 use crate::rng::{Latent, Stream, below, rng};
+use crate::settings::TrainConfig;
 use crate::shape::ImageShape;
 use crate::tf::frame::rotate_images;
 use crate::torch::Mark;
@@ -81,8 +82,8 @@ pub struct Sampler {
     /// What they are, where that is known.
     classes: Option<Classes>,
     latent: Latent,
-    /// The data set that it was trained on, where that is known.
-    dataset: Option<String>,
+    /// The settings that it was trained with, where they are known.
+    config: Option<TrainConfig>,
     device: Device,
     kind: Kind,
     pass: Pass,
@@ -102,7 +103,7 @@ impl Sampler {
             class_count: usize::try_from(model.config().classes)?,
             classes: None,
             latent,
-            dataset: None,
+            config: None,
             device: model.device,
             kind: model.kind,
             pass: Pass::on(model.device, &model.architecture.generator, model.kind),
@@ -123,7 +124,7 @@ impl Sampler {
     /// As [`Weights::generator`].
     pub fn of(weights: &Weights, device: Device, kind: Kind) -> Result<Self> {
         let sampler = Self::new(&weights.generator(device, kind)?, weights.config.latent)?;
-        let sampler = Self { dataset: Some(weights.config.dataset.clone()), ..sampler };
+        let sampler = Self { config: Some(weights.config.clone()), ..sampler };
         sampler.of_classes(weights.classes.clone())
     }
 
@@ -153,7 +154,12 @@ impl Sampler {
 
     /// The name of the data set that it was trained on, where that is known.
     pub fn dataset(&self) -> Option<&str> {
-        self.dataset.as_deref()
+        self.config.as_ref().map(|config| config.dataset.as_str())
+    }
+
+    /// The settings that it was trained with, where they are known.
+    pub fn config(&self) -> Option<&TrainConfig> {
+        self.config.as_ref()
     }
 
     /// The device it computes on.

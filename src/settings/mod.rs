@@ -9,6 +9,7 @@ mod resolve;
 mod types;
 mod value;
 
+use std::path::Path;
 use std::sync::LazyLock;
 
 use anyhow::Result;
@@ -17,17 +18,19 @@ use serde::{Deserialize, Serialize};
 use crate::architecture::{ModelConfig, halvings};
 use crate::data::builtin::DIGITS;
 use crate::data::npy::Range;
+use crate::data::spec;
 use crate::data::{Classes, Fit, Options};
 use crate::device::DeviceChoice;
 use crate::error::SettingError;
+use crate::files::places;
 use crate::rng::Latent;
 use crate::shape::{ImageShape, ImageSize};
 pub use resolve::{ENVIRONMENT_KEY, Resolved, read_file, read_run_config, resolve, resolve_on};
 pub use types::{
     Background, Channels, OnCollapse, OptIn, Policies, Policy, Precision, Size, Switch,
 };
-pub use value::Form;
-use value::{Field, Rule, Value, any, any_name, checked, meets, shown, whole};
+use value::{Field, Rule, Value, any, any_name, checked, meets, whole};
+pub use value::{Form, in_toml, shown, whole_number};
 
 /// The properties of a setting, except its value.
 #[derive(Debug)]
@@ -117,20 +120,20 @@ impl Heading {
 /// ```text
 /// /// What the setting does. The struct, help and documents say it in these words.
 /// name: Type {
-///     default: VALUE, unset: "what holds where VALUE is None",
+///     default: VALUE, unset: "what holds where VALUE is None", with: "the module that reads and writes it",
 ///     allowed: RULE,
 ///     heading: HEADING, value: "N", reads_data: true,
 ///     on_resume: ON_RESUME,
 /// }
 /// ```
 ///
-/// `unset` and `reads_data` may be left out. Without any of the others, an entry does not compile. Types are
+/// `unset`, `with` and `reads_data` may be left out. Without any of the others, an entry does not compile. Types are
 /// those that `value.rs` can read, and the rules are made by its functions.
 macro_rules! settings {
     ($(
         $(#[doc = $doc:literal])+
         $name:ident: $type:ty {
-            default: $default:expr, $(unset: $unset:literal,)?
+            default: $default:expr, $(unset: $unset:literal,)? $(with: $with:literal,)?
             allowed: $allowed:expr,
             heading: $heading:ident, value: $value:literal, $(reads_data: $reads_data:literal,)?
             on_resume: $on_resume:expr,
@@ -142,7 +145,7 @@ macro_rules! settings {
         pub struct TrainConfig {
             $(
                 $(#[doc = $doc])+
-                #[serde(skip_serializing_if = "Field::is_absent")]
+                #[serde(skip_serializing_if = "Field::is_absent" $(, with = $with)?)]
                 pub $name: $type,
             )+
         }
@@ -461,16 +464,15 @@ settings! {
 
     /// Decides initial weights, noise and the order of images.
     seed: u64 {
-        default: 0,
-        // Integers of TOML end there.
-        allowed: whole(0..=i64::MAX),
+        default: 0, with: "value::seed",
+        allowed: any("0 to 18446744073709551615; in files, above 9223372036854775807 as a text in quotes"),
         heading: Training, value: "N",
         on_resume: OnResume::Fixed("it decides the noise of every iteration"),
     }
 
     /// CPU threads.
     threads: Option<usize> {
-        default: None, unset: "the physical cores",
+        default: None, unset: "OMP_NUM_THREADS of the environment, else the physical cores that the process may use",
         allowed: whole(1..=1024),
         heading: Place, value: "N",
         on_resume: OnResume::MayChange("the last bits of results may differ then, and a warning says so"),
@@ -667,6 +669,35 @@ impl TrainConfig {
         }
     }
 
+    /// The same settings with absolute paths, so that they mean the same wherever they are read.
+    ///
+    /// # Errors
+    /// If the home folder is asked for and not known, or the folder of the process is gone.
+    pub fn with_absolute_paths(self) -> Result<Self> {
+        let dataset = spec::absolute(&self.dataset)?;
+        let eval_features = match self.names_features() {
+            true => self.eval_features.clone(),
+            false => places::resolved(&self.eval_features)?.display().to_string(),
+        };
+        Ok(Self { dataset, eval_features, ..self })
+    }
+
+    /// The same settings with only the last part of each path, for those who have no business with the folders of this
+    /// machine.
+    pub fn portable(&self) -> Self {
+        let file = Path::new(&self.eval_features).file_name().unwrap_or_default();
+        let eval_features = match self.names_features() {
+            true => self.eval_features.clone(),
+            false => file.to_string_lossy().into_owned(),
+        };
+        Self { dataset: spec::portable(&self.dataset), eval_features, ..self.clone() }
+    }
+
+    /// Whether the features of evaluations are known by a name, and are no file.
+    fn names_features(&self) -> bool {
+        ["auto", "digits", "pixels"].contains(&&*self.eval_features)
+    }
+
     /// How many iterations the run has, at `per_epoch` an epoch.
     pub fn total_iterations(&self, per_epoch: u64) -> u64 {
         self.iterations.unwrap_or_else(|| self.epochs.saturating_mul(per_epoch))
@@ -707,8 +738,6 @@ mod tests {
             assert_eq!(error.downcast_ref::<SettingError>(), Some(&expected), "{error}");
             assert_eq!(error.to_string(), format!("{setting}: {problem}"));
         }
-        let config = TrainConfig { seed: u64::MAX, ..Default::default() };
-        assert!(config.validate().unwrap_err().problem.contains("found 18446744073709551615"));
         let error = resolve(toml::Table::new(), "eval-metric = ''".parse().unwrap());
         assert!(error.unwrap_err().to_string().contains("expected the name of a metric"));
     }

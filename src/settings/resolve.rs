@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 
 use super::value::NONE;
-use super::{SETTINGS, TrainConfig};
+use super::{Form, SETTINGS, Setting, TrainConfig};
 use crate::error::{SettingError, Usage};
 
 /// The key of a configuration file that is no setting: the folder of the run.
@@ -100,15 +100,17 @@ fn settle(mut table: toml::Table) -> Result<Resolved> {
         |key: &str| SETTINGS.iter().any(|setting| setting.name == key && setting.may_have_none);
     table.retain(|key, value| value.as_str() != Some(NONE) || !may_have_none(key));
     for (key, value) in &table {
-        if !SETTINGS.iter().any(|setting| setting.name == *key) {
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.name == *key) else {
             return Err(unknown(key).into());
-        }
+        };
         // On its own, so that the message can name the key.
         let alone = toml::Table::from_iter([(key.clone(), value.clone())]);
         alone.try_into::<TrainConfig>().map_err(|e| {
             let message = e.to_string();
-            let problem = message.lines().next().unwrap_or_default();
-            Usage(format!("`{key}` = {value}: {problem}"))
+            // The words of a setting's own type say more than those about types of TOML.
+            let own = message.lines().next().filter(|line| line.starts_with("expected "));
+            let problem = || format!("expected {}, found {value}", expected(setting));
+            SettingError::new(key, own.map_or_else(problem, str::to_owned))
         })?;
     }
     let config: TrainConfig = table.try_into().map_err(|e| Usage(e.to_string()))?;
@@ -116,12 +118,27 @@ fn settle(mut table: toml::Table) -> Result<Resolved> {
     Ok(Resolved { config, run })
 }
 
+/// What a file may give a setting.
+fn expected(setting: &Setting) -> String {
+    let quoted = |names: &[&str]| {
+        names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
+    };
+    match setting.form {
+        Form::Bool => "true or false".to_owned(),
+        Form::Choice(names) => format!("one of {}", quoted(names)),
+        Form::Choices(names) => format!("a list of some of {}, in brackets", quoted(names)),
+        Form::List => "a list of texts, such as [\"3\", \"7\"]".to_owned(),
+        Form::Pair => "two numbers, such as [0, 1]".to_owned(),
+        Form::One => setting.allowed.clone(),
+    }
+}
+
 fn unknown(key: &str) -> Usage {
     let known = || SETTINGS.iter().map(|setting| &*setting.name).chain([RUN_KEY]);
     let nearest = known()
         .map(|name| (strsim::jaro_winkler(name, key), name))
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(similarity, _)| *similarity > 0.7);
+        .filter(|(similarity, _)| *similarity > 0.85);
     let hint = match nearest {
         Some((_, nearest)) => format!("did you mean `{nearest}`?"),
         None => format!("expected one of {}", known().collect::<Vec<_>>().join(", ")),
@@ -179,7 +196,7 @@ mod tests {
             from_file("ema = 'none'\nlimit = 'none'", toml::Table::new())?.config,
             TrainConfig::default()
         );
-        assert!(error_of("seed = 'none'").contains("`seed`"));
+        assert!(error_of("seed = 'none'").contains("seed: expected a whole number"));
         assert!(error_of("emma = 'none'").contains("unknown key `emma`"));
         Ok(())
     }
@@ -205,6 +222,7 @@ mod tests {
                 augment: vec![Policy::Cutout, Policy::Translation].into(),
                 latent: Latent::Normal,
                 learning_rate: 0.1 + 0.2,
+                seed: u64::MAX,
                 ..Default::default()
             },
         ] {
@@ -218,10 +236,35 @@ mod tests {
     fn wrong_keys_values_and_syntax_are_named_with_what_to_do() {
         assert!(error_of("bach-size = 3").contains("did you mean `batch-size`"));
         assert!(error_of("qqqq = 3").contains("expected one of"));
-        assert!(error_of("batch-size = \"many\"").contains("`batch-size`"));
-        assert!(error_of("latent = \"gamma\"").contains("`uniform`"));
-        assert!(error_of("augment = ['colour']").contains("`color`, `translation`, `cutout`"));
-        assert!(error_of("augment = 'color'").contains("`augment`"));
+        for (text, told) in [
+            ("batch-size = \"many\"", "batch-size: expected 1 to 65536, found \"many\""),
+            ("epochs = 1.5", "epochs: expected 1 to 1000000000, found 1.5"),
+            (
+                "latent = \"gamma\"",
+                "latent: expected one of \"uniform\", \"normal\", found \"gamma\"",
+            ),
+            ("channels = 1", "channels: expected one of \"auto\", \"1\", \"3\", found 1"),
+            ("fit = 1", "fit: expected one of \"crop\", \"pad\", \"stretch\", found 1"),
+            ("flip = \"maybe\"", "flip: expected true or false, found \"maybe\""),
+            (
+                "augment = \"color\"",
+                "augment: expected a list of some of \"color\", \"translation\", \"cutout\", in brackets, found \"color\"",
+            ),
+            ("augment = ['colour']", "in brackets, found [\"colour\"]"),
+            (
+                "classes = 'x'",
+                "classes: expected a list of texts, such as [\"3\", \"7\"], found \"x\"",
+            ),
+            ("range = 1", "range: expected two numbers, such as [0, 1], found 1"),
+            ("ema = '0.99'", "ema: expected a number above 0, below 1, found \"0.99\""),
+            ("seed = 1.5", "seed: expected 0 to 18446744073709551615; "),
+            ("background = 'pink'", "background: expected black, white or #rrggbb, found `pink`"),
+        ] {
+            let error = error_of(text);
+            assert!(error.contains(told), "{error}");
+        }
+        // `fit` is not what was meant.
+        assert!(error_of("film = true").contains("unknown key `film`: expected one of"));
         assert!(error_of("batch-size = 3\nbatch_size = 4").contains("twice"));
         assert!(error_of("batch-size = ").contains("some.toml"));
         assert!(error_of("seed = -1").contains("seed"));

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::de::value::Error as NamesError;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
-use serde::{Serialize, forward_to_deserialize_any};
+use serde::{Deserialize, Serialize, forward_to_deserialize_any};
 
 use super::types::{
     Background, Channels, OnCollapse, OptIn, Policies, Policy, Precision, Size, Switch,
@@ -105,15 +105,60 @@ macro_rules! whole_numbers {
     ($($type:ty),+) => {$(
         impl Value for $type {
             fn parse(text: &str) -> Result<toml::Value, String> {
-                // Integers of TOML have 64 bits and a sign.
-                let number = text.parse().ok().filter(|number: &i64| *number >= 0);
-                let number = number.ok_or("expected a whole number, 0 or more")?;
-                Ok(number.into())
+                whole_number(text).map(in_toml)
             }
         }
     )+};
 }
 whole_numbers!(u64, usize, i64);
+
+/// The whole number that `text` is.
+///
+/// # Errors
+/// If it is none, or larger than 64 bits hold.
+pub fn whole_number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| match text.chars().all(|c| c.is_ascii_digit()) && !text.is_empty() {
+        true => format!("expected a whole number of at most {}", u64::MAX),
+        false => "expected a whole number, 0 or more".to_owned(),
+    })
+}
+
+/// A whole number as a value of TOML. Integers of TOML have 64 bits and a sign, so a larger one is a text.
+pub fn in_toml(number: u64) -> toml::Value {
+    i64::try_from(number).map_or_else(|_| number.to_string().into(), toml::Value::from)
+}
+
+/// Reads and writes a seed as [`in_toml`] has it.
+pub(super) mod seed {
+    use serde::de::Error as _;
+    use serde::{Deserializer, Serialize, Serializer};
+
+    use super::{Deserialize, in_toml, whole_number};
+
+    #[allow(clippy::trivially_copy_pass_by_ref)] // Serde passes a reference.
+    pub(in crate::settings) fn serialize<S: Serializer>(
+        seed: &u64,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        in_toml(*seed).serialize(to)
+    }
+
+    pub(in crate::settings) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<u64, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(u64),
+            Text(String),
+        }
+        match Written::deserialize(from)? {
+            Written::Number(number) => Ok(number),
+            Written::Text(text) => whole_number(&text)
+                .map_err(|problem| D::Error::custom(format!("{problem}, found \"{text}\""))),
+        }
+    }
+}
 
 impl Value for f64 {
     fn parse(text: &str) -> Result<toml::Value, String> {
@@ -273,7 +318,7 @@ fn names_of<T: DeserializeOwned>() -> &'static [&'static str] {
 }
 
 /// A value as a flag takes it.
-pub(super) fn shown(value: &impl Serialize) -> String {
+pub fn shown(value: &impl Serialize) -> String {
     fn plain(value: &toml::Value) -> String {
         match value {
             toml::Value::String(text) => text.clone(),
@@ -358,6 +403,14 @@ mod tests {
     fn text_becomes_the_value_that_toml_reads() {
         let value = |text: &str| text.parse::<toml::Table>().unwrap()["x"].clone();
         assert_eq!(<u64 as Value>::parse("7"), Ok(value("x = 7")));
+        assert_eq!(
+            <u64 as Value>::parse("9223372036854775807"),
+            Ok(value("x = 9223372036854775807"))
+        );
+        assert_eq!(
+            <u64 as Value>::parse("9223372036854775808"),
+            Ok(value("x = '9223372036854775808'"))
+        );
         assert_eq!(<f64 as Value>::parse("1"), Ok(value("x = 1.0")));
         assert_eq!(<bool as Value>::parse("true"), Ok(value("x = true")));
         assert_eq!(<String as Value>::parse("7"), Ok(value("x = '7'")));
@@ -373,7 +426,7 @@ mod tests {
         assert_eq!(<Background as Value>::parse("#ffffff"), Ok(value("x = 'white'")));
         for (wrong, told) in [
             (<u64 as Value>::parse("-3"), "expected a whole number, 0 or more"),
-            (<u64 as Value>::parse("9223372036854775808"), "expected a whole number, 0 or more"),
+            (<u64 as Value>::parse("18446744073709551616"), "at most 18446744073709551615"),
             (<f64 as Value>::parse("x"), "expected a number"),
             (<[f64; 2]>::parse("5"), "expected two numbers, such as 0,1"),
             (Channels::parse("2"), "expected one of auto, 1, 3"),

@@ -125,8 +125,10 @@ impl Imported {
             notes.push(format!("{what}: {name}{average}; {state}"));
         }
         let iteration = all.iter().map(|(weights, _)| weights.iteration).max().unwrap_or(0);
-        // Weights do not tell which images they were trained on, so the number and the hash are placeholders.
-        let set = SetIdentity::new(1, first.model_config().image, String::new());
+        // Weights do not tell how many images they were trained on, and older ones not which, so that 1 and nothing stand
+        // for that.
+        let sha256 = first.images_sha256.clone().unwrap_or_default();
+        let set = SetIdentity::new(1, first.model_config().image, sha256);
         let set = SetIdentity { classes: first.classes.clone(), ..set };
         let header = Header {
             iteration,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
-use super::interrupt::{Interrupt, Signal};
+use super::interrupt::{Interrupt, Request};
 use super::state::{Entry, state};
 use super::step::Gan;
 use crate::distributed::{Ranks, Share};
@@ -127,14 +127,14 @@ pub(super) fn sampled(
     Ok(Some(images))
 }
 
-/// The signal that has asked any of the ranks to end: the same answer on all.
+/// What a signal has asked any of the ranks for: the same answer on all.
 ///
 /// # Errors
 /// If another rank has ended or does not answer.
-pub(super) fn requested(interrupt: &Interrupt, ranks: Option<&Ranks>) -> Result<Option<Signal>> {
+pub(super) fn requested(interrupt: &Interrupt, ranks: Option<&Ranks>) -> Result<Option<Request>> {
     let own = interrupt.requested();
     match ranks {
         None => Ok(own),
-        Some(ranks) => Ok(Signal::of(ranks.largest(own.map_or(0, Signal::number))?)),
+        Some(ranks) => Ok(Request::of(ranks.largest(Request::code(own))?)),
     }
 }

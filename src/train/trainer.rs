@@ -11,7 +11,7 @@ use super::due::{Due, Occasion};
 use super::finite::NonFinite;
 use super::graph::GraphedIterations;
 use super::inputs::InputMaker;
-use super::interrupt::{Interrupt, Signal};
+use super::interrupt::{Interrupt, Request, Signal};
 use super::state;
 use super::step::{Gan, Inputs, StepStats, StepValues};
 use super::together::{Position, agree, hand_out, requested, sampled, unless_any_fails};
@@ -105,13 +105,21 @@ pub fn train_among(job: Job, ranks: Option<Rc<Ranks>>) -> Result<Outcome> {
     let mut trainer = Trainer::begin(job, ranks.clone())?;
     let together = || ranks.as_ref().map_or(Ok(()), |ranks| ranks.barrier());
     while trainer.state.iteration < trainer.total {
-        if let Some(signal) = requested(trainer.interrupt, ranks.as_deref())? {
+        if let Some(request) = requested(trainer.interrupt, ranks.as_deref())? {
             // Saving waits for the device, and only then may a value turn out not to be finite.
             if let Err(error) = trainer.save(Occasion::Unscheduled) {
                 trainer.recover(error)?;
             }
-            together()?;
-            return Ok(trainer.outcome(End::Interrupted(signal)));
+            match request {
+                Request::Save(signal) => {
+                    let iteration = trainer.state.iteration;
+                    trainer.progress.saved(iteration, signal.name);
+                }
+                Request::End(signal) => {
+                    together()?;
+                    return Ok(trainer.outcome(End::Interrupted(signal)));
+                }
+            }
         }
         if let Err(error) = trainer.iterate() {
             trainer.recover(error)?;
@@ -185,7 +193,9 @@ impl<'a> Trainer<'a> {
         // largest number of iterations expected between two of their lines.
         let mut lines_every = None;
         if let Some(checkpoint) = from {
-            if checkpoint.path.starts_with(run.path()) {
+            // A fork that was stopped before its first line has none.
+            let has_begun = run.checkpoints().iterations()? != [checkpoint.header.iteration];
+            if checkpoint.path.starts_with(run.path()) && has_begun {
                 lines_every = Some(checkpoint.header.config.log_every.max(config.log_every));
             }
             state::restore(&mut gan, &checkpoint)?;
@@ -357,7 +367,7 @@ impl<'a> Trainer<'a> {
                 return Ok(());
             }
         };
-        let evaluation = Evaluation {
+        let mut evaluation = Evaluation {
             iteration: self.state.iteration,
             features: evaluator.extractor().mark()?,
             count: config.eval_count,
@@ -366,19 +376,10 @@ impl<'a> Trainer<'a> {
                 .map(|measured| (measured.metric.name().to_owned(), measured.value))
                 .collect(),
             eval_s: start.elapsed().as_secs_f64(),
+            is_best: false,
         };
-        let metric = Metric::that_decides(&config.eval_metric)?;
-        // Only evaluations with the same features and the same number of images can be compared.
-        let comparable = self.journal.evaluations.iter().filter(|other| {
-            (&other.features, other.count) == (&evaluation.features, evaluation.count)
-        });
-        let value = |of: &Evaluation| of.evaluation.get(metric.name()).copied();
-        let is_better = |ours: f64, theirs: f64| match metric.better() {
-            Better::Higher => ours > theirs,
-            Better::Lower | Better::LikeReal => ours < theirs,
-        };
-        let is_best = value(&evaluation)
-            .is_some_and(|ours| comparable.filter_map(value).all(|theirs| is_better(ours, theirs)));
+        evaluation.is_best = self.is_best(&evaluation)?;
+        let is_best = evaluation.is_best;
         self.journal.evaluation(evaluation)?;
         let path = self.run.checkpoints().best();
         if is_best || !path.exists() {
@@ -386,6 +387,45 @@ impl<'a> Trainer<'a> {
             state::save(&path, &self.state, &self.gan)?;
         }
         Ok(())
+    }
+
+    /// Whether `evaluation` is the best of the run so far, of those that it can be compared with. A best checkpoint that
+    /// was chosen by an evaluation of another kind is set aside, and a warning says so.
+    fn is_best(&self, evaluation: &Evaluation) -> Result<bool> {
+        let metric = Metric::that_decides(&self.state.config.eval_metric)?;
+        let value = |of: &Evaluation| of.evaluation.get(metric.name()).copied();
+        let Some(ours) = value(evaluation) else { return Ok(false) };
+        // Only evaluations with the same features and the same number of images can be compared.
+        let is_comparable = |other: &&Evaluation| {
+            (&other.features, other.count) == (&evaluation.features, evaluation.count)
+        };
+        let is_better = |theirs: f64| match metric.better() {
+            Better::Higher => ours > theirs,
+            Better::Lower | Better::LikeReal => ours < theirs,
+        };
+        let all = &self.journal.evaluations;
+        let checkpoints = self.run.checkpoints();
+        let kept = Checkpoint::header(&checkpoints.best()).ok();
+        // One of a later iteration was written before the run was stopped, and is written again.
+        let Some(kept) = kept.filter(|kept| kept.iteration < evaluation.iteration) else {
+            return Ok(all.iter().filter(is_comparable).filter_map(value).all(is_better));
+        };
+        let of_kept = all.iter().find(|other| other.iteration == kept.iteration);
+        let same = of_kept
+            .filter(is_comparable)
+            .filter(|_| kept.config.eval_metric == self.state.config.eval_metric);
+        if let Some(theirs) = same.and_then(value) {
+            return Ok(is_better(theirs));
+        }
+        let aside = checkpoints.set_best_aside(kept.iteration)?;
+        self.progress.warn(&format!(
+            "iteration {}: the best checkpoint so far, of iteration {}, was chosen by other features, another number of \
+             images or another metric, and cannot be compared; it is now {}",
+            evaluation.iteration,
+            kept.iteration,
+            aside.display()
+        ));
+        Ok(true)
     }
 
     /// Lets the watch read this iteration. A collapse is a warning or, if the settings say so, an error.
@@ -493,8 +533,7 @@ impl<'a> Trainer<'a> {
     fn finish(&mut self) -> Result<()> {
         let model = self.gan.model_for_images();
         let images = sample(model, &self.fixed_z)?;
-        let Header { config, iteration, .. } = &self.state;
-        self.journal.finish(config, *iteration, self.state.set.classes.as_ref(), model, &images)
+        self.journal.finish(&self.state, model, &images)
     }
 
     fn outcome(&self, end: End) -> Outcome {

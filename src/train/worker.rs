@@ -8,7 +8,7 @@ use tch::Device;
 
 use super::due::Due;
 use super::inputs::InputMaker;
-use super::interrupt::Interrupt;
+use super::interrupt::{Interrupt, Request};
 use super::step::Gan;
 use super::together::{Position, agree, hand_out, requested, sampled, unless_any_fails};
 use super::trainer::{End, MAX_ROLLBACKS, is_divergence, prepare_cuda};
@@ -58,12 +58,14 @@ pub fn assist(work: Work) -> Result<End> {
     let mut worker = Worker::begin(work)?;
     let ranks = Rc::clone(&worker.ranks);
     while worker.position.iteration < worker.total {
-        if let Some(signal) = requested(interrupt, Some(&ranks))? {
+        if let Some(request) = requested(interrupt, Some(&ranks))? {
             if let Err(error) = worker.save() {
                 worker.recover(error)?;
             }
-            ranks.barrier()?;
-            return Ok(End::Interrupted(signal));
+            if let Request::End(signal) = request {
+                ranks.barrier()?;
+                return Ok(End::Interrupted(signal));
+            }
         }
         if let Err(error) = worker.iterate() {
             worker.recover(error)?;
