@@ -288,6 +288,8 @@ fn array_files_are_read_and_what_is_wrong_with_them_names_the_file() -> Result<(
     for (spec, bytes, told) in [
         ("idx:x", &IDX[..23], "x: IDX data at offset 16"),
         ("mat:x", b"short", "x: MAT header: expected 128 bytes"),
+        ("idx:x", b"7z\xbc\xaf\x27\x1c", "x: is a 7-Zip archive"),
+        ("zip:x", b"<html>Sorry", "x: is a web page"),
         ("npy:x", b"short", "x: NPY header"),
         ("npz:x", b"short", "x: NPZ"),
         ("idx:x", b"\x1f\x8bshort", "x: not a whole gzip file"),
@@ -419,12 +421,13 @@ fn what_is_packed_otherwise_or_no_file_is_named() -> Result<()> {
         ("a.tar.bz2", &b"BZh91AY"[..], "bzip2"),
         ("a.tar.xz", b"\xfd7zXZ\0\0", "xz"),
         ("a.tar.zst", b"\x28\xb5\x2f\xfd\0", "zstd"),
-        ("a.zip", b"PK\x03\x04", "zip"),
     ] {
         std::fs::write(folder.path().join(name), magic)?;
         let spec = format!("tar:{name}");
         refused(folder.path(), &[&spec], 1, &[name, "compressed by", told, "tar.gz"])?;
     }
+    std::fs::write(folder.path().join("a.zip"), b"PK\x03\x04")?;
+    refused(folder.path(), &["tar:a.zip"], 1, &["a.zip: is a zip archive", "zip:FILE"])?;
     std::fs::create_dir(folder.path().join("f"))?;
     for kind in ["zip", "tar", "idx", "mat", "npy", "npz"] {
         let spec = format!("{kind}:f");

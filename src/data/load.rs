@@ -12,7 +12,7 @@ use super::findings::Findings;
 use super::fit::{Decoding, Fit};
 use super::formats::builtin::{self, DIGITS};
 use super::formats::npy::Range;
-use super::formats::{Format, SourceFile};
+use super::formats::{Format, SourceFile, ensure_of_format};
 use super::set::ImageSet;
 use super::sink::Sink;
 use super::spec::Spec;
@@ -202,6 +202,9 @@ fn decoded(
             Ok(found) => return Ok(found),
             Err(error) => tell(Event::Warning(&format!("{error:#}; it is made again"))),
         }
+    }
+    if format.place() == Some("FILE") {
+        files.iter().try_for_each(|file| ensure_of_format(file.path()?, format.name()))?;
     }
     let mut builder = Builder::new(folder.as_deref());
     let mut sink = Sink::new(decoding, range, &mut builder, tell);

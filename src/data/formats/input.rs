@@ -60,7 +60,7 @@ impl SourceFile {
     ///
     /// # Errors
     /// If it is not there: it is in an archive, or cannot be read.
-    pub(super) fn path(&self) -> Result<&Path> {
+    pub(in crate::data) fn path(&self) -> Result<&Path> {
         match &self.content {
             Content::At(path) => Ok(path),
             Content::Bytes(_) => bail!("{}: expected a file on the disk", self.name),

@@ -3,11 +3,11 @@
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
 
 use super::archive::{is_hidden_path, open_archive, read_entry};
-use super::input::{head, is_gzip};
+use super::input::is_gzip;
 use super::{Fit, Format, Sink, SourceFile};
 
 /// `tar:FILE`.
@@ -38,13 +38,6 @@ impl Format for Tar {
 /// If the archive is damaged or expands beyond all measure, or the sink fails.
 fn read(path: &Path, sink: &mut Sink) -> Result<()> {
     let (file, mut expansion) = open_archive(path)?;
-    let packed = packed_by(path)?;
-    ensure!(
-        packed.is_none(),
-        "{}: compressed by {}; expected tar or tar.gz: unpack it first",
-        path.display(),
-        packed.unwrap_or_default()
-    );
     let damaged = || format!("{}: not a whole tar archive", path.display());
     let mut reader: Box<dyn Read> = match is_gzip(path)? {
         true => Box::new(MultiGzDecoder::new(BufReader::new(file)).take(expansion.bound() + 1)),
@@ -68,16 +61,4 @@ fn read(path: &Path, sink: &mut Sink) -> Result<()> {
     // A tar archive may end anywhere between two files; what it is packed in may not.
     let rest = std::io::copy(&mut reader, &mut std::io::sink()).with_context(damaged)?;
     expansion.add(rest, path)
-}
-
-/// The program that packed the file at `path`, if it is one whose files are not read here.
-fn packed_by(path: &Path) -> Result<Option<&'static str>> {
-    let head = head(path)?;
-    let known: [(&[u8], &str); 4] = [
-        (b"BZh", "bzip2"),
-        (b"\xfd7zXZ", "xz"),
-        (b"\x28\xb5\x2f\xfd", "zstd"),
-        (b"PK\x03\x04", "zip"),
-    ];
-    Ok(known.into_iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, name)| name))
 }
