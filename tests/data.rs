@@ -304,6 +304,73 @@ fn array_files_are_read_and_what_is_wrong_with_them_names_the_file() -> Result<(
     refused(folder.path(), &["folder:empty"], 1, &["folder:empty: no images"])
 }
 
+/// A `.npy` file of these bytes.
+fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
+    let length = (header.len() as u16).to_le_bytes();
+    [b"\x93NUMPY\x01\0", &length[..], header.as_bytes(), data].concat()
+}
+
+#[test]
+fn rows_and_numbers_become_images_as_the_flags_that_errors_propose_say() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes);
+    let pixels: Vec<u8> = (0..32).collect();
+    write("images.npy", &npy("|u1", "(2, 4, 4)", &pixels))?;
+    write("rows.npy", &npy("|u1", "(2, 16)", &pixels))?;
+    let words: Vec<u8> = pixels.iter().flat_map(|&x| (u16::from(x) * 257).to_le_bytes()).collect();
+    write("words.npy", &npy("<u2", "(2, 4, 4)", &words))?;
+    let sha = |args: &[&str]| Ok::<_, anyhow::Error>(shown(folder.path(), args)?["sha256"].clone());
+    let expected = sha(&["npy:images.npy"])?;
+    let parts = ["found 2 rows of 16 numbers", "for example --reshape 4,4"];
+    refused(folder.path(), &["npy:rows.npy"], 1, &parts)?;
+    assert_eq!(sha(&["npy:rows.npy", "--reshape", "4,4"])?, expected);
+    refused(folder.path(), &["npy:rows.npy", "--reshape", "4,5"], 1, &["4, 5, which are 20"])?;
+    refused(folder.path(), &["npy:rows.npy", "--reshape", "4"], 2, &["--reshape", "two or three"])?;
+    let parts = ["holds uint16 from 0 to 7967", "for example --range=0,65535"];
+    refused(folder.path(), &["npy:words.npy"], 1, &parts)?;
+    assert_eq!(sha(&["npy:words.npy", "--range=0,65535"])?, expected);
+    // Each image on its side, and back.
+    let turned: Vec<u8> = (0..32).map(|i| i / 16 * 16 + i % 4 * 4 + i / 4 % 4).collect();
+    write("turned.npy", &npy("|u1", "(2, 4, 4)", &turned))?;
+    assert_eq!(sha(&["npy:turned.npy", "--transpose"])?, expected);
+    assert_ne!(sha(&["npy:turned.npy"])?, expected);
+    png(&folder.path().join("photos/1.png"), gray(7))?;
+    let parts = ["--transpose: expected a data set of arrays, found one of folder"];
+    refused(folder.path(), &["folder:photos", "--transpose"], 2, &parts)?;
+    let parts = ["--reshape: expected a data set of npy, npz or mat, found one of digits"];
+    refused(folder.path(), &["digits", "--reshape", "28,28"], 2, &parts)?;
+    assert_ne!(sha(&["digits"])?, sha(&["digits", "--transpose"])?);
+    Ok(())
+}
+
+#[test]
+fn an_array_of_an_archive_is_named_behind_a_number_sign_unless_a_file_has_that_name() -> Result<()>
+{
+    let folder = tempfile::tempdir()?;
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, bytes) in [
+        ("x_train.npy", npy("|u1", "(2, 4, 4)", &[1; 32])),
+        ("y_train.npy", npy("|u1", "(2,)", &[7, 4])),
+        ("x_test.npy", npy("|u1", "(1, 4, 4)", &[9; 16])),
+    ] {
+        zip.start_file(name, zip::write::SimpleFileOptions::default())?;
+        zip.write_all(&bytes)?;
+    }
+    let archive = zip.finish()?.into_inner();
+    std::fs::write(folder.path().join("m.npz"), &archive)?;
+    let parts = ["found 2; name the one you want", "FILE#NAME", "x_test (uint8 [1, 4, 4])"];
+    refused(folder.path(), &["npz:m.npz"], 1, &parts)?;
+    let train = shown(folder.path(), &["npz:m.npz#x_train"])?;
+    assert_eq!((&train["images"], &train["greatest_value"]), (&2.into(), &1.into()));
+    assert_eq!(train["classes"]["names"], serde_json::json!(["4", "7"]));
+    assert_eq!(shown(folder.path(), &["npz:m.npz#x_test"])?["greatest_value"], 9);
+    std::fs::write(folder.path().join("m.npz#x_test"), &archive)?;
+    refused(folder.path(), &["npz:m.npz#x_test"], 1, &["found 2; name the one"])?;
+    std::fs::write(folder.path().join("cut.npz"), &archive[..archive.len() - 30])?;
+    refused(folder.path(), &["npz:cut.npz"], 1, &["its end is missing", "download it again"])
+}
+
 #[test]
 fn a_run_on_a_folder_trains_resumes_and_refuses_other_images() -> Result<()> {
     let folder = tempfile::tempdir()?;

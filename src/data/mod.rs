@@ -31,6 +31,6 @@ pub mod spec;
 pub use batches::{Batch, Batches};
 pub use findings::{Examples, Findings};
 pub use fit::Fit;
-pub use formats::{builtin, npy};
+pub use formats::{RangeIsMissing, ShapeIsMissing, builtin, npy};
 pub use load::{Event, Options, decoded_bytes, load};
 pub use set::{Classes, ImageSet, Labels, SetIdentity};

@@ -95,7 +95,7 @@ fn in_folder(folder: &Path) -> Result<Vec<SourceFile>> {
             Some((reason, _)) => Content::Unreadable(reason),
             None => Content::At(path),
         };
-        SourceFile { name, content }
+        SourceFile::new(name, content)
     };
     Ok(found.into_iter().map(file).collect())
 }

@@ -28,7 +28,12 @@ pub trait Format: fmt::Debug + Sync {
         Fit::Pad
     }
 
-    /// Whether it may hold floats, which have a range that the user states.
+    /// Whether it holds arrays, whose axes settings may name.
+    fn holds_arrays(&self) -> bool {
+        false
+    }
+
+    /// Whether it may hold numbers other than bytes, which have a range that the user states.
     fn takes_range(&self) -> bool {
         false
     }
@@ -40,6 +45,11 @@ pub trait Format: fmt::Debug + Sync {
     /// If a file cannot be seen, or is of another kind.
     fn files(&self, path: &Path) -> Result<Vec<SourceFile>> {
         Ok(vec![SourceFile::at(path)?])
+    }
+
+    /// Counts up when the format comes to read more of the same files, which then have to be read anew.
+    fn revision(&self) -> Option<u32> {
+        None
     }
 
     /// Hands on all images in `files`, in their order.

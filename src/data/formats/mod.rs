@@ -3,7 +3,7 @@
 //! - [`Format`]: what a format is; [`FORMATS`]: all there are;
 //! - [`builtin`]; [`folder`], [`zip`], [`tar`] of image files; [`idx`], [`mat5`], [`npy`], [`npz`] of arrays;
 //! - what they share: [`SourceFile`] (files, gzipped or not), [`image_file`] (one image file), `archive`,
-//!   and [`Stack`] (what array files hold).
+//!   `numbers` (of every kind, brought to bytes), and [`Stack`] (what array files hold).
 //!
 //! The parsers of arrays know nothing of libtorch, so that `fuzz/` takes them as they are.
 
@@ -18,6 +18,7 @@ pub mod mat5;
 mod mistaken;
 pub mod npy;
 pub mod npz;
+mod numbers;
 mod stack;
 pub mod tar;
 pub mod zip;
@@ -26,9 +27,10 @@ pub use format::Format;
 pub use input::SourceFile;
 pub(super) use input::read_maybe_gzipped;
 pub(super) use mistaken::ensure_of_format;
+pub use numbers::RangeIsMissing;
 pub(super) use stack::MAX_EXPANDED;
-pub use stack::Stack;
 use stack::expansion_limit;
+pub use stack::{ShapeIsMissing, Stack};
 
 use super::fit::Fit;
 use super::sink::Sink;

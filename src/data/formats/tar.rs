@@ -56,7 +56,7 @@ fn read(path: &Path, sink: &mut Sink) -> Result<()> {
         }
         expansion.add(entry.size(), path)?;
         let content = read_entry(&mut entry).with_context(damaged)?;
-        sink.image_file(SourceFile { name, content })?;
+        sink.image_file(SourceFile::new(name, content))?;
     }
     // A tar archive may end anywhere between two files; what it is packed in may not.
     let rest = std::io::copy(&mut reader, &mut std::io::sink()).with_context(damaged)?;
