@@ -371,6 +371,114 @@ fn an_array_of_an_archive_is_named_behind_a_number_sign_unless_a_file_has_that_n
     refused(folder.path(), &["npz:cut.npz"], 1, &["its end is missing", "download it again"])
 }
 
+/// A tar archive, gzipped.
+fn tar_gz(entries: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
+    let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gzip);
+    for (name, bytes) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        tar.append_data(&mut header, name, &bytes[..])?;
+    }
+    Ok(tar.into_inner()?.finish()?)
+}
+
+#[test]
+fn cifar_is_read_as_it_is_published_in_the_order_of_its_batches() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let record = |labels: &[u8], value: u8| [labels, &[value; 3072]].concat();
+    let names = "airplane\nautomobile\nbird\ncat\n\n".as_bytes().to_vec();
+    let archive = tar_gz(&[
+        ("cifar-10-batches-bin/data_batch_2.bin", record(&[3], 20)),
+        ("cifar-10-batches-bin/batches.meta.txt", names),
+        ("cifar-10-batches-bin/readme.html", b"<html>".to_vec()),
+        ("cifar-10-batches-bin/test_batch.bin", [record(&[1], 30), record(&[3], 31)].concat()),
+        ("cifar-10-batches-bin/data_batch_1.bin", record(&[0], 10)),
+    ])?;
+    let data = folder.path().join("data");
+    std::fs::create_dir_all(data.join("cifar10"))?;
+    std::fs::write(folder.path().join("c.tar.gz"), &archive)?;
+    std::fs::write(data.join("cifar10/cifar-10-binary.tar.gz"), &archive)?;
+    let of = |spec: &str| -> Result<Value> {
+        let mut command = command(folder.path(), "data show --json");
+        command.arg(spec).env("XDG_CACHE_HOME", folder.path().join("cache"));
+        let output = command.env("DCGAN_DATA", &data).output()?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let all = of("tar:c.tar.gz")?;
+    assert_eq!((&all["images"], &all["channels"]), (&4.into(), &3.into()));
+    assert_eq!(all["classes"]["names"], serde_json::json!(["airplane", "automobile", "cat"]));
+    assert_eq!(of("cifar10")?["sha256"], all["sha256"]);
+    let bytes = |values: &[u8]| {
+        use sha2::Digest;
+        let pixels: Vec<u8> = values.iter().flat_map(|&value| [value; 3072]).collect();
+        hex::encode(sha2::Sha256::digest(pixels))
+    };
+    assert_eq!(all["sha256"], bytes(&[10, 20, 30, 31]));
+    assert_eq!(of("cifar10:train")?["sha256"], bytes(&[10, 20]));
+    assert_eq!(of("cifar10:test")?["sha256"], bytes(&[30, 31]));
+    // What is there is compared with what was published.
+    let mut command = command(folder.path(), "data fetch cifar10");
+    let output = command.env("DCGAN_DATA", &data).output()?;
+    let told = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    for part in
+        ["cifar-10-binary.tar.gz: expected MD5 c32a1d4ab5d03f1284b67883e8d87530", "remove it"]
+    {
+        assert!(told.contains(part), "no `{part}` in\n{told}");
+    }
+    Ok(())
+}
+
+#[test]
+fn emnist_is_upright_with_the_letters_as_classes_from_its_archive_or_its_own_files() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let gzipped = |bytes: &[u8]| -> Result<Vec<u8>> {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(bytes)?;
+        Ok(gzip.finish()?)
+    };
+    // Two images of 2×2, each on its side.
+    let sideways = [&IDX[..16], &[1, 3, 2, 4, 5, 7, 6, 8]].concat();
+    let files = [
+        ("emnist-letters-train-images-idx3-ubyte.gz", gzipped(&sideways)?),
+        ("emnist-letters-train-labels-idx1-ubyte.gz", gzipped(&[0, 0, 8, 1, 0, 0, 0, 2, 1, 26])?),
+        ("emnist-letters-mapping.txt", b"1 65 97\n26 90 122\n".to_vec()),
+    ];
+    let (loose, packed) = (folder.path().join("loose"), folder.path().join("packed"));
+    std::fs::create_dir_all(packed.join("emnist"))?;
+    std::fs::create_dir(&loose)?;
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, bytes) in &files {
+        std::fs::write(loose.join(name), bytes)?;
+        zip.start_file(format!("gzip/{name}"), zip::write::SimpleFileOptions::default())?;
+        zip.write_all(bytes)?;
+    }
+    std::fs::write(packed.join("emnist/gzip.zip"), zip.finish()?.into_inner())?;
+    std::fs::write(folder.path().join("upright"), IDX)?;
+    let upright = shown(folder.path(), &["idx:upright"])?["sha256"].clone();
+    for data in [&loose, &packed] {
+        let mut command = command(folder.path(), "data show --json emnist-letters:train");
+        command.env("XDG_CACHE_HOME", folder.path().join("cache")).env("DCGAN_DATA", data);
+        let output = command.output()?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let set: Value = serde_json::from_slice(&output.stdout)?;
+        assert_eq!(set["sha256"], upright);
+        assert_eq!(set["classes"]["names"], serde_json::json!(["A", "Z"]));
+    }
+    // As a file of MNIST's format it is what it is, and labels lie beside it.
+    let spec = "idx:loose/emnist-letters-train-images-idx3-ubyte.gz";
+    let ran = run(folder.path(), &["data", "show", spec])?;
+    assert!(ran.stderr.contains("`transpose` turns them upright"), "{}", ran.stderr);
+    let set = shown(folder.path(), &[spec, "--transpose"])?;
+    assert_eq!(
+        (&set["sha256"], &set["classes"]["names"]),
+        (&upright, &serde_json::json!(["1", "26"]))
+    );
+    Ok(())
+}
+
 #[test]
 fn a_run_on_a_folder_trains_resumes_and_refuses_other_images() -> Result<()> {
     let folder = tempfile::tempdir()?;

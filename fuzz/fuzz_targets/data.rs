@@ -13,6 +13,8 @@ pub mod npy;
 pub mod npz;
 #[path = "../../src/data/formats/numbers.rs"]
 mod numbers;
+#[path = "../../src/data/formats/pickle.rs"]
+pub mod pickle;
 #[path = "../../src/data/formats/stack.rs"]
 mod stack;
 

@@ -294,10 +294,8 @@ impl Source {
             Spec::Public(collection, part) => {
                 let home = places::data_home()?;
                 let retry = RetryPolicy::default();
-                let mut progress =
-                    |name: &str, bytes, total| tell(Event::Fetched(name, bytes, total));
-                let paths = collection.fetch(part, &home, None, retry, &mut progress)?;
-                let files = paths.iter().map(|path| SourceFile::at(path)).collect::<Result<_>>()?;
+                let paths = collection.fetch(part, &home, None, retry, tell)?;
+                let files = collection.sources(part, &paths)?;
                 let root = paths.into_iter().next().unwrap_or_default();
                 Ok(Self { format: collection.format, root, files })
             }

@@ -205,8 +205,9 @@ fn key(field: &str) -> String {
 }
 
 settings! {
-    /// Which images: digits (built in), mnist, fashion-mnist, kmnist, svhn, folder:PATH, zip:FILE,
-    /// tar:FILE, idx:FILE, mat:FILE, npy:FILE or npz:FILE.
+    /// Which images: digits (built in), mnist, fashion-mnist, kmnist, svhn, cifar10, cifar100, emnist-letters
+    /// (or -balanced, -byclass, -bymerge, -digits, -mnist), folder:PATH, zip:FILE, tar:FILE, idx:FILE, mat:FILE,
+    /// npy:FILE or npz:FILE.
     dataset: String {
         default: DIGITS.to_owned(),
         allowed: any("a name, or a kind and a path"),

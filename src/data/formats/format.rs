@@ -1,7 +1,7 @@
 //! What every format says of itself.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -50,6 +50,11 @@ pub trait Format: fmt::Debug + Sync {
     /// Counts up when the format comes to read more of the same files, which then have to be read anew.
     fn revision(&self) -> Option<u32> {
         None
+    }
+
+    /// Files beside the one at `path` that belong to it, of a public set.
+    fn beside(&self, _path: &Path) -> Vec<PathBuf> {
+        Vec::new()
     }
 
     /// Hands on all images in `files`, in their order.

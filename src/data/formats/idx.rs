@@ -39,7 +39,8 @@ impl Format for Idx {
         while let Some(images) = files.next() {
             if is_of_emnist(images.path()?) && !sink.reading().transpose {
                 sink.warn(
-                    "EMNIST's files hold images on their side; the setting `transpose` turns them upright",
+                    "EMNIST's files hold images on their side; the setting `transpose` turns them upright, and the \
+                     data sets emnist-letters and the like are upright",
                 );
             }
             let stack = images.parse(parse_images)?;

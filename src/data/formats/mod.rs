@@ -2,6 +2,7 @@
 //!
 //! - [`Format`]: what a format is; [`FORMATS`]: all there are;
 //! - [`builtin`]; [`folder`], [`zip`], [`tar`] of image files; [`idx`], [`mat5`], [`npy`], [`npz`] of arrays;
+//! - [`cifar`] and [`emnist`], of public sets only;
 //! - what they share: [`SourceFile`] (files, gzipped or not), [`image_file`] (one image file), `archive`,
 //!   `numbers` (of every kind, brought to bytes), and [`Stack`] (what array files hold).
 //!
@@ -9,6 +10,8 @@
 
 mod archive;
 pub mod builtin;
+pub mod cifar;
+pub mod emnist;
 pub mod folder;
 mod format;
 pub mod idx;
@@ -19,6 +22,7 @@ mod mistaken;
 pub mod npy;
 pub mod npz;
 mod numbers;
+mod pickle;
 mod stack;
 pub mod tar;
 pub mod zip;
