@@ -288,6 +288,8 @@ fn array_files_are_read_and_what_is_wrong_with_them_names_the_file() -> Result<(
     for (spec, bytes, told) in [
         ("idx:x", &IDX[..23], "x: IDX data at offset 16"),
         ("mat:x", b"short", "x: MAT header: expected 128 bytes"),
+        ("idx:x", b"7z\xbc\xaf\x27\x1c", "x: is a 7-Zip archive"),
+        ("zip:x", b"<html>Sorry", "x: is a web page"),
         ("npy:x", b"short", "x: NPY header"),
         ("npz:x", b"short", "x: NPZ"),
         ("idx:x", b"\x1f\x8bshort", "x: not a whole gzip file"),
@@ -300,6 +302,181 @@ fn array_files_are_read_and_what_is_wrong_with_them_names_the_file() -> Result<(
     refused(folder.path(), &["folder:none"], 1, &["none: expected a folder"])?;
     std::fs::create_dir(folder.path().join("empty"))?;
     refused(folder.path(), &["folder:empty"], 1, &["folder:empty: no images"])
+}
+
+/// A `.npy` file of these bytes.
+fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
+    let length = (header.len() as u16).to_le_bytes();
+    [b"\x93NUMPY\x01\0", &length[..], header.as_bytes(), data].concat()
+}
+
+#[test]
+fn rows_and_numbers_become_images_as_the_flags_that_errors_propose_say() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes);
+    let pixels: Vec<u8> = (0..32).collect();
+    write("images.npy", &npy("|u1", "(2, 4, 4)", &pixels))?;
+    write("rows.npy", &npy("|u1", "(2, 16)", &pixels))?;
+    let words: Vec<u8> = pixels.iter().flat_map(|&x| (u16::from(x) * 257).to_le_bytes()).collect();
+    write("words.npy", &npy("<u2", "(2, 4, 4)", &words))?;
+    let sha = |args: &[&str]| Ok::<_, anyhow::Error>(shown(folder.path(), args)?["sha256"].clone());
+    let expected = sha(&["npy:images.npy"])?;
+    let parts = ["found 2 rows of 16 numbers", "for example --reshape 4,4"];
+    refused(folder.path(), &["npy:rows.npy"], 1, &parts)?;
+    assert_eq!(sha(&["npy:rows.npy", "--reshape", "4,4"])?, expected);
+    refused(folder.path(), &["npy:rows.npy", "--reshape", "4,5"], 1, &["4, 5, which are 20"])?;
+    refused(folder.path(), &["npy:rows.npy", "--reshape", "4"], 2, &["--reshape", "two or three"])?;
+    let parts = ["holds uint16 from 0 to 7967", "for example --range=0,65535"];
+    refused(folder.path(), &["npy:words.npy"], 1, &parts)?;
+    assert_eq!(sha(&["npy:words.npy", "--range=0,65535"])?, expected);
+    // Each image on its side, and back.
+    let turned: Vec<u8> = (0..32).map(|i| i / 16 * 16 + i % 4 * 4 + i / 4 % 4).collect();
+    write("turned.npy", &npy("|u1", "(2, 4, 4)", &turned))?;
+    assert_eq!(sha(&["npy:turned.npy", "--transpose"])?, expected);
+    assert_ne!(sha(&["npy:turned.npy"])?, expected);
+    png(&folder.path().join("photos/1.png"), gray(7))?;
+    let parts = ["--transpose: expected a data set of arrays, found one of folder"];
+    refused(folder.path(), &["folder:photos", "--transpose"], 2, &parts)?;
+    let parts = ["--reshape: expected a data set of npy, npz or mat, found one of digits"];
+    refused(folder.path(), &["digits", "--reshape", "28,28"], 2, &parts)?;
+    assert_ne!(sha(&["digits"])?, sha(&["digits", "--transpose"])?);
+    Ok(())
+}
+
+#[test]
+fn an_array_of_an_archive_is_named_behind_a_number_sign_unless_a_file_has_that_name() -> Result<()>
+{
+    let folder = tempfile::tempdir()?;
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, bytes) in [
+        ("x_train.npy", npy("|u1", "(2, 4, 4)", &[1; 32])),
+        ("y_train.npy", npy("|u1", "(2,)", &[7, 4])),
+        ("x_test.npy", npy("|u1", "(1, 4, 4)", &[9; 16])),
+    ] {
+        zip.start_file(name, zip::write::SimpleFileOptions::default())?;
+        zip.write_all(&bytes)?;
+    }
+    let archive = zip.finish()?.into_inner();
+    std::fs::write(folder.path().join("m.npz"), &archive)?;
+    let parts = ["found 2; name the one you want", "FILE#NAME", "x_test (uint8 [1, 4, 4])"];
+    refused(folder.path(), &["npz:m.npz"], 1, &parts)?;
+    let train = shown(folder.path(), &["npz:m.npz#x_train"])?;
+    assert_eq!((&train["images"], &train["greatest_value"]), (&2.into(), &1.into()));
+    assert_eq!(train["classes"]["names"], serde_json::json!(["4", "7"]));
+    assert_eq!(shown(folder.path(), &["npz:m.npz#x_test"])?["greatest_value"], 9);
+    std::fs::write(folder.path().join("m.npz#x_test"), &archive)?;
+    refused(folder.path(), &["npz:m.npz#x_test"], 1, &["found 2; name the one"])?;
+    std::fs::write(folder.path().join("cut.npz"), &archive[..archive.len() - 30])?;
+    refused(folder.path(), &["npz:cut.npz"], 1, &["its end is missing", "download it again"])
+}
+
+/// A tar archive, gzipped.
+fn tar_gz(entries: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
+    let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gzip);
+    for (name, bytes) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        tar.append_data(&mut header, name, &bytes[..])?;
+    }
+    Ok(tar.into_inner()?.finish()?)
+}
+
+#[test]
+fn cifar_is_read_as_it_is_published_in_the_order_of_its_batches() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let record = |labels: &[u8], value: u8| [labels, &[value; 3072]].concat();
+    let names = "airplane\nautomobile\nbird\ncat\n\n".as_bytes().to_vec();
+    let archive = tar_gz(&[
+        ("cifar-10-batches-bin/data_batch_2.bin", record(&[3], 20)),
+        ("cifar-10-batches-bin/batches.meta.txt", names),
+        ("cifar-10-batches-bin/readme.html", b"<html>".to_vec()),
+        ("cifar-10-batches-bin/test_batch.bin", [record(&[1], 30), record(&[3], 31)].concat()),
+        ("cifar-10-batches-bin/data_batch_1.bin", record(&[0], 10)),
+    ])?;
+    let data = folder.path().join("data");
+    std::fs::create_dir_all(data.join("cifar10"))?;
+    std::fs::write(folder.path().join("c.tar.gz"), &archive)?;
+    std::fs::write(data.join("cifar10/cifar-10-binary.tar.gz"), &archive)?;
+    let of = |spec: &str| -> Result<Value> {
+        let mut command = command(folder.path(), "data show --json");
+        command.arg(spec).env("XDG_CACHE_HOME", folder.path().join("cache"));
+        let output = command.env("DCGAN_DATA", &data).output()?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let all = of("tar:c.tar.gz")?;
+    assert_eq!((&all["images"], &all["channels"]), (&4.into(), &3.into()));
+    assert_eq!(all["classes"]["names"], serde_json::json!(["airplane", "automobile", "cat"]));
+    assert_eq!(of("cifar10")?["sha256"], all["sha256"]);
+    let bytes = |values: &[u8]| {
+        use sha2::Digest;
+        let pixels: Vec<u8> = values.iter().flat_map(|&value| [value; 3072]).collect();
+        hex::encode(sha2::Sha256::digest(pixels))
+    };
+    assert_eq!(all["sha256"], bytes(&[10, 20, 30, 31]));
+    assert_eq!(of("cifar10:train")?["sha256"], bytes(&[10, 20]));
+    assert_eq!(of("cifar10:test")?["sha256"], bytes(&[30, 31]));
+    // What is there is compared with what was published.
+    let mut command = command(folder.path(), "data fetch cifar10");
+    let output = command.env("DCGAN_DATA", &data).output()?;
+    let told = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    for part in
+        ["cifar-10-binary.tar.gz: expected MD5 c32a1d4ab5d03f1284b67883e8d87530", "remove it"]
+    {
+        assert!(told.contains(part), "no `{part}` in\n{told}");
+    }
+    Ok(())
+}
+
+#[test]
+fn emnist_is_upright_with_the_letters_as_classes_from_its_archive_or_its_own_files() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let gzipped = |bytes: &[u8]| -> Result<Vec<u8>> {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(bytes)?;
+        Ok(gzip.finish()?)
+    };
+    // Two images of 2×2, each on its side.
+    let sideways = [&IDX[..16], &[1, 3, 2, 4, 5, 7, 6, 8]].concat();
+    let files = [
+        ("emnist-letters-train-images-idx3-ubyte.gz", gzipped(&sideways)?),
+        ("emnist-letters-train-labels-idx1-ubyte.gz", gzipped(&[0, 0, 8, 1, 0, 0, 0, 2, 1, 26])?),
+        ("emnist-letters-mapping.txt", b"1 65 97\n26 90 122\n".to_vec()),
+    ];
+    let (loose, packed) = (folder.path().join("loose"), folder.path().join("packed"));
+    std::fs::create_dir_all(packed.join("emnist"))?;
+    std::fs::create_dir(&loose)?;
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, bytes) in &files {
+        std::fs::write(loose.join(name), bytes)?;
+        zip.start_file(format!("gzip/{name}"), zip::write::SimpleFileOptions::default())?;
+        zip.write_all(bytes)?;
+    }
+    std::fs::write(packed.join("emnist/gzip.zip"), zip.finish()?.into_inner())?;
+    std::fs::write(folder.path().join("upright"), IDX)?;
+    let upright = shown(folder.path(), &["idx:upright"])?["sha256"].clone();
+    for data in [&loose, &packed] {
+        let mut command = command(folder.path(), "data show --json emnist-letters:train");
+        command.env("XDG_CACHE_HOME", folder.path().join("cache")).env("DCGAN_DATA", data);
+        let output = command.output()?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let set: Value = serde_json::from_slice(&output.stdout)?;
+        assert_eq!(set["sha256"], upright);
+        assert_eq!(set["classes"]["names"], serde_json::json!(["A", "Z"]));
+    }
+    // As a file of MNIST's format it is what it is, and labels lie beside it.
+    let spec = "idx:loose/emnist-letters-train-images-idx3-ubyte.gz";
+    let ran = run(folder.path(), &["data", "show", spec])?;
+    assert!(ran.stderr.contains("`transpose` turns them upright"), "{}", ran.stderr);
+    let set = shown(folder.path(), &[spec, "--transpose"])?;
+    assert_eq!(
+        (&set["sha256"], &set["classes"]["names"]),
+        (&upright, &serde_json::json!(["1", "26"]))
+    );
+    Ok(())
 }
 
 #[test]
@@ -529,12 +706,13 @@ fn what_is_packed_otherwise_or_no_file_is_named() -> Result<()> {
         ("a.tar.bz2", &b"BZh91AY"[..], "bzip2"),
         ("a.tar.xz", b"\xfd7zXZ\0\0", "xz"),
         ("a.tar.zst", b"\x28\xb5\x2f\xfd\0", "zstd"),
-        ("a.zip", b"PK\x03\x04", "zip"),
     ] {
         std::fs::write(folder.path().join(name), magic)?;
         let spec = format!("tar:{name}");
         refused(folder.path(), &[&spec], 1, &[name, "compressed by", told, "tar.gz"])?;
     }
+    std::fs::write(folder.path().join("a.zip"), b"PK\x03\x04")?;
+    refused(folder.path(), &["tar:a.zip"], 1, &["a.zip: is a zip archive", "zip:FILE"])?;
     std::fs::create_dir(folder.path().join("f"))?;
     for kind in ["zip", "tar", "idx", "mat", "npy", "npz"] {
         let spec = format!("{kind}:f");

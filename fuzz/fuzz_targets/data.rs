@@ -11,6 +11,10 @@ pub mod mat5;
 pub mod npy;
 #[path = "../../src/data/formats/npz.rs"]
 pub mod npz;
+#[path = "../../src/data/formats/numbers.rs"]
+mod numbers;
+#[path = "../../src/data/formats/pickle.rs"]
+pub mod pickle;
 #[path = "../../src/data/formats/stack.rs"]
 mod stack;
 
@@ -18,7 +22,7 @@ use anyhow::Result;
 
 use format::Format;
 use input::SourceFile;
-use npy::Range;
+use npy::{Range, Reading};
 use stack::{MAX_EXPANDED, Stack, expansion_limit};
 
 /// Stands in for the program's.
@@ -27,16 +31,29 @@ pub enum Fit {
 }
 
 /// Stands in for the program's: no file is read here, only bytes are parsed.
-pub struct Sink;
+pub struct Sink(Reading);
 
 impl Sink {
-    pub fn range(&self) -> Option<Range> {
-        None
+    pub fn reading(&self) -> &Reading {
+        &self.0
     }
 
-    pub fn stack(&mut self, _: Stack, _: Option<&[u16]>) -> Result<()> {
+    pub fn warn(&mut self, _: &str) {}
+
+    pub fn stack(&mut self, _: Stack, _: Option<&[String]>) -> Result<()> {
         Ok(())
     }
+}
+
+/// Ways in which arrays are read.
+pub fn readings() -> [Reading; 3] {
+    let range = Some(Range { low: -1.0, high: 1.0 });
+    let reshape = Some(vec![3, 2, 2]);
+    [
+        Reading::default(),
+        Reading { range, ..Reading::default() },
+        Reading { range, reshape, ..Reading::default() },
+    ]
 }
 
 /// Checks what every parser promises about the images it returns.

@@ -3,11 +3,11 @@
 
 mod data;
 
-use data::npy::{Range, parse_images, read_rows};
+use data::npy::{parse_images, read_rows};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    for range in [None, Some(Range { low: -1.0, high: 1.0 })] {
-        if let Ok(stack) = parse_images(bytes, range) {
+    for reading in data::readings() {
+        if let Ok(stack) = parse_images(bytes, &reading) {
             data::check(&stack);
         }
     }

@@ -5,14 +5,16 @@ mod data;
 
 use std::io::Cursor;
 
-use data::npy::Range;
 use data::npz::read_npz;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    for range in [None, Some(Range { low: -1.0, high: 1.0 })] {
-        let _ = read_npz(Cursor::new(bytes), range, &mut |part| {
-            data::check(&part);
-            Ok(())
-        });
+    for reading in data::readings() {
+        for name in [None, Some("x")] {
+            let _ = read_npz(Cursor::new(bytes), name, &reading, &mut |part, labels| {
+                data::check(&part);
+                assert!(labels.is_none_or(|labels| labels.len() == part.count));
+                Ok(())
+            });
+        }
     }
 });

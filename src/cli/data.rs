@@ -40,9 +40,10 @@ pub enum DataCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Download a public data set, verified
+    /// Download a public data set, and verify what is there
     Fetch {
-        /// mnist, fashion-mnist, kmnist or svhn; a part of one, such as svhn:extra
+        /// mnist, fashion-mnist, kmnist, svhn, cifar10, cifar100, emnist-letters or the like; a part of one, such as
+        /// svhn:extra
         spec: String,
         /// A mirror to take instead of the known ones: the URL of the folder of its files; file: too
         #[arg(long, value_name = "URL")]

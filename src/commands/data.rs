@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use dcgan::data::fetch::{self, COLLECTIONS, RetryPolicy};
 use dcgan::data::spec::{self, Spec};
-use dcgan::data::{self, Classes, Findings, Options, SetIdentity};
+use dcgan::data::{self, Classes, Event, Findings, Options, SetIdentity};
 use dcgan::error::Usage;
 use dcgan::files::{places, write_bytes};
 use dcgan::record::grid::Picture;
@@ -82,8 +82,25 @@ fn fetch_with_progress(spec: &str, mirror: Option<&str>) -> Result<ExitCode> {
     }
     let home = places::data_home()?;
     let mut work = TaskProgress::new(Verbosity::Normal);
-    let mut progress = |name: &str, bytes, total| work.bytes(name, bytes, total);
-    let files = collection.fetch(part, &home, mirror, RetryPolicy::default(), &mut progress)?;
+    let mut files = collection.fetch(
+        part,
+        &home,
+        mirror,
+        RetryPolicy::default(),
+        &mut |event| match event {
+            Event::Warning(text) => work.warn(text),
+            Event::Fetched(name, bytes, total) => work.bytes(name, bytes, total),
+            Event::Files(_) | Event::Decoded(_) | Event::NoCache(_) => {}
+        },
+    )?;
+    // Several parts may be in one file.
+    files.dedup();
+    for file in collection.verify(part, &home)? {
+        work.warn(&format!(
+            "{}: is not compared with what was published: no checksum of it is known",
+            file.display()
+        ));
+    }
     drop(work);
     let mut text = String::new();
     for file in files {

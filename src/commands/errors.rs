@@ -3,7 +3,8 @@
 
 use std::process::ExitCode;
 
-use dcgan::data::npy::RangeIsMissing;
+use dcgan::data::npy::Range;
+use dcgan::data::{RangeIsMissing, ShapeIsMissing};
 use dcgan::device::Unavailable;
 use dcgan::error::{Fixable, SettingError, is_usage};
 
@@ -56,8 +57,12 @@ fn describe(error: &anyhow::Error, has_flag: &dyn Fn(&str) -> bool) -> String {
 /// What helps against `error`, where commands or flags do that `has_flag` knows.
 fn remedy(error: &anyhow::Error, has_flag: &dyn Fn(&str) -> bool) -> Option<String> {
     let by_flag = |flag: &str, text: &str| has_flag(flag).then(|| text.to_owned());
-    if error.is::<RangeIsMissing>() {
-        return by_flag("range", "for example --range 0,1 or --range -1,1");
+    if let Some(missing) = error.downcast_ref::<RangeIsMissing>() {
+        let Range { low, high } = missing.likely();
+        return by_flag("range", &format!("for example --range={low},{high}"));
+    }
+    if let Some(missing) = error.downcast_ref::<ShapeIsMissing>() {
+        return by_flag("reshape", &format!("for example --reshape {}", missing.likely()));
     }
     Some(match error.downcast_ref::<Fixable>()? {
         Fixable::NoSuchRun(_) => "`dcgan runs` lists those there are".to_owned(),

@@ -15,8 +15,8 @@ use super::output::{print, shell_quoted};
 use super::progress::{TaskProgress, say};
 use crate::cli::EvalArgs;
 use crate::cli::Verbosity;
+use dcgan::data::RangeIsMissing;
 use dcgan::data::builtin::DIGITS;
-use dcgan::data::npy::RangeIsMissing;
 use dcgan::data::{ImageSet, Options, formats};
 use dcgan::error::{Fixable, SettingError, Usage};
 use dcgan::eval::features::InputRange;
@@ -197,9 +197,9 @@ fn without_flags(error: anyhow::Error) -> anyhow::Error {
         return Usage(format!("{error:#}")).into();
     }
     if error.is::<RangeIsMissing>() {
-        // No flag says what floats mean here.
+        // No flag says what such numbers mean here.
         let parts = error.chain().map(|cause| match cause.is::<RangeIsMissing>() {
-            true => "the array holds floats; expected unsigned bytes, 0 to 255".to_owned(),
+            true => "the array holds other numbers; expected unsigned bytes, 0 to 255".to_owned(),
             false => cause.to_string(),
         });
         return anyhow!(parts.collect::<Vec<_>>().join(": "));

@@ -1,7 +1,7 @@
 //! Public data sets: where they are, fetching and verifying them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +9,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use md5::{Digest, Md5};
 use sha2::Sha256;
 
-use super::formats::{Format, MAX_EXPANDED, idx, mat5, read_maybe_gzipped};
+use super::formats::{
+    Format, MAX_EXPANDED, SourceFile, cifar, emnist, idx, mat5, read_maybe_gzipped,
+};
+use super::load::Event;
 use crate::error::Fixable;
 use crate::files::remove_if_there;
 
@@ -22,6 +25,8 @@ pub struct Collection {
     pub meaning: &'static str,
     /// Who made it, and what may be done with it.
     pub origin: &'static str,
+    /// The folder of its files, below that of all downloads. Several collections may share files.
+    folder: &'static str,
     /// What its files are read as. In IDX, those of labels follow their images.
     pub format: &'static dyn Format,
     /// Where its files are, tried in order.
@@ -38,6 +43,10 @@ struct Remote {
     md5: &'static str,
     /// SHA-256 of the uncompressed bytes, where it is known.
     sha256: Option<&'static str>,
+    /// What is meant of the file, where several parts are in one.
+    of_file: Option<&'static str>,
+    /// Other files that are as good, if they are there, with their MD5 where it is known.
+    instead: &'static [(&'static str, Option<&'static str>)],
 }
 
 /// A part of a collection.
@@ -70,17 +79,58 @@ const fn remote(
     md5: &'static str,
     sha256: Option<&'static str>,
 ) -> Remote {
-    Remote { name, part, md5, sha256 }
+    Remote { name, part, md5, sha256, of_file: None, instead: &[] }
 }
 
+/// The two parts of a CIFAR archive; the archive for Python is as good as the binary one.
+const fn cifar(
+    binary: (&'static str, &'static str),
+    instead: &'static [(&'static str, Option<&'static str>)],
+) -> [Remote; 2] {
+    let (name, md5) = binary;
+    [
+        Remote { of_file: Some("train"), instead, ..remote(Part::Train, name, md5, None) },
+        Remote { of_file: Some("test"), instead, ..remote(Part::Test, name, md5, None) },
+    ]
+}
+
+/// One of EMNIST's sets: its parts in the archive of all of them, or its own files.
+macro_rules! emnist {
+    ($set:literal, $meaning:literal) => {
+        Collection {
+            name: concat!("emnist-", $set),
+            meaning: concat!($meaning, "; emnist-", $set, ":train, emnist-", $set, ":test"),
+            origin: "Cohen and others (Western Sydney), from NIST's Special Database 19",
+            folder: "emnist",
+            format: &emnist::Emnist,
+            mirrors: &["https://biometrics.nist.gov/cs_links/EMNIST/"],
+            files: &[emnist!(@part $set, Train, "train"), emnist!(@part $set, Test, "test")],
+        }
+    };
+    (@part $set:literal, $part:ident, $name:literal) => {
+        Remote {
+            of_file: Some(concat!($set, "-", $name)),
+            instead: &[
+                ("emnist.zip", Some(EMNIST_MD5)),
+                (concat!("emnist-", $set, "-", $name, "-images-idx3-ubyte.gz"), None),
+            ],
+            ..remote(Part::$part, "gzip.zip", EMNIST_MD5, None)
+        }
+    };
+}
+
+/// Of the archive of all sets. NIST publishes none; torchvision (torchvision/datasets/mnist.py) checks this one.
+const EMNIST_MD5: &str = "58c8d27c78d21e728a6bc7b3cc06412e";
+
 /// Every collection that can be downloaded.
-// The MD5 sums are those that the sets' makers or torchvision (torchvision/datasets/mnist.py, svhn.py)
-// publish; MNIST's SHA-256 sums are of the genuine files, uncompressed.
-pub static COLLECTIONS: [Collection; 4] = [
+// The MD5 sums are those that the sets' makers (https://www.cs.toronto.edu/~kriz/cifar.html) or torchvision
+// (torchvision/datasets/mnist.py, svhn.py) publish; MNIST's SHA-256 sums are of the genuine files, uncompressed.
+pub static COLLECTIONS: [Collection; 12] = [
     Collection {
         name: "mnist",
         meaning: "70,000 handwritten digits; mnist:train, mnist:test",
         origin: "LeCun, Cortes, Burges; CC BY-SA 3.0",
+        folder: "mnist",
         format: &idx::Idx,
         mirrors: &[
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -117,6 +167,7 @@ pub static COLLECTIONS: [Collection; 4] = [
         name: "fashion-mnist",
         meaning: "70,000 pieces of clothing; fashion-mnist:train, fashion-mnist:test",
         origin: "Xiao, Rasul, Vollgraf (Zalando); MIT",
+        folder: "fashion-mnist",
         format: &idx::Idx,
         mirrors: &[
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -153,6 +204,7 @@ pub static COLLECTIONS: [Collection; 4] = [
         name: "kmnist",
         meaning: "70,000 cursive Japanese characters; kmnist:train, kmnist:test",
         origin: "Clanuwat and others (CODH); CC BY-SA 4.0",
+        folder: "kmnist",
         format: &idx::Idx,
         mirrors: &[
             "https://codh.rois.ac.jp/kmnist/dataset/kmnist/",
@@ -189,6 +241,7 @@ pub static COLLECTIONS: [Collection; 4] = [
         name: "svhn",
         meaning: "99,289 house numbers, in colour; svhn:train, svhn:test, svhn:extra (531,131)",
         origin: "Netzer and others (Stanford); for non-commercial use only",
+        folder: "svhn",
         format: &mat5::Mat,
         mirrors: &[
             "http://ufldl.stanford.edu/housenumbers/",
@@ -200,7 +253,41 @@ pub static COLLECTIONS: [Collection; 4] = [
             remote(Part::Extra, "extra_32x32.mat", "a93ce644f1a588dc4d68dda5feec44a7", None),
         ],
     },
+    Collection {
+        name: "cifar10",
+        meaning: "60,000 photos of 10 classes, in colour; cifar10:train, cifar10:test",
+        origin: "Krizhevsky (Toronto), from the Tiny Images data set; no licence is stated",
+        folder: "cifar10",
+        format: &cifar::Cifar,
+        mirrors: CIFAR_MIRRORS,
+        files: &cifar(
+            ("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
+            &[("cifar-10-python.tar.gz", Some("c58f30108f718f92721af3b95e74349a"))],
+        ),
+    },
+    Collection {
+        name: "cifar100",
+        meaning: "60,000 photos of 100 classes, in colour; cifar100:train, cifar100:test",
+        origin: "Krizhevsky (Toronto), from the Tiny Images data set; no licence is stated",
+        folder: "cifar100",
+        format: &cifar::Cifar,
+        mirrors: CIFAR_MIRRORS,
+        files: &cifar(
+            ("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),
+            &[("cifar-100-python.tar.gz", Some("eb9058c3a382ffc7106e4002c42a8d85"))],
+        ),
+    },
+    emnist!("balanced", "131,600 handwritten characters of 47 classes"),
+    emnist!("byclass", "814,255 handwritten characters of 62 classes"),
+    emnist!("bymerge", "814,255 handwritten characters of 47 classes"),
+    emnist!("digits", "280,000 handwritten digits"),
+    emnist!("letters", "145,600 handwritten letters of 26 classes, capital and small"),
+    emnist!("mnist", "70,000 handwritten digits, made like MNIST's"),
 ];
+
+/// The page of CIFAR's makers, under its old name and its new one.
+const CIFAR_MIRRORS: &[&str] =
+    &["https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/"];
 
 /// How long a download waits, and how often it tries again.
 #[derive(Debug, Clone, Copy)]
@@ -215,7 +302,7 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(60), pause: Duration::from_secs(1), tries: 3 }
+        Self { timeout: Duration::from_secs(20), pause: Duration::from_secs(1), tries: 3 }
     }
 }
 
@@ -254,24 +341,80 @@ impl Collection {
         self.files(part).map(|file| self.find(file, home)).collect()
     }
 
+    /// Those files as a format reads them: the parts that are meant, and what lies beside and belongs to them.
+    ///
+    /// # Errors
+    /// If one cannot be seen.
+    pub(super) fn sources(&self, part: Part, paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
+        let mut sources = Vec::new();
+        for (file, path) in self.files(part).zip(paths) {
+            let source = SourceFile::at(path)?;
+            sources.push(match file.of_file {
+                Some(part) => source.with_part(part),
+                None => source,
+            });
+            for beside in self.format.beside(path) {
+                sources.push(SourceFile::at(&beside)?);
+            }
+        }
+        Ok(sources)
+    }
+
     fn find(&self, file: &Remote, home: &Path) -> Option<PathBuf> {
-        let names = [file.name, file.name.trim_end_matches(".gz")];
+        let names = [file.name].into_iter().chain(file.instead.iter().map(|(name, _)| *name));
+        let names: Vec<_> = names.flat_map(|name| [name, name.trim_end_matches(".gz")]).collect();
         // Of two sets whose files have the same names, the folder tells which they are of.
         let folders =
-            [Some(home.join(self.name)), self.is_the_first_of_its_names().then(|| home.into())];
-        let paths =
-            folders.into_iter().flatten().flat_map(|folder| names.map(|name| folder.join(name)));
-        paths.into_iter().find(|path| path.is_file())
+            [Some(home.join(self.folder)), self.is_the_first_of_its_names().then(|| home.into())];
+        let mut paths = folders
+            .iter()
+            .flatten()
+            .flat_map(|folder: &PathBuf| names.iter().map(|name| folder.join(name)));
+        paths.find(|path| path.is_file())
     }
 
     fn is_the_first_of_its_names(&self) -> bool {
         let has_names = |other: &&Self| other.files[0].name == self.files[0].name;
-        COLLECTIONS.iter().find(has_names).is_some_and(|first| first.name == self.name)
+        COLLECTIONS.iter().find(has_names).is_some_and(|first| first.folder == self.folder)
+    }
+
+    /// Compares the files of `part` in `home` with what was published. Gives those for which that is not possible,
+    /// because they were unpacked and only the checksum of the packed file is known.
+    ///
+    /// # Errors
+    /// If one is damaged or another file, or cannot be read; the message says what to do.
+    pub fn verify(&self, part: Part, home: &Path) -> Result<Vec<PathBuf>> {
+        let mut unknown = Vec::new();
+        let mut done = Vec::new();
+        for file in self.files(part) {
+            let Some(path) = self.find(file, home).filter(|path| !done.contains(path)) else {
+                continue;
+            };
+            let name = path.file_name().unwrap_or_default();
+            let other =
+                file.instead.iter().find(|(other, _)| name == *other).and_then(|(_, md5)| *md5);
+            let md5 = if name == file.name { Some(file.md5) } else { other };
+            let sha256 = file.sha256.filter(|_| other.is_none());
+            // One that was packed again holds the same bytes.
+            let is_same = sha256.is_some() && compare(&path, None, sha256).is_ok();
+            match if is_same { Ok(()) } else { compare(&path, md5, sha256) } {
+                Ok(()) if md5.is_none() && sha256.is_none() => unknown.push(path.clone()),
+                Ok(()) => {}
+                Err(Failure::Here(error)) => return Err(error),
+                Err(Failure::Mirror(error) | Failure::Content(error)) => {
+                    let advice =
+                        "it is damaged or another file; remove it, and it will be fetched again";
+                    bail!("{}: {error:#}; {advice}", path.display());
+                }
+            }
+            done.push(path);
+        }
+        Ok(unknown)
     }
 
     /// The files of `part`, in order. Those that are not in `home` yet are downloaded and verified, by one process at a
-    /// time: from `mirror` instead of the known mirrors, where it is given. It may be a `file:` URL. `progress` is told
-    /// of a file's name, how many of its bytes there are, and how many there will be.
+    /// time: from `mirror` instead of the known mirrors, where it is given. It may be a `file:` URL. `tell` is told of a
+    /// file's name, how many of its bytes there are and how many there will be, and of mirrors that do not answer.
     ///
     /// # Errors
     /// If no mirror has a file as it was published; the message says what each had. A part of a file
@@ -282,12 +425,12 @@ impl Collection {
         home: &Path,
         mirror: Option<&str>,
         retry: RetryPolicy,
-        progress: &mut dyn FnMut(&str, u64, Option<u64>),
+        tell: &mut dyn FnMut(Event),
     ) -> Result<Vec<PathBuf>> {
         if let Some(files) = self.local(part, home) {
             return Ok(files);
         }
-        let folder = home.join(self.name);
+        let folder = home.join(self.folder);
         fs::create_dir_all(&folder).with_context(|| {
             format!("{}: cannot be made; set DCGAN_DATA to another folder", folder.display())
         })?;
@@ -310,7 +453,7 @@ impl Collection {
             // Another process may have fetched it while this one waited.
             let path = match self.find(file, home) {
                 Some(path) => path,
-                None => fetch_one(file, &folder, &mirrors, retry, progress)?,
+                None => fetch_one(self.name, file, &folder, &mirrors, retry, tell)?,
             };
             paths.push(path);
         }
@@ -319,11 +462,12 @@ impl Collection {
 }
 
 fn fetch_one(
+    collection: &str,
     file: &Remote,
     folder: &Path,
     mirrors: &[String],
     retry: RetryPolicy,
-    progress: &mut dyn FnMut(&str, u64, Option<u64>),
+    tell: &mut dyn FnMut(Event),
 ) -> Result<PathBuf> {
     let (path, partial) = (folder.join(file.name), folder.join(format!("{}.part", file.name)));
     let mut failures = Vec::new();
@@ -335,9 +479,7 @@ fn fetch_one(
                 remove_if_there(&partial)?;
             }
             let had_some = fs::metadata(&partial).is_ok_and(|file| file.len() > 0);
-            let done = download(&url, &partial, retry, &mut |bytes, total| {
-                progress(file.name, bytes, total);
-            });
+            let done = download(&url, file.name, &partial, retry, tell);
             let done = done.and_then(|()| verify(file, &partial));
             match done {
                 Ok(()) => {
@@ -347,6 +489,7 @@ fn fetch_one(
                 }
                 Err(Failure::Here(error)) => return Err(error),
                 Err(Failure::Mirror(error)) => {
+                    tell(Event::Warning(&format!("{url}: given up: {error:#}")));
                     failures.push(format!("{url}: {error:#}"));
                     break;
                 }
@@ -366,7 +509,7 @@ fn fetch_one(
         remove_if_there(&partial)?;
     }
     bail!(Fixable::NotFetched {
-        collection: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        collection: collection.to_owned(),
         problem: format!(
             "{} cannot be fetched; put it into {} by hand, or name another mirror\n  {}",
             file.name,
@@ -395,22 +538,39 @@ impl Failure {
 
 /// Whether `partial` is the file.
 fn verify(file: &Remote, partial: &Path) -> Result<(), Failure> {
-    let bytes = fs::read(partial).map_err(|e| Failure::Here(anyhow!(e)))?;
-    let found = hex::encode(Md5::digest(&bytes));
-    if found != file.md5 {
-        let looks_like = if bytes.trim_ascii_start().starts_with(b"<") {
-            "; it looks like a web page"
-        } else {
-            ""
-        };
-        return Err(Failure::Content(anyhow!(
-            "expected MD5 {}, found {found} of {} bytes{looks_like}",
-            file.md5,
-            bytes.len()
-        )));
+    compare(partial, Some(file.md5), file.sha256)
+}
+
+/// Whether the file at `path` has this MD5, and its uncompressed bytes this SHA-256, where they are known.
+fn compare(path: &Path, md5: Option<&str>, sha256: Option<&str>) -> Result<(), Failure> {
+    let here = |e: std::io::Error| {
+        Failure::Here(anyhow!(e).context(format!("{}: cannot be read", path.display())))
+    };
+    if let Some(expected) = md5 {
+        let mut source = File::open(path).map_err(here)?;
+        let (mut digest, mut buffer, mut length) = (Md5::new(), vec![0; 1 << 20], 0);
+        let mut looks_like = "";
+        loop {
+            let read = source.read(&mut buffer).map_err(here)?;
+            let part = &buffer[..read];
+            if length == 0 && part.trim_ascii_start().starts_with(b"<") {
+                looks_like = "; it looks like a web page";
+            }
+            digest.update(part);
+            length += read;
+            if read == 0 {
+                break;
+            }
+        }
+        let found = hex::encode(digest.finalize());
+        if found != expected {
+            let error =
+                anyhow!("expected MD5 {expected}, found {found} of {length} bytes{looks_like}");
+            return Err(Failure::Content(error));
+        }
     }
-    if let Some(expected) = file.sha256 {
-        let bytes = read_maybe_gzipped(partial, MAX_EXPANDED).map_err(Failure::Content)?;
+    if let Some(expected) = sha256 {
+        let bytes = read_maybe_gzipped(path, MAX_EXPANDED).map_err(Failure::Content)?;
         let found = hex::encode(Sha256::digest(&bytes));
         if found != expected {
             let message =
@@ -424,9 +584,10 @@ fn verify(file: &Remote, partial: &Path) -> Result<(), Failure> {
 /// Appends to `partial` what it lacks of `url`.
 fn download(
     url: &str,
+    name: &str,
     partial: &Path,
     retry: RetryPolicy,
-    progress: &mut dyn FnMut(u64, Option<u64>),
+    tell: &mut dyn FnMut(Event),
 ) -> Result<(), Failure> {
     let here = Failure::of_writing(partial);
     let mut options = OpenOptions::new();
@@ -439,7 +600,7 @@ fn download(
         std::io::copy(&mut source, &mut file).map_err(here)?;
         return file.sync_all().map_err(here);
     }
-    super::http::append(url, &mut file, partial, retry, progress)
+    super::http::append(url, name, &mut file, partial, retry, tell)
 }
 
 /// A part of a collection and what is there of it.
@@ -572,7 +733,7 @@ mod tests {
 
     fn file() -> Remote {
         let md5 = hex::encode(Md5::digest(content()));
-        Remote { name: "some.bin", part: Part::Train, md5: md5.leak(), sha256: None }
+        remote(Part::Train, "some.bin", md5.leak(), None)
     }
 
     const HASTE: RetryPolicy = RetryPolicy {
@@ -584,7 +745,7 @@ mod tests {
     /// Fetches from the servers that give `answers`; the content, or the error.
     fn fetched(folder: &Path, servers: &[&Server]) -> Result<Vec<u8>> {
         let mirrors: Vec<_> = servers.iter().map(|server| server.url.clone()).collect();
-        let path = fetch_one(&file(), folder, &mirrors, HASTE, &mut |_, _, _| {})?;
+        let path = fetch_one("some", &file(), folder, &mirrors, HASTE, &mut |_| {})?;
         assert_eq!(path, folder.join("some.bin"));
         assert_eq!(fs::read_dir(folder)?.count(), 1, "nothing else is left");
         Ok(fs::read(path)?)
@@ -688,9 +849,63 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let url = format!("http://{}/", TcpListener::bind("127.0.0.1:0")?.local_addr()?);
         let error =
-            fetch_one(&file(), folder.path(), &[url], HASTE, &mut |_, _, _| {}).unwrap_err();
+            fetch_one("some", &file(), folder.path(), &[url], HASTE, &mut |_| {}).unwrap_err();
         assert!(error.to_string().contains("3 tries"), "{error}");
         Ok(())
+    }
+
+    #[test]
+    fn a_mirror_that_accepts_and_stays_silent_is_given_up_and_that_is_told() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let silent = || -> Answer { Box::new(|_, _| thread::sleep(Duration::from_secs(4))) };
+        let silent = Server::new(vec![silent(), silent()])?;
+        let good = Server::new(vec![good()])?;
+        let retry = RetryPolicy { timeout: Duration::from_millis(300), tries: 2, ..HASTE };
+        let mut told = Vec::new();
+        let mirrors = [silent.url.clone(), good.url.clone()];
+        fetch_one("some", &file(), folder.path(), &mirrors, retry, &mut |event| {
+            if let Event::Warning(text) = event {
+                told.push(text.to_owned());
+            }
+        })?;
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told.iter().all(|text| text.contains(&silent.url)), "{told:?}");
+        assert!(
+            told[0].contains("; try 2 of 2") && told[1].contains("given up: 2 tries"),
+            "{told:?}"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_there_is_compared_with_what_was_published() -> Result<()> {
+        let home = tempfile::tempdir()?;
+        let mnist = Collection::named("mnist").context("mnist")?;
+        fs::create_dir(home.path().join("mnist"))?;
+        let path = home.path().join("mnist/t10k-labels-idx1-ubyte.gz");
+        fs::write(&path, include_bytes!("../../assets/t10k-labels-idx1-ubyte.gz"))?;
+        let is_genuine = mnist.verify(Part::Test, home.path());
+        fs::write(&path, "<html>Sorry")?;
+        let error = mnist.verify(Part::Test, home.path()).unwrap_err().to_string();
+        for part in [
+            "labels-idx1-ubyte.gz: expected MD5 ec29112dd5afa0611ce80d1b7f02629c",
+            "a web page",
+            "remove it",
+        ] {
+            assert!(error.contains(part), "no `{part}` in {error}");
+        }
+        // Unpacked, MNIST's have a SHA-256; those of others are not known.
+        fs::remove_file(&path)?;
+        let unpacked = home.path().join("mnist/t10k-labels-idx1-ubyte");
+        fs::write(&unpacked, "no labels")?;
+        let error = mnist.verify(Part::Test, home.path()).unwrap_err().to_string();
+        assert!(error.contains("expected SHA-256 ff7bcfd4"), "{error}");
+        let kmnist = Collection::named("kmnist").context("kmnist")?;
+        fs::create_dir(home.path().join("kmnist"))?;
+        let unpacked = home.path().join("kmnist/t10k-labels-idx1-ubyte");
+        fs::write(&unpacked, "nobody knows")?;
+        assert_eq!(kmnist.verify(Part::Test, home.path())?, [unpacked]);
+        is_genuine.map(drop)
     }
 
     #[test]
@@ -699,7 +914,7 @@ mod tests {
         fs::write(mirror.path().join("some.bin"), content())?;
         for scheme in ["file:", "file://"] {
             let url = format!("{scheme}{}/", mirror.path().display());
-            let path = fetch_one(&file(), folder.path(), &[url], HASTE, &mut |_, _, _| {})?;
+            let path = fetch_one("some", &file(), folder.path(), &[url], HASTE, &mut |_| {})?;
             assert!(fs::read(&path)? == content());
             fs::remove_file(path)?;
         }
@@ -720,7 +935,7 @@ mod tests {
         // Files of those names, in no folder of its own, are MNIST's.
         assert_eq!(fashion.local(Part::Test, home.path()), None);
         let nobody = Some("http://127.0.0.1:9/");
-        let fetched = mnist.fetch(Part::Test, home.path(), nobody, HASTE, &mut |_, _, _| {})?;
+        let fetched = mnist.fetch(Part::Test, home.path(), nobody, HASTE, &mut |_| {})?;
         assert_eq!(fetched, found);
         Ok(())
     }
@@ -734,7 +949,7 @@ mod tests {
         let url = format!("file:{}", mirror.path().display());
         let mnist = Collection::named("mnist").context("mnist")?;
         thread::scope(|scope| {
-            let run = || mnist.fetch(Part::Test, home.path(), Some(&url), HASTE, &mut |_, _, _| {});
+            let run = || mnist.fetch(Part::Test, home.path(), Some(&url), HASTE, &mut |_| {});
             let both = [scope.spawn(run), scope.spawn(run)];
             for one in both {
                 let error = one.join().unwrap().unwrap_err().to_string();

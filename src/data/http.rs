@@ -8,17 +8,20 @@ use anyhow::anyhow;
 use ureq::Agent;
 
 use super::fetch::{Failure, RetryPolicy};
+use super::load::Event;
 
 /// The most bytes that are downloaded as one file: more than any file of any collection has.
 const MAX_DOWNLOAD: u64 = 4 << 30;
 
-/// Appends to `file`, which is at `partial`, what it lacks of `url`.
+/// Appends to `file`, which is at `partial` and will be called `name`, what it lacks of `url`. `tell` is told how far it
+/// is, and when the server has to be asked again.
 pub(super) fn append(
     url: &str,
+    name: &str,
     file: &mut File,
     partial: &Path,
     retry: RetryPolicy,
-    progress: &mut dyn FnMut(u64, Option<u64>),
+    tell: &mut dyn FnMut(Event),
 ) -> Result<(), Failure> {
     let here = Failure::of_writing(partial);
     let agent: Agent = Agent::config_builder()
@@ -32,7 +35,8 @@ pub(super) fn append(
     let (mut tries, mut pause, mut most) = (0, retry.pause, 0);
     loop {
         let before = file.seek(SeekFrom::End(0)).map_err(here)?;
-        let failure = match stretch(&agent, url, file, before, progress) {
+        let mut progress = |bytes, total| tell(Event::Fetched(name, bytes, total));
+        let failure = match stretch(&agent, url, file, before, &mut progress) {
             Ok(()) => return file.sync_all().map_err(here),
             Err(Stretch::Fatal(failure)) => return Err(failure),
             Err(Stretch::Again(error)) => error,
@@ -41,12 +45,15 @@ pub(super) fn append(
         // A stretch that brought more than there ever was is progress: the tries begin anew.
         if after > most {
             (tries, pause, most) = (0, retry.pause, after);
+            tell(Event::Warning(&format!("{url}: {failure:#}; going on from byte {after}")));
             continue;
         }
         tries += 1;
         if tries >= retry.tries {
             return Err(Failure::Mirror(failure.context(format!("{tries} tries"))));
         }
+        let next = tries + 1;
+        tell(Event::Warning(&format!("{url}: {failure:#}; try {next} of {}", retry.tries)));
         std::thread::sleep(pause);
         pause = pause.saturating_mul(2);
     }

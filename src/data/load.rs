@@ -11,8 +11,8 @@ use super::fetch::RetryPolicy;
 use super::findings::{Deep, Findings};
 use super::fit::{Decoding, Fit};
 use super::formats::builtin::{self, DIGITS};
-use super::formats::npy::Range;
-use super::formats::{Format, SourceFile};
+use super::formats::npy::{Range, Reading};
+use super::formats::{Format, SourceFile, ensure_of_format};
 use super::remarks;
 use super::set::ImageSet;
 use super::sink::Sink;
@@ -32,8 +32,12 @@ pub struct Options {
     pub fit: Option<Fit>,
     /// What is behind transparent pixels: red, green, blue.
     pub background: [u8; 3],
-    /// What is black and what is white in arrays of floats.
+    /// What is black and what is white in arrays of numbers other than unsigned bytes.
     pub range: Option<Range>,
+    /// The shape of each image in an array of rows.
+    pub reshape: Option<Vec<usize>>,
+    /// Whether rows and columns of each image of an array change places.
+    pub transpose: bool,
     /// The classes whose images are taken; all where the list is empty.
     pub classes: Vec<String>,
     /// At most so many images, chosen by the seed.
@@ -54,6 +58,8 @@ impl Default for Options {
             fit: None,
             background: [0; 3],
             range: None,
+            reshape: None,
+            transpose: false,
             classes: Vec::new(),
             limit: None,
             skip_bad: false,
@@ -104,6 +110,7 @@ fn load_through(
 ) -> Result<ImageSet> {
     let usage = |message: String| anyhow!(SettingError::of_value("dataset", spec, message));
     let parsed: Spec = spec.parse().map_err(usage)?;
+    ensure_has_effect(&parsed, options)?;
     let set = if is_plain_digits(&parsed, options) {
         builtin::digits()?
     } else {
@@ -116,12 +123,34 @@ fn load_through(
     Ok(set.limited(options.limit, options.seed))
 }
 
+/// Whether the settings that are for arrays only are given for one.
+fn ensure_has_effect(spec: &Spec, options: &Options) -> Result<(), SettingError> {
+    let format = match spec {
+        Spec::Local(format, _) => *format,
+        Spec::Public(collection, _) => collection.format,
+    };
+    // Arrays that may hold any numbers may also hold rows of them.
+    let takes_rows = format.holds_arrays() && format.takes_range();
+    for (setting, is_idle, expected) in [
+        ("reshape", options.reshape.is_some() && !takes_rows, "npy, npz or mat"),
+        ("transpose", options.transpose && !format.holds_arrays(), "arrays"),
+    ] {
+        if is_idle {
+            let found = format.name();
+            let problem = format!("expected a data set of {expected}, found one of {found}");
+            return Err(SettingError::new(setting, problem));
+        }
+    }
+    Ok(())
+}
+
 /// Whether the built-in digits are asked for as they are made without the cache: that costs less than
 /// looking there.
 fn is_plain_digits(spec: &Spec, options: &Options) -> bool {
     matches!(spec, Spec::Local(format, _) if format.name() == DIGITS)
         && options.size == Some(ImageSize::REFERENCE)
         && options.channels != Some(3)
+        && !options.transpose
         && options.fit.is_none_or(|fit| fit == Fit::Pad)
 }
 
@@ -227,6 +256,13 @@ struct Key<'a> {
     format: &'a str,
     decoding: Decoding,
     range: Option<(f64, f64)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u32>,
+    // What came later has no part in the key where it is not asked for, so that sets keep their files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reshape: Option<&'a [usize]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transpose: Option<bool>,
     root: PathBuf,
     /// Names, lengths and times of change.
     files: Vec<(String, u64, u128)>,
@@ -247,12 +283,19 @@ fn decoded(
     tell: &mut dyn FnMut(Event),
 ) -> Result<(Pixels, Description)> {
     let Source { format, root, files } = source;
-    let range = options.range.filter(|_| format.takes_range());
+    let reading = Reading {
+        range: options.range.filter(|_| format.takes_range()),
+        reshape: options.reshape.clone(),
+        transpose: options.transpose,
+    };
     let key = Key {
         version: if format.holds_image_files() { IMAGE_FILES_VERSION } else { VERSION },
         format: format.name(),
         decoding,
-        range: range.map(|range| (range.low, range.high)),
+        range: reading.range.map(|range| (range.low, range.high)),
+        revision: format.revision(),
+        reshape: reading.reshape.as_deref(),
+        transpose: reading.transpose.then_some(true),
         root: root.canonicalize().unwrap_or_default(),
         files: files.iter().map(SourceFile::stamp).collect(),
     };
@@ -267,11 +310,14 @@ fn decoded(
             Err(error) => tell(Event::Warning(&format!("{error:#}; it is made again"))),
         }
     }
+    if format.place() == Some("FILE") {
+        files.iter().try_for_each(|file| ensure_of_format(file.path()?, format.name()))?;
+    }
     let mut builder = Builder::new(folder.as_deref());
     if !builder.is_on_disk() {
         tell_no_cache(cache_home, tell);
     }
-    let mut sink = Sink::new(decoding, range, &mut builder, tell);
+    let mut sink = Sink::new(decoding, reading, &mut builder, tell);
     format.read(files, &mut sink)?;
     let findings = sink.finish()?;
     // Damaged files are kept in the cache as findings; files that could not be read may be readable later.
@@ -307,15 +353,16 @@ impl Source {
         match spec {
             Spec::Local(format, root) => {
                 let files = format.files(&root)?;
+                // What is not there under this whole name is a part of a file.
+                let first = files.first().and_then(|file| file.path().ok()).map(Path::to_path_buf);
+                let root = if root.exists() { root } else { first.unwrap_or(root) };
                 Ok(Self { format, root, files })
             }
             Spec::Public(collection, part) => {
-                let mut progress =
-                    |name: &str, bytes, total| tell(Event::Fetched(name, bytes, total));
                 let home = places::data_home()?;
                 let retry = RetryPolicy::default();
-                let paths = collection.fetch(part, &home, None, retry, &mut progress)?;
-                let files = paths.iter().map(|path| SourceFile::at(path)).collect::<Result<_>>()?;
+                let paths = collection.fetch(part, &home, None, retry, tell)?;
+                let files = collection.sources(part, &paths)?;
                 let root = paths.into_iter().next().unwrap_or_default();
                 Ok(Self { format: collection.format, root, files })
             }

@@ -32,6 +32,6 @@ pub mod spec;
 pub use batches::{Batch, Batches};
 pub use findings::{Deep, Examples, Findings, Foreign};
 pub use fit::Fit;
-pub use formats::{builtin, npy};
+pub use formats::{RangeIsMissing, ShapeIsMissing, builtin, npy};
 pub use load::{Event, Options, decoded_bytes, load};
 pub use set::{Classes, ImageSet, Labels, SetIdentity};

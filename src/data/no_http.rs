@@ -6,14 +6,16 @@ use std::path::Path;
 use anyhow::anyhow;
 
 use super::fetch::{Failure, RetryPolicy};
+use super::load::Event;
 
 /// Fails: a build without the feature cannot download.
 pub(super) fn append(
     _url: &str,
+    _name: &str,
     _file: &mut File,
     _partial: &Path,
     _retry: RetryPolicy,
-    _progress: &mut dyn FnMut(u64, Option<u64>),
+    _tell: &mut dyn FnMut(Event),
 ) -> Result<(), Failure> {
     Err(Failure::Mirror(anyhow!("this build cannot download: it lacks the feature `cli`")))
 }

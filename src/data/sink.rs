@@ -7,7 +7,7 @@ use super::cache::Builder;
 use super::findings::Findings;
 use super::fit::{Decoding, fit, with_channels};
 use super::formats::image_file::{MAX_SIDE, Outcome, decode_file, is_possible};
-use super::formats::npy::Range;
+use super::formats::npy::Reading;
 use super::formats::{SourceFile, Stack};
 use super::load::Event;
 use crate::architecture::halvings;
@@ -24,7 +24,7 @@ const BYTES: usize = 64 << 20;
 /// Takes images in the order of the set.
 pub struct Sink<'a> {
     decoding: Decoding,
-    range: Option<Range>,
+    reading: Reading,
     builder: &'a mut Builder,
     tell: &'a mut dyn FnMut(Event),
     findings: Findings,
@@ -39,18 +39,23 @@ impl<'a> Sink<'a> {
     /// A sink that hands images to `builder`, decoded as `decoding` says, and tells how that goes.
     pub(super) fn new(
         decoding: Decoding,
-        range: Option<Range>,
+        reading: Reading,
         builder: &'a mut Builder,
         tell: &'a mut dyn FnMut(Event),
     ) -> Self {
         let findings = Findings::default();
         let own_size = None;
-        Self { decoding, range, builder, tell, findings, own_size, waiting: Vec::new(), bytes: 0 }
+        Self { decoding, reading, builder, tell, findings, own_size, waiting: Vec::new(), bytes: 0 }
     }
 
-    /// The range of floats and of values of 16 bits, where the user has stated one.
-    pub fn range(&self) -> Option<Range> {
-        self.range
+    /// How the settings say that the numbers of an array are images.
+    pub fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
+    /// Says something that the user should know.
+    pub fn warn(&mut self, text: &str) {
+        (self.tell)(Event::Warning(text));
     }
 
     /// Announces how many image files will come, where that is known.
@@ -72,11 +77,12 @@ impl<'a> Sink<'a> {
         Ok(())
     }
 
-    /// Takes all images of an array, with their labels where there are any.
+    /// Takes images of an array, with the names of their classes where there are any.
     ///
     /// # Errors
     /// If there are too few or too many labels, the images are too large, or the cache cannot be written.
-    pub fn stack(&mut self, stack: Stack, labels: Option<&[u16]>) -> Result<()> {
+    pub fn stack(&mut self, stack: Stack, labels: Option<&[String]>) -> Result<()> {
+        let stack = if self.reading.transpose { stack.transposed() } else { stack };
         let Stack { count, height, width, channels, pixels } = stack;
         if let Some(labels) = labels {
             ensure!(labels.len() == count, "expected {count} labels, found {}", labels.len());
@@ -93,14 +99,14 @@ impl<'a> Sink<'a> {
             let (to, image) = with_channels(channels, image.to_vec(), decoding.channels);
             Ok((to, fit(image, size, to, decoding.size, decoding.fit)?))
         };
-        let classes: Vec<String> = labels.unwrap_or_default().iter().map(u16::to_string).collect();
         let image = height * width * channels;
         let largest = image.max(fitted_size.width * fitted_size.height * 3);
         let at_a_time = (BYTES / largest).clamp(1, IMAGES);
         for (part, images) in pixels.chunks(image * at_a_time).enumerate() {
             let fitted: Vec<_> = images.par_chunks(image).map(one).collect::<Result<_>>()?;
             for (i, (channels, pixels)) in fitted.iter().enumerate() {
-                let class = classes.get(part * at_a_time + i).map(String::as_str);
+                let class = labels.and_then(|labels| labels.get(part * at_a_time + i));
+                let class = class.map(String::as_str);
                 self.builder.push(fitted_size, *channels, pixels, class)?;
             }
         }
@@ -142,7 +148,7 @@ impl<'a> Sink<'a> {
         let files = std::mem::take(&mut self.waiting);
         self.bytes = 0;
         let decoding = self.decoding;
-        let range = self.range;
+        let range = self.reading.range;
         let outcomes: Vec<_> =
             files.par_iter().map(|file| decode_file(file, &decoding, range)).collect();
         for (file, outcome) in files.iter().zip(outcomes) {

@@ -70,8 +70,11 @@ pub fn portable(text: &str) -> String {
 
 /// Where the data set of this name should be, if it is given by a path and nothing is there.
 pub fn missing(text: &str) -> Option<PathBuf> {
-    let path = places::resolved(parts(text)?.1).ok()?;
-    (!path.exists()).then_some(path)
+    let (kind, path) = parts(text)?;
+    let path = places::resolved(path).ok()?;
+    // A part of a file, or several files, are no path themselves.
+    let is_there = path.exists() || formats::named(kind)?.files(&path).is_ok();
+    (!is_there).then_some(path)
 }
 
 impl FromStr for Spec {

@@ -25,6 +25,9 @@ pub struct TensorFile {
 /// The most bytes that a file's header may take. That is thousands of times what any file of this program needs, and
 /// keeps a damaged file from asking for all memory.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
+/// How files begin that torch.save has written: a zip archive of pickles; before PyTorch 1.6, a pickle of a
+/// number of ten bytes. As lengths of headers both are far above the largest that is read.
+const PICKLED: [&[u8]; 2] = [b"PK\x03\x04", b"\x80\x02\x8a\x0a"];
 /// The key of the checksum in a sealed file's metadata.
 const CHECKSUM_KEY: &str = "sha256";
 
@@ -80,6 +83,13 @@ impl TensorFile {
         let length = file.metadata().with_context(cannot)?.len();
         let mut header_length = [0; 8];
         file.read_exact(&mut header_length).with_context(|| not_whole(path))?;
+        ensure!(
+            !PICKLED.iter().any(|begin| header_length.starts_with(begin)),
+            "{}: is a file of PyTorch's torch.save, a pickle, which is not read because it could run programs; \
+             expected safetensors: in Python `safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUT, \
+             metadata=METADATA)` converts it, with the metadata of weights that were exported from here",
+            path.display()
+        );
         let header_length = u64::from_le_bytes(header_length);
         ensure!(
             header_length <= MAX_HEADER_BYTES,
@@ -241,6 +251,16 @@ mod tests {
         }
         fs::write(&path, [&[0xff; 8][..], &whole[8..]].concat())?;
         assert!(TensorFile::read(&path).is_err());
+        for pickle in [&b"PK\x03\x04 and so on"[..], b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."]
+        {
+            fs::write(&path, pickle)?;
+            let error = format!("{:#}", TensorFile::read(&path).unwrap_err());
+            assert!(error.contains("torch.save") && error.contains("save_file"), "{error}");
+        }
+        // A header of 0x280 bytes is no pickle.
+        fs::write(&path, [&[0x80, 2, 0, 0, 0, 0, 0, 0][..], &[b' '; 0x280]].concat())?;
+        let error = format!("{:#}", TensorFile::read(&path).unwrap_err());
+        assert!(error.contains("not a whole safetensors file"), "{error}");
         Ok(())
     }
 

@@ -208,8 +208,9 @@ fn key(field: &str) -> String {
 }
 
 settings! {
-    /// Which images: digits (built in), mnist, fashion-mnist, kmnist, svhn, folder:PATH, zip:FILE,
-    /// tar:FILE, idx:FILE, mat:FILE, npy:FILE or npz:FILE.
+    /// Which images: digits (built in), mnist, fashion-mnist, kmnist, svhn, cifar10, cifar100, emnist-letters
+    /// (or -balanced, -byclass, -bymerge, -digits, -mnist), folder:PATH, zip:FILE, tar:FILE, idx:FILE, mat:FILE,
+    /// npy:FILE or npz:FILE.
     dataset: String {
         default: DIGITS.to_owned(),
         allowed: any("a name, or a kind and a path"),
@@ -254,13 +255,33 @@ settings! {
         on_resume: OnResume::Fixed("it decides what the images are"),
     }
 
-    /// The values of black and white in arrays of floats, such as 0,1 or -1,1, and in images with 16 bits a value.
+    /// The values of black and white in arrays of numbers other than unsigned bytes, such as 0,1 or -1,1, and in images with
+    /// 16 bits a value.
     range: Option<[f64; 2]> {
         default: None,
         allowed: meets("two numbers, low and high", |&[low, high]: &[f64; 2]| {
             low.is_finite() && high.is_finite() && low < high
         }),
         heading: Data, value: "LOW,HIGH", reads_data: true,
+        on_resume: OnResume::Fixed("it decides what the images are"),
+    }
+
+    /// The shape of each image in an array of rows [N, D], as NumPy's reshape takes it: 28,28 or 32,32,3 or, with its
+    /// channels first, 3,32,32.
+    reshape: Option<Vec<usize>> {
+        default: None, unset: "as the array is",
+        allowed: meets("two or three numbers above 0, such as 28,28", |shape: &Vec<usize>| {
+            (2..=3).contains(&shape.len()) && !shape.contains(&0)
+        }),
+        heading: Data, value: "H,W[,C]", reads_data: true,
+        on_resume: OnResume::Fixed("it decides what the images are"),
+    }
+
+    /// Exchange rows and columns of each image of an array, as EMNIST's files need it.
+    transpose: OptIn {
+        default: OptIn::default(), unset: "false",
+        allowed: any_name(),
+        heading: Data, value: "BOOL", reads_data: true,
         on_resume: OnResume::Fixed("it decides what the images are"),
     }
 
@@ -630,6 +651,8 @@ impl TrainConfig {
             fit: self.fit,
             background: self.background.0,
             range: self.range.map(|[low, high]| Range { low, high }),
+            reshape: self.reshape.clone(),
+            transpose: self.transpose.is_on(),
             classes: self.classes.clone(),
             limit: self.limit,
             skip_bad: self.skip_bad,
@@ -779,7 +802,10 @@ eval-metric = "frechet_distance"
         let mut expected = defaults.to_owned();
         for (after, line) in [
             ("channels = \"auto\"\n", "fit = \"crop\"\n"),
-            ("background = \"black\"\n", "range = [-1.0, 1.0]\nclasses = [\"3\"]\nlimit = 7\n"),
+            (
+                "background = \"black\"\n",
+                "range = [-1.0, 1.0]\nreshape = [28, 28]\ntranspose = true\nclasses = [\"3\"]\nlimit = 7\n",
+            ),
             ("epochs = 10\n", "iterations = 5\n"),
             ("g-steps = 2\n", "ema = 0.999\naugment = [\"color\", \"cutout\"]\n"),
             ("seed = 0\n", "threads = 2\n"),
@@ -789,6 +815,8 @@ eval-metric = "frechet_distance"
         let config = TrainConfig {
             fit: Some(Fit::Crop),
             range: Some([-1.0, 1.0]),
+            reshape: Some(vec![28, 28]),
+            transpose: true.into(),
             classes: vec!["3".to_owned()],
             limit: Some(7),
             iterations: Some(5),
@@ -832,6 +860,8 @@ eval-metric = "frechet_distance"
             fit = "pad"
             background = "white"
             range = [0.0, 1.0]
+            reshape = [28, 28]
+            transpose = true
             classes = ["3"]
             limit = 9
             conditional = true
@@ -908,6 +938,8 @@ eval-metric = "frechet_distance"
             "fit",
             "background",
             "range",
+            "reshape",
+            "transpose",
             "classes",
             "limit",
             "skip-bad",

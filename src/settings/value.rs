@@ -212,6 +212,14 @@ impl Value for [f64; 2] {
     }
 }
 
+impl Value for Vec<usize> {
+    fn parse(text: &str) -> Result<toml::Value, String> {
+        let numbers = text.split(',').map(|number| number.trim().parse::<u32>());
+        let numbers = numbers.collect::<Result<Vec<_>, _>>();
+        numbers.map(Into::into).map_err(|_| "expected whole numbers, such as 28,28".to_owned())
+    }
+}
+
 impl Value for Vec<String> {
     fn form() -> Form {
         Form::List

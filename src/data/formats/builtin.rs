@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use flate2::read::GzDecoder;
 
 use super::{Fit, Format, Sink, SourceFile, Stack, idx};
@@ -31,6 +31,10 @@ impl Format for Digits {
         "10,000 real handwritten digits, built in"
     }
 
+    fn holds_arrays(&self) -> bool {
+        true
+    }
+
     fn files(&self, _: &Path) -> Result<Vec<SourceFile>> {
         Ok(Vec::new())
     }
@@ -56,8 +60,10 @@ pub fn digits() -> Result<ImageSet> {
     let padded =
         pixels.chunks_exact(width * height).map(|image| fit(image.to_vec(), size, 1, to, Fit::Pad));
     let padded: Vec<Vec<u8>> = padded.collect::<Result<_>>()?;
-    let labels = labels()?.into_iter().map(u32::from).collect();
-    let classes = (0..10).map(|digit: u32| digit.to_string()).collect();
+    let classes: Vec<_> = (0..10).map(|digit: u32| digit.to_string()).collect();
+    let index = |label: &String| classes.iter().zip(0..).find(|(class, _)| *class == label);
+    let labels: Option<_> = labels()?.iter().map(|label| Some(index(label)?.1)).collect();
+    let labels = labels.context("the built-in digits: a label above 9")?;
     Ok(ImageSet::new(DIGITS, ImageShape::reference(1), padded.concat())?.labelled(labels, classes))
 }
 
@@ -65,12 +71,10 @@ pub fn digits() -> Result<ImageSet> {
 ///
 /// # Errors
 /// If the program file is damaged.
-fn labels() -> Result<Vec<u16>> {
+fn labels() -> Result<Vec<String>> {
     let mut bytes = Vec::new();
     GzDecoder::new(T10K_LABELS).read_to_end(&mut bytes).context("the built-in digits")?;
-    let labels = idx::parse_labels(&bytes).context("the built-in digits")?;
-    ensure!(labels.iter().all(|&label| label < 10), "the built-in digits: a label above 9");
-    Ok(labels)
+    idx::parse_labels(&bytes).context("the built-in digits")
 }
 
 /// The digits as the file has them.

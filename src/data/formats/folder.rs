@@ -67,7 +67,7 @@ fn in_folder(folder: &Path) -> Result<Vec<SourceFile>> {
     };
     if is_of_run(folder) {
         let name = folder.display().to_string();
-        return Ok(vec![SourceFile { name, content: Content::Run }]);
+        return Ok(vec![SourceFile::new(name, Content::Run)]);
     }
     let mut runs = Vec::new();
     let mut is_no_run = |entry: &DirEntry| {
@@ -109,7 +109,7 @@ fn in_folder(folder: &Path) -> Result<Vec<SourceFile>> {
     found.sort();
     let name_of =
         |path: &Path| path.strip_prefix(folder).unwrap_or(path).to_string_lossy().into_owned();
-    let runs = runs.iter().map(|run| SourceFile { name: name_of(run), content: Content::Run });
+    let runs = runs.iter().map(|run| SourceFile::new(name_of(run), Content::Run));
     let file = |(path, unreadable): (PathBuf, Option<(String, bool)>)| {
         let name = name_of(&path);
         let content = match unreadable {
@@ -119,7 +119,7 @@ fn in_folder(folder: &Path) -> Result<Vec<SourceFile>> {
             Some((reason, _)) => Content::Unreadable(reason),
             None => Content::At(path),
         };
-        SourceFile { name, content }
+        SourceFile::new(name, content)
     };
     Ok(found.into_iter().map(file).chain(runs).collect())
 }

@@ -1,7 +1,7 @@
 //! What every format says of itself.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -28,7 +28,12 @@ pub trait Format: fmt::Debug + Sync {
         Fit::Pad
     }
 
-    /// Whether it may hold floats or values of 16 bits, which have a range that the user states.
+    /// Whether it holds arrays, whose axes settings may name.
+    fn holds_arrays(&self) -> bool {
+        false
+    }
+
+    /// Whether it may hold numbers other than bytes, which have a range that the user states.
     fn takes_range(&self) -> bool {
         false
     }
@@ -45,6 +50,16 @@ pub trait Format: fmt::Debug + Sync {
     /// If a file cannot be seen, or is of another kind.
     fn files(&self, path: &Path) -> Result<Vec<SourceFile>> {
         Ok(vec![SourceFile::at(path)?])
+    }
+
+    /// Counts up when the format comes to read more of the same files, which then have to be read anew.
+    fn revision(&self) -> Option<u32> {
+        None
+    }
+
+    /// Files beside the one at `path` that belong to it, of a public set.
+    fn beside(&self, _path: &Path) -> Vec<PathBuf> {
+        Vec::new()
     }
 
     /// Hands on all images in `files`, in their order.

@@ -15,6 +15,8 @@ pub struct SourceFile {
     /// Its path; within the folder or archive where it is in one.
     pub(in crate::data) name: String,
     pub(super) content: Content,
+    /// Which part of it is meant, such as an array's name; `None` for what the format finds.
+    part: Option<String>,
 }
 
 /// Where a file's bytes are.
@@ -37,7 +39,36 @@ impl SourceFile {
     /// If it cannot be seen, or is no regular file.
     pub fn at(path: &Path) -> Result<Self> {
         length_of(path)?;
-        Ok(Self { name: path.display().to_string(), content: Content::At(path.to_path_buf()) })
+        Ok(Self::new(path.display().to_string(), Content::At(path.to_path_buf())))
+    }
+
+    /// A file that is called `name`.
+    pub(super) fn new(name: String, content: Content) -> Self {
+        Self { name, content, part: None }
+    }
+
+    /// The file that `path` names, or a part of one: `FILE#PART`, unless there is a file of this whole name.
+    ///
+    /// # Errors
+    /// As [`Self::at`].
+    pub(super) fn part_at(path: &Path) -> Result<Self> {
+        let split = path.to_str().and_then(|path| path.rsplit_once('#'));
+        match split {
+            Some((file, part)) if !path.exists() && !part.is_empty() => {
+                Ok(Self::at(Path::new(file))?.with_part(part))
+            }
+            _ => Self::at(path),
+        }
+    }
+
+    /// Only this part of the file.
+    pub(in crate::data) fn with_part(self, part: &str) -> Self {
+        Self { name: format!("{}#{part}", self.name), part: Some(part.to_owned()), ..self }
+    }
+
+    /// The part of it that is meant.
+    pub(super) fn part(&self) -> Option<&str> {
+        self.part.as_deref()
     }
 
     /// What tells this state of the file from every other: its name, length and the time of its last
@@ -67,7 +98,7 @@ impl SourceFile {
     ///
     /// # Errors
     /// If it is not there: it is in an archive, or cannot be read.
-    pub(super) fn path(&self) -> Result<&Path> {
+    pub(in crate::data) fn path(&self) -> Result<&Path> {
         match &self.content {
             Content::At(path) => Ok(path),
             Content::Bytes(_) | Content::Run => {
@@ -137,6 +168,18 @@ pub(super) fn head(path: &Path) -> Result<Vec<u8>> {
 /// Whether the file at `path` is gzipped.
 pub(super) fn is_gzip(path: &Path) -> Result<bool> {
     Ok(head(path)?.starts_with(&[0x1f, 0x8b]))
+}
+
+/// The first `length` bytes of the file at `path`, of what it unpacks to where it is gzipped, or all if it is shorter.
+pub(super) fn gunzipped_head(path: &Path, length: u64) -> Result<Vec<u8>> {
+    let (file, _) = open_file(path)?;
+    let mut head = Vec::new();
+    let read = match is_gzip(path)? {
+        true => MultiGzDecoder::new(BufReader::new(file)).take(length).read_to_end(&mut head),
+        false => file.take(length).read_to_end(&mut head),
+    };
+    read.with_context(|| format!("{}: cannot be read", path.display()))?;
+    Ok(head)
 }
 
 /// The bytes of the file at `path`, gzipped or not.

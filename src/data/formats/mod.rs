@@ -2,13 +2,17 @@
 //!
 //! - [`Format`]: what a format is; [`FORMATS`]: all there are;
 //! - [`builtin`]; [`folder`], [`zip`], [`tar`] of image files; [`idx`], [`mat5`], [`npy`], [`npz`] of arrays;
+//! - [`cifar`] and [`emnist`], of public sets only;
 //! - what they share: [`SourceFile`] (files, gzipped or not), [`image_file`] (one image file; `jpeg`, `tiff` and `foreign`
-//!   know these formats and those that are not read), `archive`, and [`Stack`] (what array files hold).
+//!   know these formats and those that are not read), `archive`, `numbers` (of every kind, brought to bytes), and
+//!   [`Stack`] (what array files hold).
 //!
 //! The parsers of arrays know nothing of libtorch, so that `fuzz/` takes them as they are.
 
 mod archive;
 pub mod builtin;
+pub mod cifar;
+pub mod emnist;
 pub mod folder;
 mod foreign;
 mod format;
@@ -17,8 +21,11 @@ pub mod image_file;
 mod input;
 mod jpeg;
 pub mod mat5;
+mod mistaken;
 pub mod npy;
 pub mod npz;
+mod numbers;
+mod pickle;
 mod stack;
 pub mod tar;
 mod tiff;
@@ -27,9 +34,11 @@ pub mod zip;
 pub use format::Format;
 pub use input::SourceFile;
 pub(super) use input::read_maybe_gzipped;
+pub(super) use mistaken::ensure_of_format;
+pub use numbers::RangeIsMissing;
 pub(super) use stack::MAX_EXPANDED;
-pub use stack::Stack;
 use stack::expansion_limit;
+pub use stack::{ShapeIsMissing, Stack};
 
 use super::fit::Fit;
 use super::sink::Sink;

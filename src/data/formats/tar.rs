@@ -3,11 +3,12 @@
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
 
 use super::archive::{is_hidden_path, open_archive, read_entry};
-use super::input::{head, is_gzip};
+use super::cifar::Batches;
+use super::input::is_gzip;
 use super::{Fit, Format, Sink, SourceFile};
 
 /// `tar:FILE`.
@@ -20,7 +21,7 @@ impl Format for Tar {
     }
 
     fn meaning(&self) -> &'static str {
-        "image files in a tar archive (.tar.gz, too)"
+        "image files in a tar archive (.tar.gz, too), or CIFAR's archives"
     }
 
     fn natural_fit(&self) -> Fit {
@@ -40,19 +41,31 @@ impl Format for Tar {
     }
 }
 
-/// Hands on the files in the archive at `path`, in its order.
+/// Hands on the files in the archive at `path`, in its order. CIFAR's batches come last.
 ///
 /// # Errors
-/// If the archive is damaged or expands beyond all measure, or the sink fails.
+/// As [`each_file`]; if a batch is damaged, or the sink fails.
 fn read(path: &Path, sink: &mut Sink) -> Result<()> {
+    let mut batches = Batches::default();
+    each_file(path, &mut |name, mut entry| {
+        if batches.take(name, &mut entry)? {
+            return Ok(());
+        }
+        let content = read_entry(&mut entry)?;
+        sink.image_file(SourceFile::new(name.to_owned(), content))
+    })?;
+    batches.hand_on(None, sink).map(drop).with_context(|| path.display().to_string())
+}
+
+/// Gives each file in the archive at `path` that is not hidden to `each`, with its name.
+///
+/// # Errors
+/// If the archive is damaged or expands beyond all measure, or `each` fails.
+pub(super) fn each_file(
+    path: &Path,
+    each: &mut dyn FnMut(&str, &mut dyn Read) -> Result<()>,
+) -> Result<()> {
     let (file, mut expansion) = open_archive(path)?;
-    let packed = packed_by(path)?;
-    ensure!(
-        packed.is_none(),
-        "{}: compressed by {}; expected tar or tar.gz: unpack it first",
-        path.display(),
-        packed.unwrap_or_default()
-    );
     let damaged = || format!("{}: not a whole tar archive", path.display());
     let mut reader: Box<dyn Read> = match is_gzip(path)? {
         true => Box::new(MultiGzDecoder::new(BufReader::new(file)).take(expansion.bound() + 1)),
@@ -70,22 +83,9 @@ fn read(path: &Path, sink: &mut Sink) -> Result<()> {
             continue;
         }
         expansion.add(entry.size(), path)?;
-        let content = read_entry(&mut entry).with_context(damaged)?;
-        sink.image_file(SourceFile { name, content })?;
+        each(&name, &mut entry).with_context(damaged)?;
     }
     // A tar archive may end anywhere between two files; what it is packed in may not.
     let rest = std::io::copy(&mut reader, &mut std::io::sink()).with_context(damaged)?;
     expansion.add(rest, path)
-}
-
-/// The program that packed the file at `path`, if it is one whose files are not read here.
-fn packed_by(path: &Path) -> Result<Option<&'static str>> {
-    let head = head(path)?;
-    let known: [(&[u8], &str); 4] = [
-        (b"BZh", "bzip2"),
-        (b"\xfd7zXZ", "xz"),
-        (b"\x28\xb5\x2f\xfd", "zstd"),
-        (b"PK\x03\x04", "zip"),
-    ];
-    Ok(known.into_iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, name)| name))
 }

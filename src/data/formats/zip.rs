@@ -61,7 +61,7 @@ fn read(path: &Path, sink: &mut Sink) -> Result<()> {
             _ => MAX_FILE,
         };
         expansion.add(bytes, path)?;
-        sink.image_file(SourceFile { name, content })?;
+        sink.image_file(SourceFile::new(name, content))?;
     }
     Ok(())
 }
