@@ -299,7 +299,7 @@ fn array_files_are_read_and_what_is_wrong_with_them_names_the_file() -> Result<(
         refused(folder.path(), &[spec], 1, &[spec, told])?;
     }
     refused(folder.path(), &["idx:none"], 1, &["none: cannot be read", "No such file"])?;
-    refused(folder.path(), &["folder:none"], 1, &["none: expected a folder"])?;
+    refused(folder.path(), &["folder:none"], 1, &["none: there is no such folder"])?;
     std::fs::create_dir(folder.path().join("empty"))?;
     refused(folder.path(), &["folder:empty"], 1, &["folder:empty: no images"])
 }
@@ -648,8 +648,7 @@ fn gray_images_stored_in_colour_count_as_gray_and_cropping_is_told() -> Result<(
     png(&folder.path().join("wide/1.png"), image::DynamicImage::from(wide).into_rgb8())?;
     let ran = run(folder.path(), &["data", "show", "folder:wide"])?;
     assert!(ran.stdout.contains("channels  1"), "{}", ran.stdout);
-    for told in ["1 images are stored in colour, and all are gray", "takes away 75 % of the images"]
-    {
+    for told in ["1 images are stored in colour, and all are gray", "takes away 75 % of the area"] {
         assert!(ran.stderr.contains(told), "{told}: {}", ran.stderr);
     }
     let as_asked = ["folder:wide", "--channels", "3", "--fit", "pad"];

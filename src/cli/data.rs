@@ -20,7 +20,7 @@ pub struct DataCommandArgs {
 pub enum DataCommand {
     /// Say which data sets there are, and which of them are here (the default)
     List,
-    /// Say what a data set holds, and draw its first images
+    /// Say what a data set holds, and draw images from all over it
     Show {
         /// Which images, as for --dataset
         spec: String,

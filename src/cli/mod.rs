@@ -19,10 +19,13 @@ mod settings;
 mod train;
 mod verify;
 
+use std::ffi::OsString;
+
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use dcgan::architecture::halvings;
+use dcgan::files::places::with_home as with_home_folder;
 use dcgan::settings::Precision;
 use dcgan::shape::ImageSize;
 
@@ -74,10 +77,27 @@ pub struct Cli {
     pub train: TrainArgs,
 }
 
+/// An argument with the user's home folder in place of `~`, where a shell has left that alone: in quotes, or behind the
+/// equals sign of a flag, as in `--run=~/x`. Otherwise a folder of the name `~` would be made.
+fn with_home(argument: OsString) -> OsString {
+    let Some(text) = argument.to_str() else { return argument };
+    let (flag, path) = match text.split_once('=') {
+        Some((flag, path)) if flag.starts_with("--") => (Some(flag), path),
+        _ => (None, text),
+    };
+    match with_home_folder(path) {
+        Ok(home) if path.starts_with("~/") => {
+            let flag = flag.map(|flag| format!("{flag}=")).unwrap_or_default();
+            (flag + &home.display().to_string()).into()
+        }
+        _ => argument,
+    }
+}
+
 impl Cli {
     /// The arguments of this process, and the name of its command, such as `train` or `data show`.
     pub fn of_process() -> (Self, String) {
-        let arguments: Vec<_> = std::env::args_os().collect();
+        let arguments: Vec<_> = std::env::args_os().map(with_home).collect();
         let matches = Self::command().try_get_matches_from(&arguments).unwrap_or_else(|error| {
             match misread::explained(&error, &arguments) {
                 Some(text) => Self::command().error(error.kind(), text).exit(),

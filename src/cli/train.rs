@@ -106,6 +106,11 @@ impl TrainArgs {
         resolve_on(base, given)
     }
 
+    /// Whether a flag gives this setting.
+    pub fn gives(&self, setting: &str) -> bool {
+        self.settings.given().contains_key(setting)
+    }
+
     /// Says of a setting's error which file the setting comes from, unless a flag gave it.
     pub fn with_its_file(&self, error: SettingError) -> anyhow::Error {
         let file = match (&self.config, &self.resume) {
@@ -113,7 +118,7 @@ impl TrainArgs {
             (None, Some(run)) => format!("--resume {}", run.display()),
             (None, None) => return error.into(),
         };
-        if self.settings.given().contains_key(&error.setting) {
+        if self.gives(&error.setting) {
             return error.into();
         }
         Usage(format!("{file}: {error}")).into()

@@ -140,7 +140,7 @@ fn show(
     set.verify()?;
     let (least_value, greatest_value) = set.range()?;
     if let Some(path) = sheet {
-        let images = set.first(SHEET)?;
+        let images = set.spread(SHEET)?;
         let png = Picture::grid(&images, set.shape().size, set.channels(), COLUMNS)?.png()?;
         write_bytes(path, &png)?;
     }

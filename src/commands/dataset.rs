@@ -84,7 +84,17 @@ pub(super) fn options_for_model(
         _ => false,
     };
     let options = match sampler.config().filter(is_own) {
-        None => args.resolve(spec, None)?.data(),
+        None => {
+            if let Some(config) = sampler.config() {
+                let told = unlike_default(config, &args.given())?;
+                if !told.is_empty() && verbosity > Verbosity::Quiet {
+                    say(&format!(
+                        "note: `{spec}` is not where the model was trained; its {told} are not used"
+                    ));
+                }
+            }
+            args.resolve(spec, None)?.data()
+        }
         Some(config) => {
             let told = unlike_default(config, &args.given())?;
             if !told.is_empty() && verbosity > Verbosity::Quiet {

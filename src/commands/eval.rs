@@ -23,8 +23,9 @@ use dcgan::eval::features::InputRange;
 use dcgan::eval::metric::{Better, Metric};
 use dcgan::eval::report::{Report, Request, Row, default_count, evaluate};
 use dcgan::eval::source::FeatureSource;
+use dcgan::files::own;
+use dcgan::files::places::with_home;
 use dcgan::record::numbers::{five_digits, thousands};
-use dcgan::run::RunDir;
 use dcgan::sample::Sampler;
 use dcgan::shape::ImageShape;
 
@@ -213,7 +214,8 @@ fn without_flags(error: anyhow::Error) -> anyhow::Error {
 /// [`Usage`], if it does.
 fn ensure_images(images: &str) -> Result<(), Usage> {
     let path = images.strip_prefix("folder:").unwrap_or(images);
-    if !RunDir::is_run(Path::new(path)) {
+    let folder = with_home(path).unwrap_or_else(|_| path.into());
+    if !own::is_run(&folder) {
         return Ok(());
     }
     let run = shell_quoted(path);

@@ -35,8 +35,9 @@ pub fn nearest(args: &NearestArgs) -> Result<ExitCode> {
     let set = load_with_progress(dataset, &options, verbosity)?;
     if set.channels() != sampler.channels() {
         let message = format!(
-            "--dataset {dataset}: its images have {} channel(s), the generator's {}; name the set that it was trained on",
+            "--dataset {dataset}: its images have {} channel(s), the generator's {}; name the set that it was trained on, or give --channels {}",
             set.channels(),
+            sampler.channels(),
             sampler.channels()
         );
         return Err(Usage(message).into());

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, ensure};
 use dcgan::architecture::{Architecture, Network};
 use dcgan::data::spec::{missing, portable};
-use dcgan::data::{ImageSet, SetIdentity};
+use dcgan::data::{ImageSet, Options, SetIdentity};
 use dcgan::device::{self, default_threads};
 use dcgan::distributed::Ranks;
 use dcgan::error::{Fixable, Usage};
@@ -17,7 +17,7 @@ use dcgan::run::RunDir;
 use dcgan::run::checkpoint::{Checkpoint, Origin};
 use dcgan::run::list::find;
 use dcgan::run::resume::{Saved, ensure_run, network_changes, ranks_of};
-use dcgan::settings::{Change, OnCollapse, Switch, TrainConfig};
+use dcgan::settings::{Change, Channels, OnCollapse, Switch, TrainConfig};
 use dcgan::train::interrupt::{Interrupt, OnUsr};
 use dcgan::train::memory::estimate;
 use dcgan::train::{End, Job, Outcome, Work, is_divergence};
@@ -37,6 +37,8 @@ use crate::cli::{TrainArgs, Verbosity};
 /// # Errors
 /// As [`dcgan::train::train`], and [`Usage`].
 pub fn train(args: &TrainArgs) -> Result<ExitCode> {
+    // A signal that asks for a checkpoint may come before there is anything to save; it must not end the process.
+    Interrupt::default().on_usr(args.on_usr)?;
     match Role::of(args.ranks)? {
         Role::Launcher(count) if !args.dry_run => {
             // What is wrong with the settings is said once, before there are ranks.
@@ -89,7 +91,7 @@ fn assist(args: &TrainArgs, among: &Member) -> Result<ExitCode> {
     });
     among.ensure_none_refuses(refused)?;
     let config = TrainConfig { device: own.device, threads: own.threads, ..of_first };
-    let prepared = Prepared::with_config(args, config, Some(among), Verbosity::Quiet)?;
+    let prepared = Prepared::with_config(args, config, None, Some(among), Verbosity::Quiet)?;
     let Prepared { config, device, set, interrupt, .. } = prepared;
     interrupt.on_end(args.on_usr)?;
     if among.ranks.text_of_first("")? != TRAINS {
@@ -133,7 +135,7 @@ fn ensure_same_set(ranks: &Ranks, identity: &SetIdentity) -> Result<()> {
 
 fn begin(args: &TrainArgs, ranks: Option<&Member>) -> Result<ExitCode> {
     let resolved = args.resolve()?;
-    let prepared = Prepared::new(args, resolved.config, ranks)?;
+    let prepared = Prepared::new(args, resolved.config, None, ranks)?;
     let asked = resolved.run.as_deref();
     if args.dry_run {
         if let Some(run) = asked {
@@ -162,7 +164,8 @@ fn resume(args: &TrainArgs, of: &Path, ranks: Option<&Member>) -> Result<ExitCod
         }
         saved => saved?,
     };
-    let prepared = Prepared::new(args, args.resolve_continued(&saved.config)?, ranks)?;
+    let found = saved.checkpoint.as_ref().map(|checkpoint| checkpoint.header.set.channels);
+    let prepared = Prepared::new(args, args.resolve_continued(&saved.config)?, found, ranks)?;
     let keeps_networks = saved.config.network_changes(&prepared.config)?.is_empty();
     refuse(
         if args.is_continued { "--continue" } else { "--resume" },
@@ -226,7 +229,9 @@ fn fork(args: &TrainArgs, of: &Path, to: &Path, ranks: Option<&Member>) -> Resul
         let none = || format!("{}: there is no checkpoint yet", path.display());
         saved.checkpoint.with_context(none)?
     };
-    let prepared = Prepared::new(args, args.resolve_on(&checkpoint.header.config)?, ranks)?;
+    let found = Some(checkpoint.header.set.channels);
+    let config = args.resolve_on(&checkpoint.header.config)?;
+    let prepared = Prepared::new(args, config, found, ranks)?;
     refuse(
         "--fork",
         &network_changes(&checkpoint, &prepared.config, &prepared.identity)?,
@@ -295,17 +300,24 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(args: &TrainArgs, config: TrainConfig, ranks: Option<&Member>) -> Result<Self> {
+    /// `found` are the channels that the images of a run had when it was begun.
+    fn new(
+        args: &TrainArgs,
+        config: TrainConfig,
+        found: Option<usize>,
+        ranks: Option<&Member>,
+    ) -> Result<Self> {
         if let Some(among) = ranks {
             among.ranks.text_of_first(&toml::to_string(&config)?)?;
             among.ensure_none_refuses(None)?;
         }
-        Self::with_config(args, config, ranks, args.verbosity())
+        Self::with_config(args, config, found, ranks, args.verbosity())
     }
 
     fn with_config(
         args: &TrainArgs,
         mut config: TrainConfig,
+        found: Option<usize>,
         ranks: Option<&Member>,
         verbosity: Verbosity,
     ) -> Result<Self> {
@@ -340,18 +352,28 @@ impl Prepared {
         // What was left open is settled now, so that the run's record can repeat it.
         config.device = device.into();
         config.threads = Some(threads);
-        let load = || match is_first {
-            true => load_with_progress(&config.dataset, &config.data(), verbosity),
-            false => dcgan::data::load(&config.dataset, &config.data(), &mut |_| {}),
+        let load_as = |options: &Options| match is_first {
+            true => load_with_progress(&config.dataset, options, verbosity),
+            false => dcgan::data::load(&config.dataset, options, &mut |_| {}),
         };
+        let load = || load_as(&config.data());
         let set = match ranks {
             None => load(),
             Some(among) => among.load(load),
         };
         let set = set.map_err(|error| match (args.resumed(), missing(&config.dataset)) {
-            (Some(run), Some(path)) => is_missing(&run, &config.dataset, &path).into(),
+            (Some(run), Some(path)) if !args.gives("dataset") => {
+                is_missing(&run, &config.dataset, &path).into()
+            }
             _ => error,
         })?;
+        // Version 0.3 counted gray images that are stored in colour as colour.
+        let set = match found.filter(|&found| found != set.channels() && ranks.is_none()) {
+            Some(found) if config.channels == Channels::Auto => {
+                load_as(&Options { channels: Some(found), ..config.data() })?
+            }
+            _ => set,
+        };
         let config = config.with_size(set.shape().size)?;
         let identity = set.identity_for(config.conditional.is_on())?;
         if let Some(among) = ranks {

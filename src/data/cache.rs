@@ -117,6 +117,10 @@ pub(super) struct Builder {
     size: Option<ImageSize>,
     scratch: Scratch,
     /// Whether each has three channels.
+    /// The bytes of all images so far.
+    bytes: u64,
+    /// Why the file for images as they came could not be written any more, if that has happened.
+    failure: Option<std::io::Error>,
     in_color: Vec<bool>,
     labels: Vec<u32>,
     classes: Vec<String>,
@@ -141,6 +145,8 @@ impl Builder {
         Self {
             size: None,
             scratch,
+            bytes: 0,
+            failure: None,
             in_color: Vec::new(),
             labels: Vec::new(),
             classes: Vec::new(),
@@ -167,12 +173,15 @@ impl Builder {
             pixels.len()
         );
         ensure!(u32::try_from(self.in_color.len() + 1).is_ok(), "more than {} images", u32::MAX);
-        match &mut self.scratch {
-            Scratch::Memory(all) => all.extend_from_slice(pixels),
-            Scratch::File(file) => {
-                file.write_all(pixels).context("the cache folder cannot be written")?
-            }
+        if let Scratch::File(file) = &mut self.scratch
+            && let Err(error) = file.write_all(pixels)
+        {
+            self.take_back(error)?;
         }
+        if let Scratch::Memory(all) = &mut self.scratch {
+            all.extend_from_slice(pixels);
+        }
+        self.bytes += pixels.len() as u64;
         self.in_color.push(channels == 3);
         if let Some(class) = class {
             // There are at most as many classes as images.
@@ -184,6 +193,35 @@ impl Builder {
             self.labels.push(index);
         }
         Ok(())
+    }
+
+    /// Goes on in memory, because the file cannot be written any more: its disk is full, or it may not become larger.
+    fn take_back(&mut self, error: std::io::Error) -> Result<()> {
+        let Scratch::File(file) = std::mem::replace(&mut self.scratch, Scratch::Memory(Vec::new()))
+        else {
+            return Ok(());
+        };
+        let (mut file, waiting) = file.into_parts();
+        let mut all = Vec::new();
+        file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut all))?;
+        all.extend_from_slice(&waiting.unwrap_or_default());
+        // A part of the image that could not be written is in it, too.
+        all.truncate(usize::try_from(self.bytes)?);
+        ensure!(all.len() as u64 == self.bytes, "the cache folder cannot be written: {error}");
+        self.scratch = Scratch::Memory(all);
+        self.failure = Some(error);
+        Ok(())
+    }
+
+    /// Why images are no longer kept on the disk, if they were.
+    pub(super) fn failure(&mut self) -> Option<&std::io::Error> {
+        if let Scratch::File(file) = &mut self.scratch
+            && let Err(error) = file.flush()
+        {
+            // What cannot be taken back is an error when it is read.
+            let _ = self.take_back(error);
+        }
+        self.failure.as_ref()
     }
 
     /// Whether what came is on the disk and not in memory.

@@ -191,6 +191,8 @@ fn checked(
 /// Whether files of kinds that are not read are few beside the images that are.
 fn check_foreign(findings: &Findings, good: usize, options: &Options) -> Result<()> {
     let told = remarks::of_foreign(findings).join("\n  ");
+    // Where there is nothing else, leaving them out is no way.
+    ensure!(good > 0 || findings.foreign_count() == 0, "no images{}", remarks::what_else(findings));
     ensure!(
         options.skip_bad || findings.foreign_count() <= good,
         Fixable::UnreadableImages(format!(
@@ -320,6 +322,12 @@ fn decoded(
     let mut sink = Sink::new(decoding, reading, &mut builder, tell);
     format.read(files, &mut sink)?;
     let findings = sink.finish()?;
+    if let (Some(error), Some(folder)) = (builder.failure(), &folder) {
+        tell(Event::NoCache(&format!(
+            "{}: cannot be written ({error}); XDG_CACHE_HOME can name another folder",
+            folder.display()
+        )));
+    }
     // Damaged files are kept in the cache as findings; files that could not be read may be readable later.
     let is_lasting = builder.count() > 0 && builder.is_on_disk() && !findings.may_be_readable_later;
     if let Some(path) = path.filter(|_| is_lasting) {

@@ -28,7 +28,7 @@ pub(super) fn of(findings: &Findings, decoding: &Decoding, channels: usize) -> V
     let cropped = cropped_share(findings, decoding);
     if cropped > CROPPED {
         told.push(format!(
-            "cropping takes away {:.0} % of the images; the setting `fit` pad or stretch keeps all of them",
+            "cropping takes away {:.0} % of the area of the images; the setting `fit` pad or stretch keeps it",
             100.0 * cropped
         ));
     }
@@ -89,7 +89,7 @@ mod tests {
             of(&findings, &decoding, 3).concat()
         };
         assert_eq!(told((120, 100), decoding), "", "a sixth");
-        assert!(told((100, 400), decoding).contains("takes away 75 % of the images"));
+        assert!(told((100, 400), decoding).contains("takes away 75 % of the area"));
         assert_eq!(told((100, 400), Decoding { fit: Fit::Pad, ..decoding }), "");
         assert_eq!(told((100, 400), Decoding { size: None, ..decoding }), "");
     }

@@ -229,6 +229,15 @@ impl ImageSet {
         self.rows(0..count.min(self.count()))
     }
 
+    /// At most `count` images, at even distances over the whole set: `[n, H, W, C]`.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn spread(&self, count: usize) -> Result<Vec<u8>> {
+        let taken = count.min(self.count());
+        self.rows((0..taken).map(|i| i * self.count() / taken))
+    }
+
     /// The images `rows`, in that order: `[n, H, W, C]`.
     ///
     /// # Errors

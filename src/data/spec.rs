@@ -42,20 +42,24 @@ fn parts(text: &str) -> Option<(&str, &str)> {
     is_path.then_some((kind, path))
 }
 
+/// The files that the path of a data set names: itself, or several with `+` between them. A path that is there as a whole
+/// is one, as in `folder:c++`.
+fn files(path: &str) -> Vec<&str> {
+    let is_there = |path: &str| places::resolved(path).is_ok_and(|path| path.exists());
+    let all: Vec<_> = path.split('+').collect();
+    let are_several = !is_there(path) && all.iter().all(|path| !path.is_empty() && is_there(path));
+    if are_several { all } else { vec![path] }
+}
+
 /// The same name with an absolute path, so that it means the same wherever it is read.
 ///
 /// # Errors
 /// As [`places::resolved`].
 pub fn absolute(text: &str) -> Result<String> {
     let Some((kind, path)) = parts(text) else { return Ok(text.to_owned()) };
-    let whole = places::resolved(path)?;
-    // A name may consist of several files.
-    let all = path.split('+').map(places::resolved).collect::<Result<Vec<_>>>()?;
-    let path = match !whole.exists() && all.iter().all(|path| path.exists()) {
-        true => all.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join("+"),
-        false => whole.display().to_string(),
-    };
-    Ok(format!("{kind}:{path}"))
+    let all = files(path).into_iter().map(places::resolved).collect::<Result<Vec<_>>>()?;
+    let all: Vec<_> = all.iter().map(|path| path.display().to_string()).collect();
+    Ok(format!("{kind}:{}", all.join("+")))
 }
 
 /// The same name with only the last part of the path, for those who have no business with the folders of this machine.
@@ -63,9 +67,12 @@ pub fn portable(text: &str) -> String {
     let Some((kind, path)) = parts(text) else { return text.to_owned() };
     let last = |path: &str| {
         let path = places::resolved(path).unwrap_or_default();
+        // `..` has no name of its own.
+        let path =
+            if path.file_name().is_none() { path.canonicalize().unwrap_or(path) } else { path };
         path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     };
-    format!("{kind}:{}", path.split('+').map(last).collect::<Vec<_>>().join("+"))
+    format!("{kind}:{}", files(path).into_iter().map(last).collect::<Vec<_>>().join("+"))
 }
 
 /// Where the data set of this name should be, if it is given by a path and nothing is there.
@@ -138,6 +145,23 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.contains(told), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_plus_in_a_path_that_is_there_separates_nothing() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let here = folder.path().canonicalize()?;
+        for name in ["c++ x", "a+", "x+y"] {
+            std::fs::create_dir(here.join(name))?;
+            let spec = format!("folder:{}", here.join(name).display());
+            assert_eq!((absolute(&spec)?, portable(&spec)), (spec, format!("folder:{name}")));
+        }
+        for name in ["images", "labels"] {
+            std::fs::write(here.join(name), "")?;
+        }
+        let both = format!("idx:{0}/images+{0}/labels", here.display());
+        assert_eq!((absolute(&both)?, portable(&both)), (both, "idx:images+labels".to_owned()));
+        Ok(())
     }
 
     #[test]

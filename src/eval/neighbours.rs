@@ -99,9 +99,10 @@ pub struct CopyThreshold(f64);
 
 impl CopyThreshold {
     /// The threshold that only a hundredth of real images stay below, if `distances` are those of real images to the
-    /// nearest other real one.
+    /// nearest other real one. Images that the set holds twice do not count: they say nothing of how near others are.
     pub fn among_real(distances: &[f64]) -> Self {
-        Self(Sorted::new(distances.iter().copied()).quantile(1, 100))
+        let apart: Vec<_> = distances.iter().copied().filter(|&distance| distance > 0.0).collect();
+        Self(if apart.is_empty() { 0.0 } else { Sorted::new(apart).quantile(1, 100) })
     }
 
     /// The threshold as a distance.
@@ -175,8 +176,9 @@ mod tests {
         let threshold = CopyThreshold::among_real(&real);
         assert_eq!(threshold.distance(), 4.0);
         assert_eq!(threshold.count(&[0.0, 3.9, 4.0, 5.0]), 2);
-        // Real images of which many are equal: nothing is below the threshold, and an equal image is a copy all the
-        // same.
-        assert_eq!(CopyThreshold::among_real(&[0.0, 0.0, 1.0]).count(&[0.0, 0.5]), 1);
+        // A set that holds images twice: the others say what is near, and an equal image is a copy all the same.
+        let twice: Vec<f64> = [0.0; 20].into_iter().chain(real).collect();
+        assert_eq!(CopyThreshold::among_real(&twice), threshold);
+        assert_eq!(CopyThreshold::among_real(&[0.0, 0.0]).count(&[0.0, 0.5]), 1);
     }
 }

@@ -18,9 +18,9 @@ use crate::settings::{ENVIRONMENT_KEY, TrainConfig};
 use crate::shape::ImageShape;
 use crate::weights::{Variant, Weights};
 
-/// The first images of `set`; of a labelled one as many as a grid of classes has, in its rows.
+/// Images from all over `set`; of a labelled one as many as a grid of classes has, in its rows.
 fn real_images(set: &ImageSet, labels: Option<&Labels>) -> Result<Vec<u8>> {
-    let Some(labels) = labels else { return set.first(GRID * GRID) };
+    let Some(labels) = labels else { return set.spread(GRID * GRID) };
     let mut taken: Vec<usize> = Vec::new();
     let mut images = Vec::new();
     for class in classes_of_rows(labels.classes.len()) {

@@ -77,7 +77,8 @@ pub fn html(run: &Path, how_to_repeat: &str) -> Result<String> {
     let Plot { panels, half_window } = Plot::of_runs(&[of_run]);
     let curve = |panel| Plot { panels: vec![panel], half_window }.svg();
     let curves = panels.into_iter().map(curve).collect::<Result<Vec<_>>>()?;
-    let settings = toml::to_string(&summary.config)?;
+    // The page is made to be passed on.
+    let settings = toml::to_string(&summary.config.portable())?;
     let environment = environment(run)?;
     let mut page = Environment::new();
     page.set_auto_escape_callback(|_| AutoEscape::Html);
@@ -122,7 +123,7 @@ fn facts(
     };
     let speeds = Sorted::new(metrics.iter().map(|line| line.images_per_s));
     let mut facts = vec![
-        ("data set", summary.config.dataset.clone()),
+        ("data set", summary.config.portable().dataset),
         ("state", state.to_owned()),
         ("iterations", iterations),
         ("epoch", last.epoch.to_string()),

@@ -194,7 +194,8 @@ impl<'a> Trainer<'a> {
         let mut lines_every = None;
         if let Some(checkpoint) = from {
             // A fork that was stopped before its first line has none.
-            let has_begun = run.checkpoints().iterations()? != [checkpoint.header.iteration];
+            let has_begun = run.has_samples()?
+                || run.checkpoints().iterations()? != [checkpoint.header.iteration];
             if checkpoint.path.starts_with(run.path()) && has_begun {
                 lines_every = Some(checkpoint.header.config.log_every.max(config.log_every));
             }

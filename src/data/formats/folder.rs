@@ -57,7 +57,12 @@ impl Format for Folder {
 /// # Errors
 /// If it is no folder or cannot be read.
 fn in_folder(folder: &Path) -> Result<Vec<SourceFile>> {
-    ensure!(folder.is_dir(), "{}: expected a folder", folder.display());
+    let name = folder.display();
+    ensure!(folder.exists(), "{name}: there is no such folder");
+    ensure!(
+        folder.is_dir(),
+        "{name}: is a file; expected the folder that it is in, or of an archive zip:FILE or tar:FILE"
+    );
     let is_hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
     // A folder that several links lead to is seen once.
     let mut entered = HashSet::new();

@@ -20,12 +20,12 @@ pub(in crate::data) struct Kind {
 
 static HEIC: Kind = Kind {
     name: "HEIC photos",
-    remedy: r#"convert them, such as by `for f in *.HEIC; do heif-convert "$f" "${f%.*}.jpg"; done`, or set the phone's camera to "Most Compatible""#,
+    remedy: r#"convert them, such as by `find . -iname '*.heic' -exec heif-convert {} {}.jpg \;` (Debian: apt install libheif-examples), or set the phone's camera to "Most Compatible""#,
     endings: &["heic", "heif", "hif"],
 };
 static AVIF: Kind = Kind {
     name: "AVIF images",
-    remedy: r#"convert them, such as by `for f in *.avif; do avifdec "$f" "${f%.*}.png"; done`"#,
+    remedy: r"convert them, such as by `find . -iname '*.avif' -exec avifdec {} {}.png \;`",
     endings: &["avif", "avifs"],
 };
 static JPEG_2000: Kind = Kind {
@@ -35,13 +35,13 @@ static JPEG_2000: Kind = Kind {
 };
 static JPEG_XL: Kind = Kind {
     name: "JPEG XL images",
-    remedy: r#"convert them, such as by `for f in *.jxl; do djxl "$f" "${f%.*}.png"; done`"#,
+    remedy: r"convert them, such as by `find . -iname '*.jxl' -exec djxl {} {}.png \;`",
     endings: &["jxl"],
 };
 /// Also what begins as a TIFF file does.
 pub(super) static RAW: Kind = Kind {
     name: "raw photos",
-    remedy: r#"develop them, such as by `for f in *.CR2; do darktable-cli "$f" "${f%.*}.jpg"; done`"#,
+    remedy: "develop them, each by `darktable-cli FILE FILE.jpg`",
     endings: &[
         "3fr", "arw", "cr2", "cr3", "crw", "dcr", "dng", "erf", "iiq", "kdc", "mef", "mos", "mrw",
         "nef", "nrw", "orf", "pef", "raf", "rw2", "rwl", "sr2", "srf", "srw", "x3f",
@@ -148,8 +148,8 @@ fn by_content(bytes: &[u8]) -> Option<&'static Kind> {
     if bytes.get(4..8) == Some(b"ftyp") {
         return Some(of_boxes(bytes));
     }
-    // Of a film for QuickTime that has no such box.
-    let first = bytes.get(4..8).unwrap_or_default();
+    // Of a film for QuickTime that has no such box. A length is before it, which no text begins with.
+    let first = bytes.get(4..8).filter(|_| !bytes[0].is_ascii_graphic()).unwrap_or_default();
     if [b"moov", b"mdat", b"wide"].iter().any(|name| first == *name) {
         return Some(&VIDEO);
     }
@@ -198,8 +198,11 @@ fn of_markup(bytes: &[u8]) -> Option<&'static Kind> {
 
 /// By its name alone. A text file is none of these whatever its name.
 fn by_name(bytes: &[u8], name: &str) -> Option<&'static Kind> {
-    let is_text = !bytes.is_empty() && bytes.iter().take(64).all(|byte| byte.is_ascii_graphic());
-    KINDS.into_iter().find(|kind| ends_as(kind, name)).filter(|_| !is_text)
+    let is_character = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    let is_text = !bytes.is_empty() && bytes.iter().take(64).all(is_character);
+    // These two formats are text themselves.
+    let is_image = [".xbm", ".xpm"].iter().any(|ending| name.to_lowercase().ends_with(ending));
+    KINDS.into_iter().find(|kind| ends_as(kind, name)).filter(|_| !is_text || is_image)
 }
 
 fn ends_as(kind: &Kind, name: &str) -> bool {
@@ -232,6 +235,10 @@ mod tests {
             (b"x,y,label", "a.dng", None),
             (b"", "a.HEIC", Some(&HEIC)),
             (b"hello", "a.txt", None),
+            (b"ENVI\ndescription = a", "notes.hdr", None),
+            (b"two wide words", "a.txt", None),
+            (b"\0\0\0\x08wide", "a", Some(&VIDEO)),
+            (b"#define a 1", "a.xbm", Some(&OTHER)),
         ] {
             assert_eq!(kind_of(bytes, name), kind, "{name} {bytes:?}");
         }
