@@ -1,13 +1,22 @@
 //! Sets the path on which executables look for libtorch, links libtorch's CUDA library, compiles the C++ of
 //! `src/torch/`, and records the commit, which runs write to their files.
 //!
-//! `torch-sys` finds libtorch and links it, but its linker arguments do not reach our executables.
+//! `torch-sys` finds libtorch and links it, but its linker arguments do not reach our executables, nor do ours reach
+//! those of a crate that depends on this one. So they are told to its build script too: see docs/library.md.
+//!
+//! `DCGAN_RPATH` is a path to look on in place of libtorch's folder, such as `$ORIGIN/lib`, for executables that are moved
+//! together with libtorch (`scripts/package.sh`). Then no path of this machine is compiled in.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, process};
 
 fn main() {
+    if env::var_os("CARGO_FEATURE_DOC_ONLY").is_some() {
+        println!("cargo:rustc-check-cfg=cfg(cuda_graphs)");
+        println!("cargo:rustc-check-cfg=cfg(nccl)");
+        return; // there is no libtorch where only the documentation is made
+    }
     // torch-sys provides this through `links = "tch"`, to packages that depend on it directly.
     let Ok(lib_dir) = env::var("DEP_TCH_LIBTORCH_LIB") else {
         fail("torch-sys named no libtorch folder (DEP_TCH_LIBTORCH_LIB is not set)")
@@ -20,25 +29,37 @@ fn main() {
     // at every build. When scripts/setup.sh installs another libtorch, it updates the folder's time.
     println!("cargo:rerun-if-changed={}", lib_dir.display());
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed=DCGAN_RPATH");
+    let rpath = env::var("DCGAN_RPATH").ok();
 
     let target_os = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
     if target_os == "linux" || target_os == "macos" {
-        // With this, an executable finds libtorch even after it is moved, as long as the checkout stays where it is.
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib_dir.display());
+        // With libtorch's folder, an executable finds it even after it is moved, as long as the checkout stays where it is.
+        let path = rpath.clone().unwrap_or_else(|| lib_dir.display().to_string());
+        link_arg("RPATH", &format!("-Wl,-rpath,{path}"));
     }
     if target_os == "linux" {
         for name in ["torch_cuda", "torch_hip"] {
             if lib_dir.join(format!("lib{name}.so")).exists() {
                 // We use none of its symbols: it registers itself when it is loaded. The linker would
                 // therefore drop it as unneeded, and libtorch would report that there is no GPU.
-                println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-l{name},--as-needed");
+                link_arg(name, &format!("-Wl,--no-as-needed,-l{name},--as-needed"));
             }
         }
         satisfy_cuda_request(lib_dir);
     }
-    println!("cargo:rustc-env=DCGAN_LIBTORCH_LIB={}", lib_dir.display());
+    if rpath.is_none() {
+        println!("cargo:rustc-env=DCGAN_LIBTORCH_LIB={}", lib_dir.display());
+    }
     compile_shim(lib_dir);
     name_commit();
+}
+
+/// Gives the linker an argument for our own executables, and names it to the build scripts of dependent crates, which find
+/// it as `DEP_DCGAN_LINK_ARG_<NAME>`.
+fn link_arg(name: &str, argument: &str) {
+    println!("cargo:rustc-link-arg={argument}");
+    println!("cargo:link_arg_{name}={argument}");
 }
 
 /// Compiles `src/torch/`: what needs CUDA or NCCL, only for a libtorch with CUDA whose headers are found. Sets the flags
@@ -46,10 +67,6 @@ fn main() {
 fn compile_shim(lib_dir: &Path) {
     println!("cargo:rustc-check-cfg=cfg(cuda_graphs)");
     println!("cargo:rustc-check-cfg=cfg(nccl)");
-    // A crate that depends on this one and has copied this file gets the compiled functions from here.
-    if !Path::new("src/torch/shim.cpp").exists() {
-        return;
-    }
     println!("cargo:rerun-if-changed=src/torch");
     println!("cargo:rerun-if-env-changed=CUDA_HOME");
     let out_dir = env::var("OUT_DIR").unwrap_or_default();

@@ -7,8 +7,8 @@ The wheels are downloaded with pip for one fixed Python version. They are unpack
 Each set has the layout of a site-packages folder, because the libraries find each other by
 `$ORIGIN/../../nvidia/cu13/lib`:
 
-    .libtorch/cpu/{torch,nvidia,complete}     the CPU set
-    .libtorch/cuda/{torch,nvidia,complete}    the CUDA set
+    .libtorch/cpu/{torch,nvidia,licences,complete}     the CPU set
+    .libtorch/cuda/{torch,nvidia,licences,complete}    the CUDA set
     .libtorch/torch -> cpu/torch              the set in use
     .libtorch/.lock                           held by the one process that works here
     .libtorch/.new-*                          scratch of a run; the next run removes what a killed one left
@@ -60,6 +60,8 @@ HEADERS = re.compile(
     r"nvidia_(cuda_runtime|cuda_crt|cublas|cusolver|cusparse|nccl_cu\d+)-.*:nvidia/\w+/include/"
     r"|nvidia_cuda_cccl-.*:nvidia/\w+/include/nv/"
 )
+# Who passes the libraries on passes these on (scripts/package.sh).
+LICENCE = re.compile(r"([^/]+)\.dist-info/(?:.*/)?(?:LICEN[CS]E|NOTICE|COPYING|License)[^/]*$")
 
 
 class SetupError(Exception):
@@ -129,11 +131,12 @@ def unpack(wheel, into, wanted):
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
             name = member.filename
-            if name.endswith("/") or not wanted(name):
+            licence = LICENCE.match(name)
+            if name.endswith("/") or not (licence or wanted(name)):
                 continue
             if name.startswith("/") or "\\" in name or ".." in name.split("/"):
                 raise SetupError("%s: refusing the member '%s', it leads outside." % (wheel.name, name))
-            target = into / name
+            target = into / ("licences/" + name.replace(".dist-info/", "/", 1) if licence else name)
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(member) as source, open(target, "wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)

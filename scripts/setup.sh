@@ -17,17 +17,22 @@ usage() {
 Installs libtorch $TORCH_VERSION into .libtorch/. This takes about 1 minute on a fast line, and nothing when it
 is there already.
 
-Usage: scripts/setup.sh [--cpu | --cuda]
+Usage: scripts/setup.sh [--cpu | --cuda] [--no-system] [--rust]
 
   --cpu       install the CPU set, even where an NVIDIA GPU is found
               (Linux x86_64: 540 MB to download, 0.5 GB on disk, 1.2 GB while it works)
   --cuda      install the CUDA set, even where no NVIDIA GPU is found; Linux only
               (2.5 GB to download, 3.9 GB on disk, 5.5 GB while it works)
+  --no-system install no packages of the system
+  --rust      where cargo is missing, install Rust with rustup into the home folder
   -h, --help  print this text
 
 Without an option, the script takes the CUDA set where it finds an NVIDIA GPU or where the CUDA set is in
 use already, and the CPU set otherwise. Both sets can be installed side by side: the one that was asked for
 last is in use, and the next 'cargo build' links it.
+
+On Debian and Ubuntu, packages that are missing (g++, python3-pip) are installed with apt-get where the user is root or
+sudo asks for no password. The script says which; --no-system refuses.
 
 Needed: a C++ compiler, and Python 3.8 or newer with pip 20.3.4 or newer. pip downloads the files of the
 'torch' wheel and Python unpacks them. Nothing is installed into Python, and it is not needed afterwards.
@@ -109,9 +114,48 @@ need_compiler() {
     rm -f "$program"
 }
 
+rustup_line="curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal"
+
 need_cargo() {
-    command -v cargo >/dev/null 2>&1 ||
-        say "note: 'cargo' is not in PATH; install Rust (rustup), or '. ~/.cargo/env' if it is there."
+    command -v cargo >/dev/null 2>&1 && return
+    if [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
+        say "note: Rust is installed and not in PATH; run: . \"${CARGO_HOME:-$HOME/.cargo}/env\""
+    elif [ "$rust" = yes ]; then
+        say "installing Rust with rustup into ${CARGO_HOME:-$HOME/.cargo}: $rustup_line"
+        bash -o pipefail -c "$rustup_line" ||
+            die "rustup could not install Rust (what it said is above)." "Install Rust yourself, then run this again."
+        say "Rust is installed; in this shell, run first: . \"${CARGO_HOME:-$HOME/.cargo}/env\""
+    else
+        say "note: Rust is missing. scripts/setup.sh --rust installs it, and so does this line:"
+        say "  $rustup_line"
+    fi
+}
+
+# Installs what is missing of the packages that building needs, on Debian and Ubuntu. What cannot be installed here is
+# told by the checks that follow.
+install_system_packages() {
+    [ "$system" = yes ] && command -v apt-get >/dev/null 2>&1 || return 0
+    local missing=() as_root=()
+    if ! command -v cc >/dev/null 2>&1 || ! command -v c++ >/dev/null 2>&1; then missing+=(g++); fi
+    # A libtorch or a Python of the user's own needs no pip.
+    if [ -z "${PYTHON:-}${LIBTORCH_USE_PYTORCH+set}${LIBTORCH+set}" ] && ! in_use cpu && ! in_use cuda &&
+        ! python3 -m pip --version >/dev/null 2>&1; then
+        missing+=(python3-pip)
+    fi
+    if [ "$rust" = yes ] && ! command -v cargo >/dev/null 2>&1 && ! command -v curl >/dev/null 2>&1; then
+        missing+=(curl ca-certificates)
+    fi
+    [ ${#missing[@]} -gt 0 ] || return 0
+    if [ "$(id -u)" != 0 ]; then
+        sudo -n true >/dev/null 2>&1 || return 0
+        as_root=(sudo -n)
+    fi
+    say "installing packages of the system that are missing: ${missing[*]} (--no-system refuses)"
+    # Only bash 4.4 and later can expand an empty array otherwise.
+    ${as_root[@]+"${as_root[@]}"} apt-get update -qq &&
+        ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+        die "apt-get could not install ${missing[*]} (what it said is above)." "Install them yourself, then run this again."
 }
 
 gpu_found() {
@@ -233,7 +277,7 @@ in_use() { # in_use SET
 # deal with both.
 scratch_is_there() { ls -d "$libtorch"/.new-* >/dev/null 2>&1; }
 
-want=""
+want="" system=yes rust=no
 for arg in "$@"; do
     case "$arg" in
     -h | --help)
@@ -244,11 +288,14 @@ for arg in "$@"; do
         [ -z "$want" ] || [ "--$want" = "$arg" ] || die_usage "--cpu and --cuda: choose one."
         want=${arg#--}
         ;;
+    --no-system) system=no ;;
+    --rust) rust=yes ;;
     *) die_usage "unknown argument '$arg'." ;;
     esac
 done
 
 find_platform
+install_system_packages
 need_compiler
 need_cargo
 

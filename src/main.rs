@@ -49,6 +49,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Some(Command::Data(args)) => commands::data(&args),
         Some(Command::Runs(args)) => commands::runs(&args),
         Some(Command::Doctor) => commands::doctor(),
+        Some(Command::Man { command }) => commands::man(command.as_deref()),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "dcgan", &mut script);

@@ -59,7 +59,7 @@ fn no_text_of_the_library_names_a_flag_or_a_command() -> Result<()> {
 fn no_file_of_the_library_uses_a_crate_of_the_command_line() -> Result<()> {
     for path in library()? {
         let text = std::fs::read_to_string(&path)?;
-        for name in ["clap", "clap_complete", "indicatif"] {
+        for name in ["clap", "clap_complete", "clap_mangen", "indicatif"] {
             assert!(!text.contains(&format!("{name}::")), "{}: {name}", path.display());
         }
     }

@@ -15,6 +15,7 @@ mod collapse;
 mod common;
 mod data;
 mod determinism;
+mod downstream;
 mod ema;
 mod eval;
 mod export;

@@ -185,6 +185,11 @@ pub enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Print a manual page, for `man`
+    Man {
+        /// The command that the page is about; without one, the whole program
+        command: Option<String>,
+    },
 }
 
 /// Whether the command of this name, such as `train` or `data show`, has this flag, given without its dashes.
