@@ -179,7 +179,7 @@ fn every_command_prints_its_help_short_and_long() -> Result<()> {
     // A command begins after two spaces; the following lines of a wrapped description are indented further.
     let listed = listed.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let names: Vec<_> = listed.filter_map(|line| line.split_whitespace().next()).collect();
-    assert_eq!(names.len(), 17, "{names:?}");
+    assert_eq!(names.len(), 18, "{names:?}");
     for name in names.iter().filter(|name| **name != "help") {
         for flag in ["--help", "-h"] {
             let ran = dcgan(folder.path(), &format!("{name} {flag}"));
@@ -187,6 +187,17 @@ fn every_command_prints_its_help_short_and_long() -> Result<()> {
             assert!(ran.stdout.contains(&format!("Usage: dcgan {name}")), "{name}: {}", ran.stdout);
         }
     }
+    Ok(())
+}
+
+#[test]
+fn manual_pages_are_of_the_program_and_of_each_command() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for (args, title) in [("man", ".TH dcgan 1"), ("man train", ".TH dcgan-train 1")] {
+        let ran = train(folder.path(), args);
+        assert!(ran.stdout.contains(title), "{args}: {}", &ran.stdout[..200.min(ran.stdout.len())]);
+    }
+    dcgan(folder.path(), "man nothing").assert_refused("man", 2, &["no such command"]);
     Ok(())
 }
 
