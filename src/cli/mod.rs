@@ -258,7 +258,7 @@ mod tests {
         cli.build();
         let commands = cli.get_subcommands().filter(|command| command.get_name() != "help");
         let mut commands: Vec<_> = commands.cloned().collect();
-        assert_eq!(commands.len(), 16);
+        assert_eq!(commands.len(), 17);
         commands.push(cli);
         for mut command in commands {
             let texts = [command.render_help().to_string(), command.render_long_help().to_string()];
