@@ -38,7 +38,12 @@ impl Drop for Unfinished {
 pub fn remove_all_unfinished() {
     let all = all();
     for path in all.iter() {
-        // Another thread may still put a file into a folder meanwhile.
+        // Under another name first: another thread cannot put files into a folder any more that it does not find.
+        let mut aside = path.clone().into_os_string();
+        aside.push("-removed");
+        let aside = PathBuf::from(aside);
+        let path = if fs::rename(path, &aside).is_ok() { &aside } else { path };
+        // One that was just being made may still have come into it.
         let is_gone = || fs::remove_file(path).is_ok() || fs::remove_dir_all(path).is_ok();
         let _ = (0..10).any(|_| is_gone() || !path.exists());
     }
