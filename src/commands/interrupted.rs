@@ -12,22 +12,20 @@ static IS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// If the operating system does not allow signals to be handled.
 #[cfg(unix)]
 pub fn leave_nothing_when_interrupted() -> Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     use signal_hook::iterator::Signals;
 
     use dcgan::files::remove_all_unfinished;
-    use dcgan::train::interrupt::is_ignored;
+    use dcgan::train::interrupt::{ENDING, is_ignored};
 
     use super::progress::say;
-    let all =
-        [(SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGHUP, "SIGHUP"), (libc::SIGXCPU, "SIGXCPU")];
-    let handled = all.iter().filter(|(number, _)| !is_ignored(*number));
+    let handled = ENDING.iter().filter(|(number, _)| !is_ignored(*number));
     let mut signals = Signals::new(handled.map(|(number, _)| number))?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         if let Some(number) = signals.forever().next() {
             IS_INTERRUPTED.store(true, Ordering::SeqCst);
             remove_all_unfinished();
-            let name = all.iter().find(|(other, _)| *other == number).map_or("", |(_, name)| name);
+            let name =
+                ENDING.iter().find(|(other, _)| *other == number).map_or("", |(_, name)| name);
             say(&format!("{name}: ended; no half written file is left"));
             // Not `std::process::exit`: other threads still compute, and nothing may be torn down beneath them.
             signal_hook::low_level::exit(128 + number);

@@ -15,7 +15,7 @@ use dcgan::distributed::launch::{Place, SOCKET};
 use dcgan::error::Usage;
 use dcgan::settings::Switch;
 use dcgan::torch::{Failure, GroupError};
-use dcgan::train::interrupt::is_ignored;
+use dcgan::train::interrupt::{ENDING, WARNING, is_ignored};
 use dcgan::train::is_divergence;
 use tch::{Device, Kind};
 
@@ -168,7 +168,8 @@ impl Member {
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
         let text = match &own {
             Ok(Device::Cuda(number)) => format!("cuda:{number} {visible} of {}", self.host),
-            Ok(_) => "cpu".to_owned(),
+            // Any number of ranks may share the CPU.
+            Ok(_) => format!("the CPU as rank {}", self.ranks.share().rank),
             Err(_) => String::new(),
         };
         let all = self.ranks.texts(&text)?;
@@ -177,16 +178,14 @@ impl Member {
             return Err(anyhow!("rank {rank} has no such device").context(SaidElsewhere));
         }
         let Device::Cuda(number) = device else { return Ok(device) };
-        let rank = self.ranks.share().rank;
-        if let Some(other) = (0..all.len()).find(|&other| other != rank && all[other] == text) {
-            let message = format!(
-                "rank {rank} and rank {other} would share cuda:{number} of {}; expected a GPU for each rank: give fewer ranks, or --device cpu",
-                self.host
-            );
-            let error = anyhow!(Usage(message));
-            // The first rank says it.
-            let is_said = (0..rank).any(|other| all[..other].contains(&all[other]));
-            return Err(if is_said || other < rank { error.context(SaidElsewhere) } else { error });
+        // All ranks come to the same answer, so that none goes on to wait for the others.
+        if let Some((one, other)) = first_equal(&all) {
+            let error = anyhow!(Usage(format!(
+                "rank {one} and rank {other} would share {}; expected a GPU for each rank: give fewer ranks, or --device cpu",
+                all[one]
+            )));
+            let says_it = self.ranks.share().rank == one;
+            return Err(if says_it { error } else { error.context(SaidElsewhere) });
         }
         self.ranks.use_cuda(number)?;
         Ok(device)
@@ -246,6 +245,14 @@ impl Member {
             Some(text) => Err(anyhow!(Usage(text)).context(SaidElsewhere)),
         }
     }
+}
+
+/// The first two ranks of which the same is said.
+fn first_equal(of_ranks: &[String]) -> Option<(usize, usize)> {
+    (0..of_ranks.len()).find_map(|other| {
+        let one = of_ranks[..other].iter().position(|text| *text == of_ranks[other])?;
+        Some((one, other))
+    })
 }
 
 /// Prints what has ended rank number `rank` in `command`, unless rank 0 or what has started the ranks says it.
@@ -456,16 +463,10 @@ struct Signals {
 
 impl Signals {
     fn catch() -> Result<Self> {
-        use signal_hook::consts::{SIGINT, SIGTERM};
-        #[cfg(unix)]
-        use signal_hook::consts::{SIGUSR1, SIGUSR2};
-        #[cfg(unix)]
-        let all = [SIGINT, SIGTERM, signal_hook::consts::SIGHUP, libc::SIGXCPU, SIGUSR1, SIGUSR2];
-        #[cfg(not(unix))]
-        let all = [SIGINT, SIGTERM];
+        let all = ENDING.iter().chain(&WARNING).map(|&(number, _)| number);
         let mut caught = Vec::new();
         // Those that are ignored, as `nohup` arranges, stay so.
-        for signal in all.into_iter().filter(|&signal| !is_ignored(signal)) {
+        for signal in all.filter(|&signal| !is_ignored(signal)) {
             let flag = Arc::new(AtomicUsize::new(0));
             signal_hook::flag::register_usize(signal, Arc::clone(&flag), 1)
                 .context("signals cannot be handled")?;
@@ -484,11 +485,7 @@ impl Signals {
     fn next(&self) -> Option<(i32, bool)> {
         let mut caught = self.caught.iter();
         let &(signal, _) = caught.find(|(_, flag)| flag.swap(0, Ordering::Relaxed) > 0)?;
-        #[cfg(unix)]
-        let may_train_on =
-            [signal_hook::consts::SIGUSR1, signal_hook::consts::SIGUSR2].contains(&signal);
-        #[cfg(not(unix))]
-        let may_train_on = false;
+        let may_train_on = WARNING.iter().any(|&(number, _)| number == signal);
         if may_train_on {
             return Some((signal, false));
         }
@@ -497,5 +494,17 @@ impl Signals {
             self.first.set(Some(signal));
         }
         Some((signal, is_urgent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_ranks_with_one_gpu_are_found() {
+        let of = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        assert_eq!(first_equal(&of(&["cuda:0 of a", "cuda:1 of a", "cuda:0 of b"])), None);
+        assert_eq!(first_equal(&of(&["0", "1", "2", "1", "0"])), Some((1, 3)));
     }
 }

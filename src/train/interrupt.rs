@@ -12,16 +12,18 @@ use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
 
 /// Signals that ask to end. SIGXCPU says that the time of the processor that the process may take is used up.
 #[cfg(unix)]
-const ENDING: [(i32, &str); 4] =
+pub const ENDING: [(i32, &str); 4] =
     [(SIGINT, "SIGINT"), (SIGTERM, "SIGTERM"), (SIGHUP, "SIGHUP"), (libc::SIGXCPU, "SIGXCPU")];
+/// Signals that ask to end.
 #[cfg(not(unix))]
-const ENDING: [(i32, &str); 2] = [(SIGINT, "SIGINT"), (SIGTERM, "SIGTERM")];
+pub const ENDING: [(i32, &str); 2] = [(SIGINT, "SIGINT"), (SIGTERM, "SIGTERM")];
 
 /// Signals by which batch systems warn that a job's time is nearly over.
 #[cfg(unix)]
-const WARNING: [(i32, &str); 2] = [(SIGUSR1, "SIGUSR1"), (SIGUSR2, "SIGUSR2")];
+pub const WARNING: [(i32, &str); 2] = [(SIGUSR1, "SIGUSR1"), (SIGUSR2, "SIGUSR2")];
+/// Signals by which batch systems warn: this system has none.
 #[cfg(not(unix))]
-const WARNING: [(i32, &str); 0] = [];
+pub const WARNING: [(i32, &str); 0] = [];
 
 /// What [`Request::code`] adds for an end, so that among ranks an end outdoes everything else.
 const END: i64 = 1 << 16;
