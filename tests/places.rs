@@ -26,28 +26,28 @@ fn a_run_finds_its_images_from_everywhere_and_its_exports_do_not_tell_where_they
 {
     let folder = tempfile::tempdir()?;
     let place = folder.path().canonicalize()?;
-    pictures(&place.join("work/pics"))?;
-    train(&place.join("work"), &format!("{SMALL} --dataset folder:pics --run run"));
-    let run = place.join("work/run");
-    let expected = format!("folder:{}/work/pics", place.display());
+    pictures(&place.join("begun/pics"))?;
+    train(&place.join("begun"), &format!("{SMALL} --dataset folder:pics --run run"));
+    let run = place.join("begun/run");
+    let expected = format!("folder:{}/begun/pics", place.display());
     assert_eq!(key(&run, "dataset")?, expected);
-    train(&place, "--resume work/run --iterations 5");
+    train(&place, "--resume begun/run --iterations 5");
     assert_eq!(key(&run, "dataset")?, expected);
-    train(&place, "nearest work/run --device cpu --threads 1 --count 2 --neighbours 2");
+    train(&place, "nearest begun/run --device cpu --threads 1 --count 2 --neighbours 2");
     // What is shared knows the name of the folder and what was in it.
     let weights = std::fs::read(run.join("generator.safetensors"))?;
     let text = String::from_utf8_lossy(&weights);
     let shown: serde_json::Value =
-        serde_json::from_str(&train(&place, "data show folder:work/pics --json").stdout)?;
+        serde_json::from_str(&train(&place, "data show folder:begun/pics --json").stdout)?;
     assert!(text.contains("\"dataset\":\"folder:pics\""), "{text}");
     assert!(text.contains(shown["sha256"].as_str().context("no hash")?), "{text}");
-    assert!(!text.contains("work/pics"), "{text}");
+    assert!(!text.contains("begun/pics"), "{text}");
 
-    std::fs::rename(place.join("work/pics"), place.join("moved"))?;
-    let looked = format!("there is nothing at {}/work/pics; --dataset SPEC", place.display());
-    let ran = dcgan(&place, "--resume work/run --iterations 6");
-    ran.assert_refused("--resume", 2, &["--resume work/run: ", &looked]);
-    train(&place, "--resume work/run --iterations 6 --dataset folder:moved");
+    std::fs::rename(place.join("begun/pics"), place.join("moved"))?;
+    let looked = format!("there is nothing at {}/begun/pics; --dataset SPEC", place.display());
+    let ran = dcgan(&place, "--resume begun/run --iterations 6");
+    ran.assert_refused("--resume", 2, &["--resume begun/run: ", &looked]);
+    train(&place, "--resume begun/run --iterations 6 --dataset folder:moved");
     assert_eq!(key(&run, "dataset")?, format!("folder:{}/moved", place.display()));
     Ok(())
 }
