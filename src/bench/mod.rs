@@ -36,6 +36,8 @@ pub struct BenchConfig {
     pub batch_size: usize,
     /// The number format to compute in.
     pub precision: Precision,
+    /// Whether libtorch's own kernels compute all convolutions.
+    pub plain_convolutions: bool,
     /// The device to compute on.
     pub device: Device,
     /// Iterations to run first, which are not counted.
@@ -158,7 +160,9 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
         Device::Cuda(number) => Some(WholeIterations::new(config, number)?),
         _ => None,
     };
-    let model = Model::new(&model, 0, device, kind)?.computing_in(precision.compute());
+    let model = Model::new(&model, 0, device, kind)?
+        .computing_in(precision.compute())
+        .with_plain_convolutions(config.plain_convolutions);
     let mut gan = Gan::new(model, StepConfig::default())?.among(config.ranks.clone());
 
     let mut times_ms = Vec::new();

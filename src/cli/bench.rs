@@ -15,6 +15,9 @@ pub struct BenchArgs {
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
+    /// On the CPU, leave all convolutions to libtorch, as the training setting of this name does
+    #[arg(long)]
+    pub plain_convolutions: bool,
     /// On CUDA, run each iteration as one CUDA graph: one call of the host in place of hundreds
     #[arg(long, value_parser = one_of(&[("on", Switch::On), ("off", Switch::Off)]), default_value = "on")]
     pub graph: Switch,

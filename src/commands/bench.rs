@@ -32,6 +32,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
         },
         batch_size: args.batch_size as usize,
         precision: args.precision,
+        plain_convolutions: args.plain_convolutions,
         device,
         warmup: args.warmup.into(),
         iterations: args.iterations.into(),

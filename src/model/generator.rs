@@ -30,6 +30,11 @@ impl Generator {
         Ok(Self(Stack::new(path, layers, &architecture.config)?))
     }
 
+    /// Computes all convolutions with libtorch's own kernels, or not. To be called before [`Self::arrange_for`].
+    pub fn set_plain(&mut self, is_plain: bool) {
+        self.0.set_plain(is_plain);
+    }
+
     /// Puts the weights into the memory order that is fastest for computing in `kind`.
     pub fn arrange_for(&mut self, kind: Kind) {
         self.0.arrange_for(kind);

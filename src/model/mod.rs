@@ -31,6 +31,8 @@ pub struct Model {
     pub kind: Kind,
     /// Kind in which convolutions and dense layers compute.
     pub compute: Kind,
+    /// Whether all convolutions are computed by libtorch's own kernels: see [`Self::with_plain_convolutions`].
+    pub has_plain_convolutions: bool,
     /// Device that holds the weights and computes.
     pub device: Device,
 }
@@ -52,6 +54,7 @@ impl Model {
             architecture,
             kind,
             compute: kind,
+            has_plain_convolutions: false,
             device,
         };
         // The kind is set only now, because `tch` creates moving statistics in float32 regardless of the store's
@@ -70,7 +73,7 @@ impl Model {
     /// # Errors
     /// If the device cannot hold a second generator.
     pub fn with_copied_generator(&self) -> Result<Self> {
-        let Self { architecture, kind, compute, device, .. } = self;
+        let Self { architecture, kind, compute, has_plain_convolutions, device, .. } = self;
         let count = architecture.parameters(Network::Generator);
         ensure_memory(architecture, "a second generator", count, 1, (*kind, *device))?;
         let mut store = nn::VarStore::new(*device);
@@ -81,6 +84,7 @@ impl Model {
             architecture: architecture.clone(),
             kind: *kind,
             compute: *compute,
+            has_plain_convolutions: false,
             device: *device,
         };
         store.set_kind(*kind);
@@ -90,7 +94,7 @@ impl Model {
         for (mut ours, original) in copy.variables(Network::Generator).into_iter().zip(originals) {
             ours.tensor.f_copy_(&original.tensor)?;
         }
-        Ok(copy.computing_in(*compute))
+        Ok(copy.computing_in(*compute).with_plain_convolutions(*has_plain_convolutions))
     }
 
     /// The same model, except that convolutions and dense layers compute in the kind `compute`, on casts of the
@@ -100,6 +104,15 @@ impl Model {
     pub fn computing_in(mut self, compute: Kind) -> Self {
         self.generator.arrange_for(compute);
         Self { compute, ..self }
+    }
+
+    /// The same model. If `is_plain`, libtorch's own kernels compute all convolutions. Otherwise some are computed in a way
+    /// that is faster on the CPU and rounds more ([`crate::tf::ConvTranspose`]).
+    #[must_use]
+    pub fn with_plain_convolutions(mut self, is_plain: bool) -> Self {
+        self.generator.set_plain(is_plain);
+        self.generator.arrange_for(self.compute);
+        Self { has_plain_convolutions: is_plain, ..self }
     }
 
     /// The configuration from which the networks follow.

@@ -200,6 +200,15 @@ impl Stack {
         })
     }
 
+    /// Leaves faster ways that round more to libtorch, or not. To be called before [`Self::arrange_for`].
+    pub(super) fn set_plain(&mut self, is_plain: bool) {
+        for block in &mut self.blocks {
+            if let TfLayer::ConvTranspose(layer) = &mut block.operation {
+                layer.set_plain(is_plain);
+            }
+        }
+    }
+
     /// Puts the weights of transposed convolutions into the memory order that is fastest for computing in `kind`.
     pub(super) fn arrange_for(&mut self, kind: Kind) {
         for block in &mut self.blocks {

@@ -351,6 +351,15 @@ settings! {
         on_resume: OnResume::Fixed("it decides how every number is rounded"),
     }
 
+    /// On the CPU, leave all convolutions to libtorch. It rounds less in float32 than this program's own way for some of
+    /// them, and is slower.
+    plain_convolutions: OptIn {
+        default: OptIn::default(), unset: "false",
+        allowed: any("true or false"),
+        heading: Place, value: "BOOL",
+        on_resume: OnResume::Fixed("it decides how every number is rounded"),
+    }
+
     /// On CUDA, let float32 convolutions and matrix products compute in TensorFloat-32: faster and less exact.
     tf32: Switch {
         default: Switch::Off,
@@ -870,6 +879,7 @@ eval-metric = "frechet_distance"
             max-bad = 6.0
             device = "cpu"
             precision = "f64"
+            plain-convolutions = true
             tf32 = "on"
             graph = "off"
             deterministic = true

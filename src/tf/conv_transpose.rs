@@ -23,6 +23,8 @@ pub struct ConvTranspose {
     winograd: RefCell<Option<Prepared>>,
     /// Whether the weights never change: then the transformed kernels are kept from pass to pass.
     is_frozen: bool,
+    /// Whether minimal filtering is left out, because it rounds more.
+    is_plain: bool,
 }
 
 /// What [`Algorithm::Winograd`] prepares once and uses in many passes.
@@ -54,14 +56,22 @@ impl ConvTranspose {
         let path = path / name;
         let weight = path.zeros("weight", &[in_channels, out_channels, KERNEL, KERNEL]);
         let bias = path.zeros("bias", &[out_channels]);
-        Self { name: name.to_owned(), weight, bias, winograd: RefCell::default(), is_frozen: false }
+        let winograd = RefCell::default();
+        Self { name: name.to_owned(), weight, bias, winograd, is_frozen: false, is_plain: false }
+    }
+
+    /// Whether the layer, where it would compute in a faster way that rounds more, leaves that to libtorch. To be set before
+    /// [`Self::arrange_for`].
+    pub fn set_plain(&mut self, is_plain: bool) {
+        self.is_plain = is_plain;
     }
 
     /// Puts the weights into the memory order that is fastest for computing in `kind` on inputs with this
     /// grid, in batches of the usual size.
     pub fn arrange_for(&mut self, kind: Kind, grid: Grid) {
-        let is_by_winograd =
-            self.weight.device() == Device::Cpu && Winograd::is_faster(kind, USUAL_BATCH, grid);
+        let is_by_winograd = self.weight.device() == Device::Cpu
+            && !self.is_plain
+            && Winograd::is_faster(kind, USUAL_BATCH, grid);
         let weight = self.weight.detach();
         self.weight.set_data(&match is_by_winograd {
             true => in_taps_first_order(&weight),
@@ -76,8 +86,9 @@ impl ConvTranspose {
     /// If the device cannot hold the casts.
     pub fn cast(&self, kind: Kind) -> Result<Self> {
         let (weight, bias) = (self.weight.f_to_kind(kind)?, self.bias.f_to_kind(kind)?);
-        let is_frozen = self.is_frozen;
-        Ok(Self { name: self.name.clone(), weight, bias, winograd: RefCell::default(), is_frozen })
+        let Self { is_frozen, is_plain, .. } = *self;
+        let winograd = RefCell::default();
+        Ok(Self { name: self.name.clone(), weight, bias, winograd, is_frozen, is_plain })
     }
 
     /// One layer that computes what this layer and, behind it, `norm` with its moving statistics compute. It
@@ -95,6 +106,7 @@ impl ConvTranspose {
             bias,
             winograd: RefCell::default(),
             is_frozen: true,
+            is_plain: self.is_plain,
         })
     }
 
@@ -102,6 +114,7 @@ impl ConvTranspose {
     /// inputs with this grid: of its kernels, and of a batch of inputs. Both are 0 where it computes without transforms.
     pub fn transformed_values(
         config: ConvConfig,
+        is_plain: bool,
         kind: Kind,
         batch: i64,
         grid: Grid,
@@ -111,7 +124,7 @@ impl ConvTranspose {
             // The columns of the matrix product.
             return (0, KERNEL * KERNEL * grid.cells() * batch);
         }
-        if !Winograd::is_faster(kind, batch, grid) {
+        if is_plain || !Winograd::is_faster(kind, batch, grid) {
             return (0, 0);
         }
         let (points, products) = Winograd::sizes(kind, grid);
@@ -142,7 +155,7 @@ impl ConvTranspose {
         } else if self.weight.size()[1] == 1 {
             // Gray images: forward and backward together take oneDNN 20 ms and a matrix product 11 ms.
             Algorithm::Matmul
-        } else if Winograd::is_faster(x.kind(), x.size()[0], grid) {
+        } else if !self.is_plain && Winograd::is_faster(x.kind(), x.size()[0], grid) {
             Algorithm::Winograd
         } else {
             Algorithm::Convolution
@@ -260,6 +273,7 @@ mod tests {
                         name: String::new(),
                         winograd: RefCell::default(),
                         is_frozen: false,
+                        is_plain: false,
                     };
                     let mut least = f64::INFINITY;
                     for _ in 0..7 {

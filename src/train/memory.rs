@@ -1,7 +1,7 @@
 //! An estimate of the memory that training takes, from the architecture alone, before anything is allocated.
 
 use crate::architecture::{Architecture, Features, Layer, Network, Operation};
-use crate::settings::{Precision, TrainConfig};
+use crate::settings::TrainConfig;
 use crate::tf::{ConvConfig, ConvTranspose};
 
 /// What the program takes before it makes networks, in bytes: above all libtorch.
@@ -26,7 +26,7 @@ pub fn estimate(architecture: &Architecture, config: &TrainConfig) -> u64 {
         // In its own step the discriminator holds two passes: of real images and of generated ones.
         let passes = if network == Network::Discriminator { 2.0 } else { 1.0 };
         for layer in architecture.layers(network) {
-            let (transformed_kernels, transformed_images) = transformed(layer, batch, precision);
+            let (transformed_kernels, transformed_images) = transformed(layer, config);
             once += transformed_kernels;
             of_images += passes * held_outputs(layer) * batch as f64 + transformed_images;
         }
@@ -55,13 +55,15 @@ fn held_outputs(layer: &Layer) -> f64 {
 }
 
 /// How many values a transposed convolution holds in transformed form: of its kernels, and of a batch of its inputs.
-fn transformed(layer: &Layer, batch: usize, precision: Precision) -> (f64, f64) {
+fn transformed(layer: &Layer, config: &TrainConfig) -> (f64, f64) {
     let Features::Map { channels: in_channels, grid } = layer.input else { return (0.0, 0.0) };
     if layer.operation != Operation::ConvTranspose {
         return (0.0, 0.0);
     }
-    let config = ConvConfig { in_channels, out_channels: layer.output.channels() };
-    let held = ConvTranspose::transformed_values(config, precision.compute(), batch as i64, grid);
+    let channels = ConvConfig { in_channels, out_channels: layer.output.channels() };
+    let is_plain = config.plain_convolutions.is_on();
+    let (kind, batch) = (config.precision.compute(), config.batch_size as i64);
+    let held = ConvTranspose::transformed_values(channels, is_plain, kind, batch, grid);
     (held.0 as f64, held.1 as f64)
 }
 
@@ -69,6 +71,7 @@ fn transformed(layer: &Layer, batch: usize, precision: Precision) -> (f64, f64) 
 mod tests {
     use super::*;
     use crate::architecture::ModelConfig;
+    use crate::settings::Precision;
     use crate::shape::{ImageShape, ImageSize};
 
     #[test]

@@ -17,6 +17,7 @@ use crate::model::{Discriminator, Model, Network};
 use crate::pixels::{pinned, sent};
 use crate::run::watch::Reading;
 use crate::settings::TrainConfig;
+use crate::shape::ImageShape;
 use crate::tf::{Adam, AdamConfig, Flat, Statistics};
 use crate::torch::GroupError;
 
@@ -296,6 +297,24 @@ impl Gan {
     pub fn new(model: Model, config: StepConfig) -> Result<Self> {
         let is_deferred = model.device != Device::Cpu;
         Self::with_check(model, config, is_deferred)
+    }
+
+    /// The networks and optimizers of a new run on images of the shape `image`, with `classes` classes if the run is
+    /// conditional.
+    ///
+    /// # Errors
+    /// If the device has not enough memory.
+    pub(super) fn of_run(
+        config: &TrainConfig,
+        image: ImageShape,
+        classes: usize,
+        device: Device,
+    ) -> Result<Self> {
+        let model = config.model(image, classes);
+        let model = Model::new(&model, config.seed, device, config.precision.kind())?
+            .computing_in(config.precision.compute())
+            .with_plain_convolutions(config.plain_convolutions.is_on());
+        Self::new(model, config.into())
     }
 
     fn with_check(model: Model, config: StepConfig, is_deferred: bool) -> Result<Self> {

@@ -23,7 +23,6 @@ use crate::eval::evaluator::Evaluator;
 use crate::eval::metric::{Better, Metric};
 use crate::files::remove;
 use crate::finite::NotFinite;
-use crate::model::Model;
 use crate::record::jsonl::{Evaluation, Metrics, Rollback};
 use crate::rng::{Stream, rng};
 use crate::run::RunDir;
@@ -171,14 +170,11 @@ impl<'a> Trainer<'a> {
         let config = &config.with_size(set.shape().size)?;
         // The networks come first: if they cannot be made, for example for lack of memory, nothing has been
         // written yet.
-        let kind = config.precision.kind();
         let identity = set.identity_for(config.conditional.is_on())?;
         let labels = if config.conditional.is_on() { set.labels() } else { None };
-        let model = config.model(set.shape(), identity.class_count());
         let graph = prepare_cuda(config, device, ranks.as_deref(), progress)?;
-        let model =
-            Model::new(&model, config.seed, device, kind)?.computing_in(config.precision.compute());
-        let mut gan = Gan::new(model, config.into())?.among(ranks.clone());
+        let mut gan =
+            Gan::of_run(config, set.shape(), identity.class_count(), device)?.among(ranks.clone());
         let mut state = Header {
             iteration: 0,
             config: config.clone(),

@@ -15,7 +15,6 @@ use super::trainer::{End, MAX_ROLLBACKS, is_divergence, prepare_cuda};
 use crate::data::prefetch::Prefetch;
 use crate::data::{Classes, ImageSet};
 use crate::distributed::Ranks;
-use crate::model::Model;
 use crate::run::observer::Silent;
 use crate::sample::Sampler;
 use crate::settings::{OnCollapse, TrainConfig};
@@ -78,14 +77,11 @@ pub fn assist(work: Work) -> Result<End> {
 impl<'a> Worker<'a> {
     fn begin(work: Work<'a>) -> Result<Self> {
         let Work { config, device, set, ranks, .. } = work;
-        let kind = config.precision.kind();
         let identity = set.identity_for(config.conditional.is_on())?;
         let labels = if config.conditional.is_on() { set.labels() } else { None };
-        let model = config.model(set.shape(), identity.class_count());
         prepare_cuda(config, device, Some(&ranks), &Silent)?;
-        let model =
-            Model::new(&model, config.seed, device, kind)?.computing_in(config.precision.compute());
-        let mut gan = Gan::new(model, config.into())?.among(Some(Rc::clone(&ranks)));
+        let mut gan = Gan::of_run(config, set.shape(), identity.class_count(), device)?
+            .among(Some(Rc::clone(&ranks)));
         let position = hand_out(&mut gan, &ranks, None)?;
         let classes = identity.classes;
         let of_classes = (labels.as_ref(), classes.clone());
