@@ -176,6 +176,12 @@ def parse_arguments():
         "file, to repeat its case on another machine or with another TensorFlow",
     )
     parser.add_argument(
+        "--with-float64",
+        action="store_true",
+        help="also record what TensorFlow computes in float64 from the same float32 values, as the "
+        "truth that float32 is judged by",
+    )
+    parser.add_argument(
         "--last-batch",
         type=number(int, 1),
         metavar="K",
@@ -502,6 +508,18 @@ def record(np, tf1, settings, tensors, inputs_path):
     return tensors
 
 
+def record_truth(np, tf1, settings, tensors):
+    """`float64/…`: the same case from the same values, computed in float64."""
+    start = {
+        name: tensor.astype(np.float64) if tensor.dtype == np.float32 else tensor
+        for name, tensor in tensors.items()
+        if name.startswith(("init/", "input/"))
+    }
+    tf1.reset_default_graph()
+    exact = record(np, tf1, {**settings, "dtype": "f64"}, dict(start), "float64")
+    return {f"float64/{name}": tensor for name, tensor in exact.items() if name not in start}
+
+
 def set_initial_variables(np, graph, session, tensors, inputs_path):
     """Kernels from the seed, the rest as TensorFlow sets it; or all of them from `inputs_path`."""
     initial = {f"init/{v.op.name}": v for v in graph.variables}
@@ -617,7 +635,11 @@ def run(args):
         settings = {name: getattr(args, name) for name, *_ in SETTINGS}
         tensors = draw_inputs(np, settings, args.last_batch)
 
+    if args.with_float64 and settings["dtype"] != "f32":
+        raise Failure("--with-float64 is for a reference in float32; add --dtype f32")
     tensors = record(np, tf1, settings, tensors, args.inputs)
+    if args.with_float64:
+        tensors.update(record_truth(np, tf1, settings, tensors))
     check_finite(np, tensors)
 
     metadata = {
@@ -628,6 +650,8 @@ def run(args):
     metadata["format"] = "dcgan-reference"
     metadata["version"] = "1"
     metadata["framework"] = f"tensorflow {version}"
+    if args.with_float64:
+        metadata["truth"] = "f64"
     data = encode(np, tensors, metadata)
     write_whole(args.out, data)
     print(f"{args.out}: {len(tensors)} tensors, {len(data):,} bytes")

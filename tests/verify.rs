@@ -163,6 +163,34 @@ fn wrong_metadata_is_named() -> Result<()> {
 }
 
 #[test]
+fn a_float64_result_that_this_build_does_not_reach_fails_and_its_absence_is_an_error() -> Result<()>
+{
+    const WITH_TRUTH: &str = "f32_gray_w3_batch32.safetensors";
+    let verify = |damage: &dyn Fn(&mut TensorFile)| -> Result<(String, String)> {
+        let folder = tempfile::tempdir()?;
+        let mut file = TensorFile::read(&reference().join(WITH_TRUTH))?;
+        damage(&mut file);
+        file.write(&folder.path().join("damaged.safetensors"))?;
+        let ran = dcgan(folder.path(), "verify --threads 1 damaged.safetensors");
+        assert_eq!(ran.code, Some(1), "{}{}", ran.stdout, ran.stderr);
+        Ok((ran.stdout, ran.stderr))
+    };
+    let name = "float64/grad/generator/dense/kernel";
+    let (stdout, _) = verify(&|file| {
+        let _ = file.tensors[name].view(-1).slice(0, 0, 1, 1).f_add_scalar_(1e-9).unwrap();
+    })?;
+    assert!(stdout.contains(&format!("FAILED {name} error")), "{stdout}");
+    // What is wrong in both is seen by the float64 alone: here a generator step less than TensorFlow did.
+    let (stdout, _) = verify(&|file| drop(file.metadata.insert("g_steps".into(), "1".into())))?;
+    assert!(stdout.contains("FAILED float64/final/generator/dense/kernel error"), "{stdout}");
+    let (_, stderr) = verify(&|file| drop(file.tensors.remove(name)))?;
+    assert!(stderr.contains(name), "{stderr}");
+    let (_, stderr) = verify(&|file| drop(file.metadata.insert("truth".into(), "f16".into())))?;
+    assert!(stderr.contains("metadata `truth`: expected `f64`"), "{stderr}");
+    Ok(())
+}
+
+#[test]
 fn a_truncated_or_foreign_file_is_an_error_that_names_it() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let whole = std::fs::read(reference().join(SMALLEST))?;

@@ -1,11 +1,13 @@
 //! `dcgan verify`: this build against what the real TensorFlow computed.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::tf::KinkCount;
 use dcgan::torch::GroupError;
-use dcgan::verify::Report;
+use dcgan::verify::{Check, Group, Report, Truth};
 use tch::Kind;
 
 use super::errors::print_error;
@@ -55,6 +57,77 @@ pub fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn verdict(passed: bool) -> &'static str {
+    if passed { "ok" } else { "FAILED" }
+}
+
+type Groups<'a> = BTreeMap<Group, (usize, &'a Check)>;
+
+fn write_groups(text: &mut String, groups: &Groups) -> Result<()> {
+    writeln!(text, "  {:<24} {:>7} {:>9} {:>7}  {:<6} worst", "", "tensors", "error", "bound", "")?;
+    for (group, (count, worst)) in groups {
+        writeln!(
+            text,
+            "  {group:<24} {count:>7} {:>9.1e} {:>7.0e}  {:<6} {}",
+            worst.error,
+            worst.bound,
+            verdict(worst.passed()),
+            worst.name
+        )?;
+    }
+    Ok(())
+}
+
+fn write_by_truth(text: &mut String, groups: &Groups) -> Result<()> {
+    writeln!(
+        text,
+        "  {:<18} {:>7} {:>10} {:>9} {:>9} {:>9} {:>7}  {:<6} worst",
+        "", "tensors", "TensorFlow", "error", "of kinks", "rest", "bound", ""
+    )?;
+    for (group, (count, worst)) in groups {
+        let truth = |number: fn(Truth) -> f64| {
+            worst.truth.map_or("-".to_owned(), |truth| format!("{:.1e}", number(truth)))
+        };
+        writeln!(
+            text,
+            "  {group:<18} {count:>7} {:>10} {:>9} {:>9} {:>9.1e} {:>7.0e}  {:<6} {}",
+            truth(|truth| truth.tensorflow),
+            truth(|truth| truth.ours),
+            truth(|truth| truth.kinks),
+            worst.error,
+            worst.bound,
+            verdict(worst.passed()),
+            worst.name
+        )?;
+    }
+    Ok(())
+}
+
+fn write_kinks(text: &mut String, of_float64: &[Check], kinks: KinkCount) -> Result<()> {
+    let worst =
+        of_float64.iter().max_by(|a, b| (a.error / a.bound).total_cmp(&(b.error / b.bound)));
+    if let Some(worst) = worst {
+        let passed = of_float64.iter().filter(|check| check.passed()).count();
+        writeln!(
+            text,
+            "  the truth is TensorFlow's float64; {passed} of {} tensors of this build's float64 agree with it\n  (worst: \
+             {:.1e}, bound {:.0e}, {})",
+            of_float64.len(),
+            worst.error,
+            worst.bound,
+            worst.name
+        )?;
+    }
+    let KinkCount { activations, near, crossed, rounding } = kinks;
+    writeln!(
+        text,
+        "  kinks: of {activations} activations {near} lie so near to 0 that rounding, {rounding:.0e} of a layer's\n  values, \
+         may put them on the other side of a ReLU's kink, and did so with {crossed}. Float64 with these on the\n  other side says \
+         how much of the error comes from them. The rest is rounding, which the bound is for."
+    )?;
+    Ok(())
+}
+
 fn verify_table(file: &str, report: &Report, every_tensor: bool) -> Result<String> {
     let settings = &report.settings;
     let mut text = format!(
@@ -69,26 +142,30 @@ fn verify_table(file: &str, report: &Report, every_tensor: bool) -> Result<Strin
         settings.model.image.channels,
         settings.model.z_dim,
     );
-    let verdict = |passed: bool| if passed { "ok" } else { "FAILED" };
-    writeln!(text, "  {:<24} {:>7} {:>9} {:>7}  {:<6} worst", "", "tensors", "error", "bound", "")?;
     let groups = report.worst();
-    for (group, (count, worst)) in &groups {
-        writeln!(
-            text,
-            "  {group:<24} {count:>7} {:>9.1e} {:>7.0e}  {:<6} {}",
-            worst.error,
-            worst.bound,
-            verdict(worst.passed()),
-            worst.name
-        )?;
+    match &report.float64 {
+        None => write_groups(&mut text, &groups)?,
+        Some((of_float64, kinks)) => {
+            write_by_truth(&mut text, &groups)?;
+            write_kinks(&mut text, of_float64, *kinks)?;
+        }
     }
-    for check in report.checks.iter().filter(|check| every_tensor || !check.passed()) {
+    if settings.kind == Kind::Float && report.float64.is_none() {
+        text += "  the file holds no float64 results (make_reference.py --with-float64), so this is the weaker check:\n  \
+                 bounds are those that TensorFlow's float32 holds against its own float64\n";
+    }
+    let of_float64 = report.float64.iter().flat_map(|(checks, _)| checks);
+    let all = report.checks.iter().chain(of_float64);
+    for check in all.filter(|check| every_tensor || !check.passed()) {
         let (error, bound) = (check.error, check.bound);
         writeln!(
             text,
-            "  {:<6} {} error {error:.2e}, bound {bound:.0e}",
+            "  {:<6} {} error {error:.2e}, bound {bound:.0e}{}",
             verdict(check.passed()),
-            check.name
+            check.name,
+            check.truth.map_or(String::new(), |Truth { ours, tensorflow, kinks }| format!(
+                "; from the truth {ours:.2e}, TensorFlow {tensorflow:.2e}, of kinks {kinks:.2e}"
+            ))
         )?;
         for position in &check.first_bad {
             writeln!(text, "         at {position}")?;

@@ -1,11 +1,13 @@
 //! The discriminator: images → logits.
 
+use std::rc::Rc;
+
 use anyhow::Result;
 use tch::{Kind, Tensor, nn};
 
 use super::network::Stack;
 use crate::architecture::{Architecture, Network};
-use crate::tf::{Statistics, Variable};
+use crate::tf::{Kinks, Statistics, Variable};
 
 /// The discriminator, in the mirrored frame. Its layers follow from the [`Architecture`]. For the reference's
 /// images of 32×32 pixels they are (C is the number of channels, w the base width, 64 by default):
@@ -55,6 +57,11 @@ impl Discriminator {
         statistics: Statistics,
     ) -> Result<Tensor> {
         self.0.forward(images, classes, statistics)
+    }
+
+    /// Lets `kinks` watch the values that go into ReLUs, or nothing.
+    pub(super) fn watch_kinks(&mut self, kinks: Option<Rc<Kinks>>) {
+        self.0.watch_kinks(kinks);
     }
 
     /// The variables, in TensorFlow's order of creation.

@@ -6,6 +6,7 @@ mod init;
 mod network;
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor, nn};
@@ -16,7 +17,7 @@ pub use init::{KERNEL_STDDEV, initialize};
 
 pub use crate::architecture::{Architecture, ModelConfig, Network};
 use crate::error::Fixable;
-use crate::tf::Variable;
+use crate::tf::{Kinks, Variable};
 
 /// Both networks, on one device and of one kind.
 #[derive(Debug)]
@@ -113,6 +114,14 @@ impl Model {
         self.generator.set_plain(is_plain);
         self.generator.arrange_for(self.compute);
         Self { has_plain_convolutions: is_plain, ..self }
+    }
+
+    /// The same model, whose ReLUs are watched by `kinks`, or by nothing.
+    #[must_use]
+    pub fn watched_by(mut self, kinks: Option<&Rc<Kinks>>) -> Self {
+        self.generator.watch_kinks(kinks.cloned());
+        self.discriminator.watch_kinks(kinks.cloned());
+        self
     }
 
     /// The configuration from which the networks follow.

@@ -1,12 +1,14 @@
 //! What both networks share: a stack of layers, built from the architecture's list of layers.
 
+use std::rc::Rc;
+
 use anyhow::{Context, Result, bail};
 use tch::{Kind, Tensor, nn};
 
 use crate::architecture::{Activation, Features, Layer, ModelConfig, Operation};
 use crate::tf::{
-    BatchNorm, BatchNormConfig, Conv, ConvConfig, ConvTranspose, Dense, DenseConfig, Projection,
-    Statistics, Variable, leaky_relu,
+    BatchNorm, BatchNormConfig, Conv, ConvConfig, ConvTranspose, Dense, DenseConfig, Kinks,
+    Projection, Statistics, Variable, leaky_relu,
 };
 
 /// The layers of a network, in order and in the mirrored frame.
@@ -17,6 +19,8 @@ pub(super) struct Stack {
     projection: Option<Projection>,
     /// Slope of the leaky ReLU.
     alpha: f64,
+    /// What watches on which side of their kinks values fall, if anything does.
+    kinks: Option<Rc<Kinks>>,
 }
 
 /// A layer, the batch norm behind it, if there is one, and the activation behind both.
@@ -150,6 +154,7 @@ impl Stack {
             blocks: layers.into_iter().map(block).collect::<Result<_>>()?,
             projection: projections.first().map(|layer| projection(layer)).transpose()?,
             alpha: config.alpha,
+            kinks: None,
         })
     }
 
@@ -165,6 +170,7 @@ impl Stack {
             blocks: self.blocks.iter().map(block).collect::<Result<_>>()?,
             projection: None,
             alpha: self.alpha,
+            kinks: self.kinks.clone(),
         })
     }
 
@@ -198,6 +204,11 @@ impl Stack {
             };
             Ok((operation, None))
         })
+    }
+
+    /// Lets `kinks` watch the values that go into ReLUs, or nothing.
+    pub(super) fn watch_kinks(&mut self, kinks: Option<Rc<Kinks>>) {
+        self.kinks = kinks;
     }
 
     /// Leaves faster ways that round more to libtorch, or not. To be called before [`Self::arrange_for`].
@@ -253,6 +264,16 @@ impl Stack {
     }
 
     fn activate(&self, mut x: Tensor, activation: Activation) -> Result<Tensor> {
+        let slope = match activation {
+            Activation::Relu => Some(0.0),
+            Activation::LeakyRelu => Some(self.alpha),
+            Activation::None | Activation::Tanh => None,
+        };
+        if let (Some(kinks), Some(slope)) = (&self.kinks, slope)
+            && let Some(y) = kinks.relu(&x, slope)?
+        {
+            return Ok(y);
+        }
         Ok(match activation {
             Activation::None => x,
             // This may overwrite its input, because no gradient of an earlier layer needs the old values.
