@@ -5,6 +5,7 @@
   pictures   every picture is there and has a text for those who do not see it
   paths      every path in `backticks` that begins with a folder of the repository is there, every script
              that a command names, and every Rust file, by its path in src/ or by its name alone
+  book       every page in docs/ has its place in docs/SUMMARY.md, so that the book has it
   tests      every test that is named in `backticks` (a name of six words or more) is in tests/ or src/
 
 Addresses on the web are not looked at. Needs Python 3.8 or newer, nothing else.
@@ -108,6 +109,12 @@ def main():
     rust_files = {p.name for folder in (*FOLDERS, ".") for p in (ROOT / folder).glob("*.rs")}
     rust_files |= {p.name for p in sources}
     faults = 0
+    summary = ROOT / "docs/SUMMARY.md"
+    chapters = {(summary.parent / match[3]).resolve() for match in LINK.finditer(summary.read_text(encoding="utf-8"))}
+    for page in pages:
+        if summary.parent in page.parents and page != summary and page not in chapters:
+            faults += 1
+            print(f"{page.relative_to(ROOT)}: docs/SUMMARY.md does not name this page")
     for page in pages:
         for number, line, is_code in lines_of(page):
             found = []
@@ -130,7 +137,7 @@ def main():
                 print(f"{page.relative_to(ROOT)}:{number}: {fault}")
     if faults:
         sys.exit(1)
-    print(f"{len(pages)} pages: every link, picture, path and test is there")
+    print(f"{len(pages)} pages: every link, picture, path and test is there, and so is each page in the book")
 
 
 if __name__ == "__main__":
