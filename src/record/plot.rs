@@ -199,6 +199,8 @@ impl Plot {
         let mut chart = ChartBuilder::on(area)
             .caption(&panel.title, font(15))
             .margin(12 * scale)
+            // Half of the number at the end of the axis stands outside of it.
+            .margin_right(30 * scale)
             .x_label_area_size(38 * scale)
             .y_label_area_size(52 * scale)
             .build_cartesian_2d(0.0..last, low..high)
@@ -391,6 +393,18 @@ mod tests {
             let count =
                 picture.pixels.chunks_exact(3).filter(|pixel| *pixel == [*r, *g, *b]).count();
             assert!(count > 500, "{count}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_number_at_the_end_of_the_axis_is_not_cut_off() -> Result<()> {
+        let points = vec![(0.0, 0.0), (1e6, 1.0)];
+        let curves = vec![Curve { name: "one".to_owned(), points }];
+        let panel = Panel { title: "long".to_owned(), curves, mark: None };
+        let picture = Plot { panels: vec![panel], half_window: 1 }.picture()?;
+        for row in picture.pixels.chunks_exact(3 * picture.width) {
+            assert!(row.ends_with(&[255; 3 * 4]));
         }
         Ok(())
     }
