@@ -109,7 +109,7 @@ fn distances_order_noise_blur_and_digits_rightly_and_a_missing_class_shows() -> 
     };
     let noise = Latent::Uniform.sample(&mut rng(0, Stream::Z, 0), 1500, 32 * 32);
     let noise: Vec<u8> = noise.into_iter().map(|x| ((x + 1.0) * 127.5) as u8).collect();
-    let floor = evaluator.floor()?;
+    let floor = evaluator.floor(true)?;
     // A distance of 1,500 images is not certain, and its uncertainty is no more than itself.
     for measured in &floor {
         let Measured { metric, value, uncertainty } = *measured;

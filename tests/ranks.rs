@@ -79,7 +79,7 @@ const PLAIN: Case = Case {
     batch: 5,
 };
 
-/// All tensors of a checkpoint, what was reported of each iteration, and how much images differed.
+/// All tensors of a checkpoint and the gradients of the last iteration, what was reported of each iteration, and how much images differed.
 struct Trained {
     state: Vec<(String, Tensor)>,
     values: Vec<StepValues>,
@@ -104,10 +104,11 @@ fn trained(case: Case, iterations: u64, ranks: Option<Ranks>) -> Result<Trained>
     } else {
         None
     };
-    let step = StepConfig { augment, ema: case.ema.then_some(0.9), ..Default::default() };
+    let ema = case.ema.then_some(0.9);
+    let step = StepConfig { augment, ema, keeps_gradients: true, ..Default::default() };
     let ranks = ranks.map(Rc::new);
     let mut gan = Gan::new(model, step)?.among(ranks.clone());
-    let (mut values, mut spreads) = (Vec::new(), Vec::new());
+    let (mut values, mut spreads, mut gradients) = (Vec::new(), Vec::new(), Vec::new());
     for i in 1..=iterations {
         let n = case.rows[i as usize % case.rows.len()];
         let real = normal(2 * i, &[n, 3, 32, 32]).tanh().to_kind(case.kind);
@@ -123,11 +124,19 @@ fn trained(case: Case, iterations: u64, ranks: Option<Ranks>) -> Result<Trained>
         values.push(stats.read()?);
         let share = ranks.as_ref().map_or(Share::WHOLE, |ranks| ranks.share());
         spreads.push(stats.spreads(&share.rows(&real)?)?);
+        gradients.clear();
+        for network in Network::ALL {
+            let variables = gan.model.trainable(network).into_iter();
+            for (variable, gradient) in variables.zip(stats.gradients(network).unwrap()) {
+                let name = format!("{}/gradient", network.full_name(&variable));
+                gradients.push((name, gradient.shallow_clone()));
+            }
+        }
     }
     if let Some(ranks) = ranks {
         ranks.barrier()?;
     }
-    Ok(Trained { state: state(&gan), values, spreads })
+    Ok(Trained { state: [state(&gan), gradients].into_iter().flatten().collect(), values, spreads })
 }
 
 /// Asserts that each of `count` ranks ends as one process does, and all with the same bits.
@@ -145,7 +154,7 @@ fn assert_ranks_equal_one(case: Case, iterations: u64, count: usize, bound: f64)
                 || of_no_effect.iter().any(|bias| name.starts_with(bias));
             // After one step of Adam a weight whose gradient is small may have gone either way.
             if case.compute == Kind::BFloat16 {
-                if name.contains("adam_") {
+                if name.contains("adam_") || name.ends_with("/gradient") {
                     continue;
                 }
                 let error = (ours - theirs).abs().max().double_value(&[]);

@@ -1,19 +1,22 @@
 //! The event files that a run writes for TensorBoard, read back.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use dcgan::files::TensorFile;
 use dcgan::record::jsonl::{Metrics, read_metrics};
 use dcgan::run::checkpoint::Folder;
 use protobuf::Message;
+use tch::Kind;
 use tensorboard_proto::api::Status;
 use tensorboard_proto::event::{Event, SessionLog_SessionStatus};
 use tensorboard_proto::layout::Layout;
 use tensorboard_proto::plugin_hparams::HParamsPluginData;
-use tensorboard_proto::summary::{Summary_Image, Summary_Value};
+use tensorboard_proto::summary::{HistogramProto, Summary_Image, Summary_Value};
 use tensorboard_rs::masked_crc32c::{crc32c, masked_crc32c};
 
-use super::common::{SMALL, files, train};
+use super::common::{SMALL, dcgan, files, trace, train};
 
 /// The data of the records in a TFRecord file. A record is the length of its data, the checksum of that length, the
 /// data, and the checksum of the data.
@@ -167,6 +170,145 @@ fn the_settings_are_hyperparameters_and_losses_and_probabilities_share_charts() 
     let tags = |i: usize| charts[i].get_multiline().get_tag().to_vec();
     assert_eq!(tags(0), ["^discriminator_loss$", "^generator_loss$"]);
     assert_eq!(tags(1).len(), 2);
+    Ok(())
+}
+
+/// The histograms of a run, by step and tag.
+fn histograms(run: &Path) -> Result<BTreeMap<(i64, String), HistogramProto>> {
+    let events = event_files(run)?.concat();
+    let histograms = values(&events).filter(|(_, value)| value.has_histo());
+    let named = |(step, value): (i64, &Summary_Value)| {
+        ((step, value.get_tag().to_owned()), value.get_histo().clone())
+    };
+    Ok(histograms.map(named).collect())
+}
+
+#[test]
+fn histograms_are_of_all_weights_and_gradients_and_change_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path();
+    let args = format!("{SMALL} --log-every 1 --sample-every 2 --checkpoint-every 2 --keep 9");
+    train(at, &format!("{args} --run without"));
+    train(at, &format!("{args} --run run --histograms 2"));
+    let run = at.join("run");
+    assert!(trace(&run)? == trace(&at.join("without"))?, "the same training");
+    assert!(histograms(&at.join("without"))?.is_empty());
+    let all = histograms(&run)?;
+    let mut expected = BTreeSet::new();
+    for step in [2, 4] {
+        let saved = TensorFile::read(&Folder::of_run(&run).file(step))?.tensors;
+        // What has moments is trained.
+        for name in saved.keys().filter_map(|name| name.strip_suffix(".adam_m")) {
+            let weights = saved[name].to_kind(Kind::Double);
+            let step = step as i64;
+            let [of_weights, of_gradients] = ["weights", "gradients"].map(|what| {
+                let tag = (step, format!("{what}/{name}"));
+                expected.insert(tag.clone());
+                all[&tag].clone()
+            });
+            let sum = weights.sum(Kind::Double).double_value(&[]);
+            assert!((of_weights.get_sum() - sum).abs() <= 1e-9, "{name}");
+            assert_eq!(of_weights.get_min(), weights.min().double_value(&[]), "{name}");
+            assert_eq!(of_weights.get_max(), weights.max().double_value(&[]), "{name}");
+            for histogram in [&of_weights, &of_gradients] {
+                assert_eq!(histogram.get_num(), weights.numel() as f64, "{name}");
+                assert_eq!(histogram.get_bucket().iter().sum::<f64>(), histogram.get_num());
+                assert_eq!(histogram.get_bucket().len(), histogram.get_bucket_limit().len());
+            }
+            assert_ne!(of_weights, of_gradients, "{name}");
+        }
+    }
+    let found: BTreeSet<_> = all.into_keys().collect();
+    assert_eq!(found, expected);
+    Ok(())
+}
+
+#[test]
+fn a_resumed_run_goes_on_with_its_histograms_and_may_leave_them() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path();
+    train(at, &format!("{SMALL} --run whole --histograms 1 --iterations 6"));
+    let steps = |run: &str| -> Result<BTreeSet<i64>> {
+        Ok(histograms(&at.join(run))?.into_keys().map(|(step, _)| step).collect())
+    };
+    train(at, &format!("{SMALL} --run run --histograms 1 --iterations 2"));
+    train(at, "train --resume run --iterations 4");
+    assert_eq!(steps("run")?, BTreeSet::from([1, 2, 3, 4]));
+    let whole = histograms(&at.join("whole"))?;
+    for (tag, histogram) in histograms(&at.join("run"))? {
+        assert_eq!(histogram, whole[&tag], "{tag:?}");
+    }
+    train(at, "train --resume run --iterations 6 --histograms none");
+    assert_eq!(steps("run")?, BTreeSet::from([1, 2, 3, 4]));
+    Ok(())
+}
+
+#[test]
+fn evaluations_share_a_chart_with_what_the_metrics_say_of_real_images() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path();
+    let args = "--eval-every 2 --eval-count 24 --eval-features pixels --limit 60";
+    train(at, &format!("{SMALL} {args} --run run"));
+    let events = event_files(&at.join("run"))?.concat();
+    let mut scalars = BTreeMap::new();
+    for (step, value) in values(&events).filter(|(_, value)| value.get_tag().starts_with("eval/")) {
+        scalars.insert((step, value.get_tag().to_owned()), value.get_simple_value());
+    }
+    // What `eval` says of as many images.
+    let report = dcgan(at, "eval run --count 24 --features pixels --json");
+    let report: serde_json::Value = serde_json::from_str(&report.stdout)?;
+    for metric in ["frechet_distance", "kernel_distance", "precision", "recall", "coverage"] {
+        let rows = report["metrics"].as_array().context("no metrics")?;
+        let row = rows.iter().find(|row| row["metric"] == metric).context("no such metric")?;
+        for step in [2, 4] {
+            let floor = scalars[&(step, format!("eval/{metric}_floor"))];
+            assert_eq!(f64::from(floor), f64::from(row["floor"].as_f64().unwrap() as f32));
+        }
+        let last = scalars[&(4, format!("eval/{metric}"))];
+        assert_eq!(f64::from(last), f64::from(row["value"].as_f64().unwrap() as f32), "{metric}");
+    }
+    // Resumed with another setting, the layout is written anew and has them still.
+    train(at, "train --resume run --iterations 5 --sample-every 1");
+    for events in event_files(&at.join("run"))? {
+        let layouts = values(&events).filter(|(_, value)| plugin(value) == "custom_scalars");
+        let (_, layout) = layouts.last().context("no layout")?;
+        let layout = Layout::parse_from_bytes(&layout.get_tensor().get_string_val()[0])?;
+        let [training, evaluation] = layout.get_category() else { panic!("{layout:?}") };
+        assert_eq!((training.get_title(), evaluation.get_title()), ("training", "evaluation"));
+        let tags = evaluation.get_chart().iter().map(|chart| chart.get_multiline().get_tag());
+        let tags: Vec<_> = tags.collect();
+        let expected = ["^eval/frechet_distance$", "^eval/frechet_distance_floor$"];
+        assert!(tags.iter().any(|tags| *tags == expected), "{tags:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_conditional_run_shows_the_samples_of_each_class_by_its_name() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = folder.path();
+    train(at, &format!("{SMALL} --sample-every 2 --conditional --classes 3,7 --run run"));
+    let events = event_files(&at.join("run"))?.concat();
+    let mut images = BTreeMap::new();
+    for (step, value) in values(&events).filter(|(_, value)| value.has_image()) {
+        let png = value.get_image().get_encoded_image_string();
+        let image = image::load_from_memory(png)?.into_luma8();
+        assert!(images.insert((step, value.get_tag().to_owned()), image).is_none());
+    }
+    for step in [2, 4] {
+        let at = |tag: &str| images[&(step, tag.to_owned())].clone();
+        let (whole, threes, sevens) = (at("samples"), at("samples/3"), at("samples/7"));
+        // Three rows each, with a gap of two pixels between rows.
+        let (width, height) = threes.dimensions();
+        assert_eq!((width, height), (whole.width(), 3 * 32 + 2 * 2));
+        assert_eq!(whole.height(), 2 * height + 2);
+        let rows = |top: u32| {
+            image::imageops::crop_imm(&whole, 0, top, width, height).to_image().into_raw()
+        };
+        assert!(threes.into_raw() == rows(0), "the upper rows are threes");
+        assert!(sevens.into_raw() == rows(height + 2), "the lower rows are sevens");
+    }
+    assert_eq!(images.len(), 1 + 2 * 3);
     Ok(())
 }
 

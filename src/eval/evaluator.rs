@@ -164,13 +164,14 @@ impl Evaluator {
             .sqrt())
     }
 
-    /// What the metrics of features say of the real images that were held out.
+    /// What the metrics of features say of the real images that were held out. Without `resamples`, uncertainties that
+    /// take resampling are 0.
     ///
     /// # Errors
     /// If a metric cannot be computed.
-    pub fn floor(&self) -> Result<Vec<Measured>> {
+    pub fn floor(&self, resamples: bool) -> Result<Vec<Measured>> {
         match &self.features {
-            Some((_, held)) => self.measure_features(held, self.held_classes.as_deref(), true),
+            Some((_, held)) => self.measure_features(held, self.held_classes.as_deref(), resamples),
             None => Ok(Vec::new()),
         }
     }

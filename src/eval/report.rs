@@ -106,7 +106,7 @@ pub fn evaluate(request: Request, progress: &mut dyn FnMut(Event)) -> Result<Rep
     let settings = Settings { count: generated.count(), seed, device, cache };
     let evaluator = Evaluator::prepare(set, source, metrics, settings, progress)?;
     let mut measured = evaluator.measure(generated, true, progress)?;
-    let mut floor = evaluator.floor()?;
+    let mut floor = evaluator.floor(true)?;
     let [of_images, floor_of_images] = evaluator.measure_images(generated, set, progress)?;
     measured.extend(of_images);
     floor.extend(floor_of_images);

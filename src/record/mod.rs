@@ -2,6 +2,7 @@
 //! knows how a run is trained or where it lies.
 
 pub mod grid;
+pub mod histogram;
 pub mod jsonl;
 #[cfg(feature = "cli")]
 pub mod movie;

@@ -5,6 +5,10 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::grid::Picture;
+use super::histogram::Histogram;
+
+/// Charts that show several scalars each: their titles, and the tags of the scalars.
+pub type Charts = Vec<(String, Vec<String>)>;
 
 /// A writer of events, of which there is none in such a build.
 #[derive(Debug)]
@@ -39,6 +43,14 @@ impl TensorBoard {
     ///
     /// # Errors
     /// None.
+    pub fn histograms(&mut self, _step: u64, _: &[(String, Histogram)]) -> Result<()> {
+        match *self {}
+    }
+
+    /// Never called, since there is no such writer.
+    ///
+    /// # Errors
+    /// None.
     pub fn image(&mut self, _: u64, _tag: &str, _: &Picture, _png: &[u8]) -> Result<()> {
         match *self {}
     }
@@ -55,7 +67,7 @@ impl TensorBoard {
     ///
     /// # Errors
     /// None.
-    pub fn layout(&mut self, _step: u64, _charts: &[(&str, &[&str])]) -> Result<()> {
+    pub fn layout(&mut self, _step: u64, _categories: &[(&str, Charts)]) -> Result<()> {
         match *self {}
     }
 

@@ -17,13 +17,18 @@ use tensorboard_proto::event::{Event, SessionLog, SessionLog_SessionStatus};
 use tensorboard_proto::layout::{Category, Chart, Layout, MultilineChartContent};
 use tensorboard_proto::plugin_hparams::{HParamsPluginData, SessionEndInfo, SessionStartInfo};
 use tensorboard_proto::summary::{
-    Summary, Summary_Image, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData,
+    HistogramProto, Summary, Summary_Image, Summary_Value, SummaryMetadata,
+    SummaryMetadata_PluginData,
 };
 use tensorboard_proto::tensor::TensorProto;
 use tensorboard_proto::types::DataType;
 use tensorboard_rs::record_writer::RecordWriter;
 
 use super::grid::Picture;
+use super::histogram::Histogram;
+
+/// Charts that show several scalars each: their titles, and the tags of the scalars.
+pub type Charts = Vec<(String, Vec<String>)>;
 
 /// What the names of event files begin with; seconds since 1970 follow.
 const PREFIX: &str = "events.out.tfevents.";
@@ -120,6 +125,28 @@ impl TensorBoard {
         self.summary(step, scalars.iter().map(value).collect())
     }
 
+    /// Writes the histograms of a step, each with its tag.
+    ///
+    /// # Errors
+    /// The first time that writing fails.
+    pub fn histograms(&mut self, step: u64, histograms: &[(String, Histogram)]) -> Result<()> {
+        let value = |(tag, histogram): &(String, Histogram)| {
+            let mut proto = HistogramProto::new();
+            proto.set_min(histogram.least);
+            proto.set_max(histogram.largest);
+            proto.set_num(histogram.count as f64);
+            proto.set_sum(histogram.sum);
+            proto.set_sum_squares(histogram.sum_of_squares);
+            proto.set_bucket_limit(histogram.limits.clone());
+            proto.set_bucket(histogram.counts.iter().map(|&count| count as f64).collect());
+            let mut value = Summary_Value::new();
+            value.set_tag(tag.clone());
+            value.set_histo(proto);
+            value
+        };
+        self.summary(step, histograms.iter().map(value).collect())
+    }
+
     /// Writes a picture, given also as the bytes of a PNG file.
     ///
     /// # Errors
@@ -144,26 +171,30 @@ impl TensorBoard {
         self.bytes(step, tag, "text", markdown.as_bytes())
     }
 
-    /// Writes which scalars share a chart on the page of custom scalars: each chart has a title and the tags of its
-    /// curves.
+    /// Writes which scalars share a chart on the page of custom scalars: categories of charts, each chart with a title and
+    /// the tags of its curves.
     ///
     /// # Errors
     /// The first time that writing fails.
-    pub fn layout(&mut self, step: u64, charts: &[(&str, &[&str])]) -> Result<()> {
-        let chart = |&(title, tags): &(&str, &[&str])| {
-            let tags: Vec<_> = tags.iter().map(|&tag| format!("^{tag}$")).collect();
+    pub fn layout(&mut self, step: u64, categories: &[(&str, Charts)]) -> Result<()> {
+        let chart = |(title, tags): &(String, Vec<String>)| {
+            let tags: Vec<_> = tags.iter().map(|tag| format!("^{tag}$")).collect();
             let mut lines = MultilineChartContent::new();
             lines.set_tag(RepeatedField::from(tags));
             let mut chart = Chart::new();
-            chart.set_title(title.to_owned());
+            chart.set_title(title.clone());
             chart.set_multiline(lines);
             chart
         };
-        let mut category = Category::new();
-        category.set_title("training".to_owned());
-        category.set_chart(RepeatedField::from(charts.iter().map(chart).collect::<Vec<_>>()));
+        let category = |(title, charts): &(&str, Charts)| {
+            let mut category = Category::new();
+            category.set_title((*title).to_owned());
+            category.set_chart(RepeatedField::from(charts.iter().map(chart).collect::<Vec<_>>()));
+            category
+        };
+        let categories: Vec<_> = categories.iter().map(category).collect();
         let mut layout = Layout::new();
-        layout.set_category(RepeatedField::from(vec![category]));
+        layout.set_category(RepeatedField::from(categories));
         self.bytes(step, "custom_scalars__config__", "custom_scalars", &layout.write_to_bytes()?)
     }
 

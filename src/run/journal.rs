@@ -1,7 +1,7 @@
 //! Everything that a run writes except its checkpoints.
 
 use anyhow::Result;
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::checkpoint::Header;
 use super::folder::{FINISHED, RunDir};
@@ -11,8 +11,9 @@ use crate::device::{self, DeviceChoice};
 use crate::files::write_bytes;
 use crate::model::{Model, Network};
 use crate::record::grid::Picture;
+use crate::record::histogram::Histogram;
 use crate::record::jsonl::{Evaluation, JsonLines, Line, Metrics, Rollback, rewind};
-use crate::record::tensorboard::TensorBoard;
+use crate::record::tensorboard::{Charts, TensorBoard};
 use crate::sample::grid::{GRID, classes_of_rows};
 use crate::settings::{ENVIRONMENT_KEY, TrainConfig};
 use crate::shape::ImageShape;
@@ -38,14 +39,37 @@ fn real_images(set: &ImageSet, labels: Option<&Labels>) -> Result<Vec<u8>> {
 /// What a configuration file calls the number of ranks, if there are several.
 pub(super) const RANKS_KEY: &str = "ranks";
 
-/// Which scalars share a chart in TensorBoard, besides the chart that each has for itself.
-const CHARTS: [(&str, &[&str]); 2] = [
-    ("losses", &["discriminator_loss", "generator_loss"]),
-    (
-        "probabilities",
-        &["mean_discriminator_output_prob_real", "mean_discriminator_output_prob_fake"],
-    ),
-];
+/// Which scalars share a chart in TensorBoard, besides the chart that each has for itself: those of training, and each of
+/// the `metrics` with its floor.
+fn charts(metrics: &[String]) -> Vec<(&'static str, Charts)> {
+    let chart = |title: &str, tags: [&str; 2]| (title.to_owned(), tags.map(str::to_owned).into());
+    let training = vec![
+        chart("losses", ["discriminator_loss", "generator_loss"]),
+        chart(
+            "probabilities",
+            ["mean_discriminator_output_prob_real", "mean_discriminator_output_prob_fake"],
+        ),
+    ];
+    let mut all = vec![("training", training)];
+    if !metrics.is_empty() {
+        let with_floor = |name: &String| chart(name, [&tag_of_metric(name), &tag_of_floor(name)]);
+        all.push(("evaluation", metrics.iter().map(with_floor).collect()));
+    }
+    all
+}
+
+fn tag_of_metric(name: &str) -> String {
+    format!("eval/{name}")
+}
+
+fn tag_of_floor(name: &str) -> String {
+    format!("eval/{name}_floor")
+}
+
+/// The metrics of an evaluation.
+fn names(evaluation: &Evaluation) -> Vec<String> {
+    evaluation.evaluation.keys().cloned().collect()
+}
 
 /// The run's configuration, metrics, events, pictures and weights.
 pub(crate) struct Journal<'a> {
@@ -57,6 +81,10 @@ pub(crate) struct Journal<'a> {
     /// Every evaluation of the run so far.
     pub(crate) evaluations: Vec<Evaluation>,
     board: Option<TensorBoard>,
+    /// The metrics that have a chart in TensorBoard, of those that were written since the run was begun or resumed.
+    charted: Vec<String>,
+    /// The classes of a conditional run.
+    classes: Vec<String>,
     shape: ImageShape,
     real: Picture,
 }
@@ -102,8 +130,20 @@ impl<'a> Journal<'a> {
                 None
             }
         };
-        let mut journal =
-            Self { run, progress, metrics, last, evaluations, board, shape, real: real.clone() };
+        let charted = evaluations.last().map(names).unwrap_or_default();
+        let classes = labels.map(|labels| labels.classes.clone()).unwrap_or_default();
+        let mut journal = Self {
+            run,
+            progress,
+            metrics,
+            last,
+            evaluations,
+            board,
+            charted: charted.clone(),
+            classes,
+            shape,
+            real: real.clone(),
+        };
         journal.events(|board| {
             let next = if is_new { 0 } else { iteration + 1 };
             board.restart(next)?;
@@ -112,7 +152,7 @@ impl<'a> Journal<'a> {
                 let mut settings: toml::Table = config_toml.parse()?;
                 settings.remove(ENVIRONMENT_KEY);
                 board.hparams(next, &settings)?;
-                board.layout(next, &CHARTS)?;
+                board.layout(next, &charts(&charted))?;
             }
             if is_new {
                 board.image(next, "real", &real, &png)?;
@@ -126,6 +166,7 @@ impl<'a> Journal<'a> {
     /// there.
     pub(crate) fn rewind(&mut self, iteration: u64, rollbacks: &[Rollback]) -> Result<()> {
         let Rewound { metrics, last, evaluations } = Rewound::to(self.run, iteration, rollbacks)?;
+        self.charted = evaluations.last().map(names).unwrap_or_default();
         (self.metrics, self.last, self.evaluations) = (metrics, last, evaluations);
         self.events(|board| {
             board.restart(iteration + 1)?;
@@ -171,36 +212,86 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    /// Writes a line with an evaluation.
-    pub(crate) fn evaluation(&mut self, evaluation: Evaluation) -> Result<()> {
+    /// Whether TensorBoard's events are written.
+    pub(crate) fn has_events(&self) -> bool {
+        self.board.is_some()
+    }
+
+    /// Writes a line with an evaluation. For TensorBoard it also writes the `floors`: what metrics say of real images.
+    pub(crate) fn evaluation(
+        &mut self,
+        evaluation: Evaluation,
+        floors: &[(&str, f64)],
+    ) -> Result<()> {
         self.run.ensure_there()?;
         self.metrics.write(&Line::Evaluation(evaluation.clone()))?;
         self.progress.evaluation(&evaluation);
+        let measured = names(&evaluation);
+        let is_charted = self.charted == measured;
         self.events(|board| {
-            let scalars: Vec<_> = evaluation
-                .evaluation
+            let values = &evaluation.evaluation;
+            let floors = floors.iter().filter(|(name, _)| values.contains_key(*name));
+            let scalars: Vec<_> = values
                 .iter()
-                .map(|(name, &value)| (format!("eval/{name}"), value))
+                .map(|(name, &value)| (tag_of_metric(name), value))
+                .chain(floors.map(|&(name, floor)| (tag_of_floor(name), floor)))
                 .collect();
             let scalars: Vec<_> =
                 scalars.iter().map(|(name, value)| (name.as_str(), *value)).collect();
             board.scalars(evaluation.iteration, &scalars)?;
+            if !is_charted {
+                board.layout(evaluation.iteration, &charts(&measured))?;
+            }
             board.flush()
         });
+        self.charted = measured;
         self.evaluations.push(evaluation);
         Ok(())
     }
 
-    /// Writes the sample grid of `iteration`, made of `images` `[N, H, W, C]`.
+    /// Writes histograms of `tensors` for TensorBoard, each with its tag.
+    pub(crate) fn histograms(&mut self, iteration: u64, tensors: &[(String, Tensor)]) {
+        self.events(|board| {
+            let histogram = |(tag, tensor): &(String, Tensor)| -> Result<_> {
+                Ok((tag.clone(), Histogram::of(tensor)?))
+            };
+            let all = tensors.iter().map(histogram).collect::<Result<Vec<_>>>()?;
+            board.histograms(iteration, &all)?;
+            board.flush()
+        });
+    }
+
+    /// Writes the sample grid of `iteration`, made of `images` `[N, H, W, C]`. Of a conditional run TensorBoard also gets the
+    /// rows of each class for themselves, with its name.
     pub(crate) fn samples(&mut self, iteration: u64, images: &[u8]) -> Result<()> {
         let picture = self.picture(images)?;
         let png = picture.png()?;
         write_bytes(&self.run.sample(iteration), &png)?;
+        let of_classes = self.by_class(images)?;
         self.events(|board| {
             board.image(iteration, "samples", &picture, &png)?;
+            for (class, picture) in &of_classes {
+                board.image(iteration, &format!("samples/{class}"), picture, &picture.png()?)?;
+            }
             board.flush()
         });
         Ok(())
+    }
+
+    /// The rows of each class in a grid of `images`, with its name; nothing where no classes steer the networks.
+    fn by_class(&self, images: &[u8]) -> Result<Vec<(String, Picture)>> {
+        let row_length = GRID * self.shape.len();
+        let rows = classes_of_rows(self.classes.len());
+        let mut all = Vec::new();
+        let mut first = 0;
+        // The rows of a class follow each other.
+        for of_class in rows.chunk_by(|class, next| class == next) {
+            let images = images.chunks(row_length).skip(first).take(of_class.len());
+            let picture = self.picture(&images.collect::<Vec<_>>().concat())?;
+            all.push((self.classes[of_class[0]].clone(), picture));
+            first += of_class.len();
+        }
+        Ok(all)
     }
 
     fn picture(&self, images: &[u8]) -> Result<Picture> {

@@ -524,6 +524,15 @@ settings! {
         on_resume: OnResume::MayChange("it decides only what is written"),
     }
 
+    /// Iterations between histograms of the weights and gradients of both networks in TensorBoard. The gradients are
+    /// those of the iteration's discriminator step and of its last generator step.
+    histograms: Option<u64> {
+        default: None, unset: "none",
+        allowed: whole(1..=1 << 40),
+        heading: Reports, value: "N",
+        on_resume: OnResume::MayChange("it decides only what is written"),
+    }
+
     /// Iterations between checkpoints, besides those at the ends of epochs of 50 iterations or more;
     /// 0: only the first and the last.
     checkpoint_every: u64 {
@@ -818,6 +827,7 @@ eval-metric = "frechet_distance"
             ("epochs = 10\n", "iterations = 5\n"),
             ("g-steps = 2\n", "ema = 0.999\naugment = [\"color\", \"cutout\"]\n"),
             ("seed = 0\n", "threads = 2\n"),
+            ("sample-every = 100\n", "histograms = 8\n"),
         ] {
             expected = expected.replacen(after, &format!("{after}{line}"), 1);
         }
@@ -833,6 +843,7 @@ eval-metric = "frechet_distance"
             // Whatever their order was, it becomes that in which they are applied.
             augment: vec![Policy::Cutout, Policy::Color].into(),
             threads: Some(2),
+            histograms: Some(8),
             ..Default::default()
         };
         assert_eq!(toml::to_string(&config)?, expected);
@@ -853,6 +864,7 @@ eval-metric = "frechet_distance"
             "threads",
             "log-every",
             "sample-every",
+            "histograms",
             "checkpoint-every",
             "keep",
             "on-collapse",
@@ -900,6 +912,7 @@ eval-metric = "frechet_distance"
             threads = 9
             log-every = 9
             sample-every = 9
+            histograms = 9
             checkpoint-every = 9
             keep = 9
             on-collapse = "stop"

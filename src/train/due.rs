@@ -26,6 +26,8 @@ pub(super) struct Due {
     pub(super) is_checked: bool,
     /// A sample grid.
     pub(super) is_sampled: bool,
+    /// Histograms of weights and gradients.
+    pub(super) has_histograms: bool,
     /// An evaluation, if the run has any.
     pub(super) is_evaluated: bool,
     /// A checkpoint.
@@ -44,6 +46,7 @@ impl Due {
             is_logged: is_due(config.log_every) || is_last,
             is_checked: is_due(READ_EVERY),
             is_sampled: is_due(config.sample_every) || is_last,
+            has_histograms: config.histograms.is_some_and(is_due),
             is_evaluated: is_due(config.eval_every) || is_last,
             saved: match (is_scheduled, is_last) {
                 (true, _) => Some(Occasion::Scheduled),

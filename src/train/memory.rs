@@ -35,6 +35,10 @@ pub fn estimate(architecture: &Architecture, config: &TrainConfig) -> u64 {
     if config.ema.is_some() {
         values += architecture.parameters(Network::Generator) as f64;
     }
+    if config.histograms.is_some() {
+        // Those gradients are kept until the end of the iteration.
+        values += architecture.parameters(Network::Discriminator) as f64;
+    }
     if !config.augment.is_empty() {
         // Each augmentation holds its result, or what its gradient needs, of real and of generated images.
         values += (6 * batch * architecture.config.image.len()) as f64;

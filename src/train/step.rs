@@ -34,6 +34,8 @@ pub struct StepConfig {
     pub ema: Option<f64>,
     /// How the images that the discriminator sees are augmented, if they are.
     pub augment: Option<Augmentation>,
+    /// Whether [`StepStats::gradients`] gives the gradients of an iteration.
+    pub keeps_gradients: bool,
 }
 
 impl Default for StepConfig {
@@ -44,6 +46,7 @@ impl Default for StepConfig {
             adam: AdamConfig::default(),
             ema: None,
             augment: None,
+            keeps_gradients: false,
         }
     }
 }
@@ -75,6 +78,7 @@ impl From<&TrainConfig> for StepConfig {
             },
             ema: config.ema,
             augment: Augmentation::of(config),
+            keeps_gradients: config.histograms.is_some(),
         }
     }
 }
@@ -152,6 +156,8 @@ pub struct StepStats {
     fake_logits: Tensor,
     /// The generated images of the discriminator step, mirrored.
     fake: Tensor,
+    /// If the settings keep them: the gradients of the discriminator's step and of the last generator step.
+    gradients: Option<[Vec<Tensor>; 2]>,
     /// Where logits and images are the rows of one of several ranks: the ranks, and the rows of all in `[n, N]`.
     of_all: Option<(Rc<Ranks>, [i64; 2])>,
 }
@@ -188,18 +194,31 @@ impl StepStats {
         &self.fake
     }
 
+    /// The gradients that the optimizer of `network` has used in the iteration, in the order of [`Model::trainable`]:
+    /// those of the discriminator's step, or of the last generator step. Where there are several ranks, their sums.
+    /// `None` without [`StepConfig::keeps_gradients`].
+    pub fn gradients(&self, network: Network) -> Option<&[Tensor]> {
+        let [of_discriminator, of_generator] = self.gradients.as_ref()?;
+        Some(match network {
+            Network::Generator => of_generator,
+            Network::Discriminator => of_discriminator,
+        })
+    }
+
     #[cfg(test)]
     pub(super) fn of_nothing() -> Self {
         let [d_loss, g_loss, real_logits, fake_logits, fake] = [(); 5].map(|()| Tensor::new());
-        Self { d_loss, g_loss, real_logits, fake_logits, fake, of_all: None }
+        Self { d_loss, g_loss, real_logits, fake_logits, fake, gradients: None, of_all: None }
     }
 
     /// Other handles to the same tensors.
     pub(super) fn shallow_clone(&self) -> Self {
-        let Self { d_loss, g_loss, real_logits, fake_logits, fake, of_all } = self;
+        let Self { d_loss, g_loss, real_logits, fake_logits, fake, gradients, of_all } = self;
         let [d_loss, g_loss, real_logits, fake_logits, fake] =
             [d_loss, g_loss, real_logits, fake_logits, fake].map(Tensor::shallow_clone);
-        Self { d_loss, g_loss, real_logits, fake_logits, fake, of_all: of_all.clone() }
+        let handles = |all: &Vec<Tensor>| all.iter().map(Tensor::shallow_clone).collect();
+        let gradients = gradients.as_ref().map(|both| both.each_ref().map(handles));
+        Self { d_loss, g_loss, real_logits, fake_logits, fake, gradients, of_all: of_all.clone() }
     }
 
     /// Waits for the device and reads the numbers: where there are several ranks, of all together.
@@ -545,10 +564,11 @@ impl Gan {
         let fake_logits = judge(&discriminator, &d_fake, of_fake, draws.next(), updating)?; // [N, 1]
         let d_loss = objective.part_of_discriminator(&real_logits, &fake_logits, rows)?;
         done(Phase::DiscriminatorForward)?;
-        let d_loss = self.update(Network::Discriminator, &d_loss, 0, numbers, done)?;
+        let (d_loss, d_gradients) =
+            self.update(Network::Discriminator, &d_loss, 0, numbers, done)?;
 
         let discriminator = self.model.discriminator.cast(compute)?;
-        let mut g_loss = Tensor::new();
+        let (mut g_loss, mut g_gradients) = (Tensor::new(), None);
         for g_step in 1..=g_steps {
             if g_step > 1 {
                 fake = self.model.generator.cast(compute)?.forward(z, updating)?;
@@ -558,7 +578,8 @@ impl Gan {
             let logits = judge(&discriminator, &fake, of_fake, draws.next(), statistics(None))?;
             let loss = objective.part_of_generator(&logits, rows.map(|[_, fake]| fake))?;
             done(Phase::DiscriminatorForward)?;
-            g_loss = self.update(Network::Generator, &loss, g_step, numbers, done)?;
+            (g_loss, g_gradients) =
+                self.update(Network::Generator, &loss, g_step, numbers, done)?;
         }
         Ok(StepStats {
             d_loss,
@@ -566,12 +587,13 @@ impl Gan {
             real_logits: real_logits.f_detach()?,
             fake_logits: fake_logits.f_detach()?,
             fake: d_fake,
+            gradients: d_gradients.zip(g_gradients).map(<[_; 2]>::from),
             of_all: ranks.zip(rows),
         })
     }
 
     /// One optimizer step of `network` that lowers `loss`, or the sum of `loss` over all ranks. Returns that loss, without
-    /// gradients. `step` is its number within the iteration, from 0.
+    /// a history, and its gradients if they are to be kept. `step` is its number within the iteration, from 0.
     fn update(
         &mut self,
         network: Network,
@@ -579,7 +601,7 @@ impl Gan {
         step: u64,
         numbers: Option<&Tensor>,
         done: &mut dyn FnMut(Phase) -> Result<()>,
-    ) -> Result<Tensor> {
+    ) -> Result<(Tensor, Option<Vec<Tensor>>)> {
         // Gradients are computed only for the weights that this step changes.
         let variables = self.adam(network).variables();
         let gradients = Tensor::f_run_backward(&[loss], &variables, false, false);
@@ -609,12 +631,12 @@ impl Gan {
         }
         match (&mut self.deferred, numbers) {
             (Some(check), Some(numbers)) => {
-                let gradients = match gathered {
+                let gathered = match gathered {
                     Some(gathered) => gathered,
                     None => adam.gathered(&gradients)?,
                 };
-                let found_inf = check.check(&loss, &gradients)?;
-                adam.step_at_once(&gradients, &number(numbers, step as i64)?, found_inf)?;
+                let found_inf = check.check(&loss, &gathered)?;
+                adam.step_at_once(&gathered, &number(numbers, step as i64)?, found_inf)?;
             }
             _ => {
                 ensure_finite(&loss, &gradients, self.iterations_done, step)?;
@@ -622,7 +644,7 @@ impl Gan {
             }
         }
         done(Phase::Optimizers)?;
-        Ok(loss)
+        Ok((loss, self.config.keeps_gradients.then_some(gradients)))
     }
 
     /// Where the weights and the moving statistics lie, which a graph of an iteration writes to.
@@ -660,6 +682,7 @@ fn number(numbers: &Tensor, index: i64) -> Result<Tensor> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use anyhow::Context;
     use tch::{Device, Kind};
 
     use super::super::NonFinite;
@@ -900,6 +923,47 @@ mod tests {
         assert_ne!(state(&gan), before, "the gate is open again");
         run(&mut gan, 43, true)?;
         assert_eq!(failure(&gan), Some(NonFinite { iteration: 43, step: 0, in_loss: None }));
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_that_are_kept_are_those_that_moved_the_moments_and_change_nothing() -> Result<()> {
+        for (deferred, g_steps) in [(false, 1), (true, 1), (false, 2), (true, 2)] {
+            let gan = |keeps_gradients| {
+                let model =
+                    ModelConfig { base_width: 2, z_dim: Z_DIM as i64, ..Default::default() };
+                let model = Model::new(&model, 1, Device::Cpu, Kind::Double)?;
+                let config = StepConfig { g_steps, keeps_gradients, ..Default::default() };
+                Gan::with_check(model, config, deferred)
+            };
+            let (mut keeping, mut plain) = (gan(true)?, gan(false)?);
+            for iteration in 1..=3 {
+                let moments = |gan: &Gan| {
+                    let of = |network| gan.adam(network).slots().iter().map(|slot| slot.m.copy());
+                    Network::ALL.map(|network| of(network).collect::<Vec<_>>())
+                };
+                let before = moments(&keeping);
+                let stats = run(&mut keeping, iteration, false)?;
+                assert!(run(&mut plain, iteration, false)?.gradients(Network::Generator).is_none());
+                assert_eq!(state(&keeping), state(&plain));
+                for ((network, before), after) in
+                    Network::ALL.into_iter().zip(before).zip(moments(&keeping))
+                {
+                    let gradients = stats.gradients(network).context("no gradients")?;
+                    assert_eq!(gradients.len(), before.len());
+                    // After two steps the moment is a mean of both gradients: that of the first step is not known.
+                    if network == Network::Generator && g_steps > 1 {
+                        continue;
+                    }
+                    let beta1 = f64::from(AdamConfig::default().beta1 as f32);
+                    for ((g, before), after) in gradients.iter().zip(before).zip(after) {
+                        let expected = &before + (g - &before) * (1.0 - beta1);
+                        let error = (&expected - &after).abs().max().double_value(&[]);
+                        assert!(error <= 1e-15 * expected.abs().max().double_value(&[]), "{error}");
+                    }
+                }
+            }
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::due::{Due, Occasion};
 use super::finite::NonFinite;
@@ -20,9 +20,10 @@ use crate::data::batches::epoch_of;
 use crate::data::prefetch::Prefetch;
 use crate::distributed::{Ranks, Share};
 use crate::eval::evaluator::Evaluator;
-use crate::eval::metric::{Better, Metric};
+use crate::eval::metric::{Better, Measured, Metric};
 use crate::files::remove;
 use crate::finite::NotFinite;
+use crate::model::Network;
 use crate::record::jsonl::{Evaluation, Metrics, Rollback};
 use crate::rng::{Stream, rng};
 use crate::run::RunDir;
@@ -143,6 +144,8 @@ struct Trainer<'a> {
     journal: Journal<'a>,
     /// Measures the quality of samples, if the settings ask for that.
     evaluator: Option<Evaluator>,
+    /// What metrics say of real images, once it is known.
+    floor: Option<Vec<Measured>>,
     /// The other processes that train with this one, if there are any.
     ranks: Option<Rc<Ranks>>,
     /// The noise from which all sample grids are made.
@@ -236,6 +239,7 @@ impl<'a> Trainer<'a> {
             inputs,
             per_epoch,
             evaluator,
+            floor: None,
             ranks,
             fixed_z,
             saved: Some(state.iteration),
@@ -291,6 +295,12 @@ impl<'a> Trainer<'a> {
         // Check for collapse.
         if let Some(values) = values.filter(|_| due.is_checked) {
             self.check_for_collapse(values, &stats, &real)?;
+        }
+
+        // Histograms, if the settings ask for them.
+        if due.has_histograms {
+            self.gan.synchronize()?;
+            self.journal.histograms(iteration, &weights_and_gradients(&self.gan, &stats));
         }
 
         // Sample: from the same z every time, with moving statistics.
@@ -377,7 +387,16 @@ impl<'a> Trainer<'a> {
         };
         evaluation.is_best = self.is_best(&evaluation)?;
         let is_best = evaluation.is_best;
-        self.journal.evaluation(evaluation)?;
+        if self.floor.is_none() && self.journal.has_events() {
+            let floor = evaluator.floor(false).unwrap_or_else(|error| {
+                self.progress.warn(&format!("the floors of metrics are not known: {error:#}"));
+                Vec::new()
+            });
+            self.floor = Some(floor);
+        }
+        let floors = self.floor.iter().flatten();
+        let floors: Vec<_> = floors.map(|floor| (floor.metric.name(), floor.value)).collect();
+        self.journal.evaluation(evaluation, &floors)?;
         let path = self.run.checkpoints().best();
         if is_best || !path.exists() {
             self.journal.sync()?;
@@ -430,7 +449,7 @@ impl<'a> Trainer<'a> {
         &mut self,
         values: StepValues,
         stats: &StepStats,
-        real: &tch::Tensor,
+        real: &Tensor,
     ) -> Result<()> {
         let reading = values.reading(stats.spreads(real)?);
         match self.state.watch.read(&reading) {
@@ -541,6 +560,21 @@ impl<'a> Trainer<'a> {
             checkpoints_s: self.checkpoints_s,
         }
     }
+}
+
+/// The trained variables of both networks and their gradients in the iteration of `stats`, each with its tag for
+/// TensorBoard: what it is, and the variable's name in checkpoints.
+fn weights_and_gradients(gan: &Gan, stats: &StepStats) -> Vec<(String, Tensor)> {
+    let mut all = Vec::new();
+    for network in Network::ALL {
+        let gradients = stats.gradients(network).unwrap_or_default();
+        for (variable, gradient) in gan.model.trainable(network).into_iter().zip(gradients) {
+            let name = format!("{}.{}", network.name(), variable.torch_name);
+            all.push((format!("weights/{name}"), variable.tensor));
+            all.push((format!("gradients/{name}"), gradient.shallow_clone()));
+        }
+    }
+    all
 }
 
 /// What other ranks need to know of `header`.

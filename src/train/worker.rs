@@ -112,6 +112,10 @@ impl<'a> Worker<'a> {
                 return Err(alarm.collapse.into());
             }
         }
+        if due.has_histograms {
+            // Rank 0 makes them.
+            self.gan.synchronize()?;
+        }
         if due.is_sampled {
             self.gan.synchronize()?;
             // Rank 0 makes the grid.
