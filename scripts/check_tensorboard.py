@@ -3,12 +3,15 @@
 
 Reads the run's event files with TensorBoard's own reader and compares them with the run:
 
-  tags      exactly the scalars, images and text that a run writes, each under its plugin
-  scalars   steps and values are those of metrics.jsonl (events hold float32)
-  samples   every step's image is samples/iteration-NNNNNN.png, pixel for pixel
+  tags      exactly the scalars, images, histograms and text that a run writes, each under its plugin
+  scalars   steps and values are those of metrics.jsonl (events hold float32); so are those of evaluations, and the floor
+            of each metric is the same at every step
+  samples   every step's image is samples/iteration-NNNNNN.png, pixel for pixel; of a conditional run the images of
+            its classes, one below the other, are that image
   real      is real.png, pixel for pixel
   config    is a text of one string, not empty
-  hparams   are the settings of config.toml; losses share a chart, and probabilities do
+  histos    every variable has histograms of its weights and gradients at the same steps; buckets hold all values
+  hparams   are the settings of config.toml; losses share a chart, and probabilities do, and metrics with their floors
 
 Steps ascend, and each occurs once. scripts/check_tensorboard.sh makes the environment for this script.
 
@@ -31,6 +34,8 @@ SCALARS = {
     "images_per_s": "images_per_s",
 }
 IMAGES = ("real", "samples")
+OF_CLASS = "samples/class_"
+FLOOR = "_floor"
 TEXTS = ("config",)
 HPARAMS = ("_hparams_/session_start_info", "_hparams_/session_end_info")
 LAYOUT = "custom_scalars__config__"
@@ -75,8 +80,17 @@ def event_folder(run):
     return folders[0]
 
 
+def read_config(run):
+    try:
+        import tomllib
+    except ImportError:  # before Python 3.11
+        import tomli as tomllib
+    return tomllib.loads((run / "config.toml").read_text())
+
+
 def read_metrics(path):
-    rows = []
+    """The lines of metrics and those of evaluations."""
+    rows, evaluations = [], []
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -85,6 +99,9 @@ def read_metrics(path):
         try:
             row = json.loads(line)
             if "rolled_back_from" in row:
+                continue
+            if "evaluation" in row:
+                evaluations.append(row)
                 continue
             for key in ("iteration", *SCALARS.values()):
                 if not isinstance(row[key], (int, float)):
@@ -96,7 +113,7 @@ def read_metrics(path):
         rows.append(row)
     if not rows:
         raise Failure(f"{path}: expected at least one line, found none")
-    return rows
+    return rows, evaluations
 
 
 def decode(what, data):
@@ -115,35 +132,50 @@ def decode(what, data):
 # ---------------------------------------------------------------------------------------- checks
 
 
-def check_tags(events, folder):
+def check_tags(events, folder, run):
     """The tags that the reader finds, and those that TensorBoard's dashboards list."""
     from tensorboard.backend.event_processing import plugin_event_multiplexer
 
     tags = events.Tags()
-    expect("scalar tags", sorted(SCALARS), sorted(tags["scalars"]))
-    expect("image tags", sorted(IMAGES), sorted(tags["images"]))
+    _, evaluations = read_metrics(run / "metrics.jsonl")
+    metrics = {f"eval/{name}" for row in evaluations for name in row["evaluation"]}
+    scalars = {*SCALARS, *metrics, *(f"{name}{FLOOR}" for name in metrics)}
+    config = read_config(run)
+    images = {*IMAGES, *(tag for tag in tags["images"] if config.get("conditional") and tag.startswith(OF_CLASS))}
+    histograms = tags["histograms"]
+    expect("scalar tags", sorted(scalars), sorted(tags["scalars"]))
+    expect("image tags", sorted(images), sorted(tags["images"]))
     expect("tensor tags", sorted((*TEXTS, *HPARAMS, LAYOUT)), sorted(tags["tensors"]))
-    for kind in ("audio", "histograms", "distributions"):
-        expect(f"{kind} tags", [], sorted(tags[kind]))
+    expect("audio tags", [], sorted(tags["audio"]))
+    expect("whether there are samples of classes", bool(config.get("conditional")), len(images) > len(IMAGES))
+    expect("whether there are histograms", "histograms" in config, bool(histograms))
 
     multiplexer = plugin_event_multiplexer.EventMultiplexer()
     multiplexer.AddRun(str(folder), "run")
     multiplexer.Reload()
-    pages = (("scalars", SCALARS), ("images", IMAGES), ("text", TEXTS), ("hparams", HPARAMS), ("custom_scalars", (LAYOUT,)))
+    pages = (
+        ("scalars", scalars),
+        ("images", images),
+        ("histograms", histograms),
+        ("text", TEXTS),
+        ("hparams", HPARAMS),
+        ("custom_scalars", (LAYOUT,)),
+    )
     for plugin, expected in pages:
         try:
             found = multiplexer.PluginRunToTagToContent(plugin)
         except KeyError:
             found = {}
         expect(f"tags of TensorBoard's {plugin} page", sorted(expected), sorted(found.get("run", {})))
-    return f"{len(SCALARS)} scalars, {len(IMAGES)} images, {len(TEXTS)} text, each on its page"
+    return f"{len(scalars)} scalars, {len(images)} images, {len(histograms)} histograms, {len(TEXTS)} text, each on its page"
 
 
 def check_scalars(events, run):
     import numpy as np
 
     path = run / "metrics.jsonl"
-    rows = read_metrics(path)
+    rows, evaluations = read_metrics(path)
+    check_evaluations(events, evaluations)
     steps = [row["iteration"] for row in rows]
     expect_ascending(str(path), steps)
     for tag, key in SCALARS.items():
@@ -158,7 +190,20 @@ def check_scalars(events, run):
                     f"{tag} at step {event.step}: expected {expected!r} "
                     f"(float32 of {key} {row[key]!r}), found {event.value!r}"
                 )
-    return f"{len(SCALARS)} x {len(steps)} values, steps {steps[0]} to {steps[-1]}, equal metrics.jsonl"
+    told = f"{len(SCALARS)} x {len(steps)} values, steps {steps[0]} to {steps[-1]}"
+    return f"{told}, and {len(evaluations)} evaluations equal metrics.jsonl"
+
+
+def check_evaluations(events, evaluations):
+    import numpy as np
+
+    for name in sorted({name for row in evaluations for name in row["evaluation"]}):
+        rows = [row for row in evaluations if name in row["evaluation"]]
+        expected = [(row["iteration"], float(np.float32(row["evaluation"][name]))) for row in rows]
+        expect(f"eval/{name}", expected, [(event.step, event.value) for event in events.Scalars(f"eval/{name}")])
+        floors = events.Scalars(f"eval/{name}{FLOOR}")
+        expect_steps(f"eval/{name}{FLOOR}", [step for step, _ in expected], [event.step for event in floors])
+        expect(f"eval/{name}{FLOOR}: number of values", 1, len({event.value for event in floors}))
 
 
 def check_image(what, event, path):
@@ -194,8 +239,52 @@ def check_samples(events, run):
     for event in found:
         path = run / "samples" / f"iteration-{event.step:06d}.png"
         image = check_image(f"samples at step {event.step}", event, path)
+    check_classes(events, steps, run)
     size = f"{image.width}x{image.height}"
     return f"{len(steps)} images, steps {steps[0]} to {steps[-1]}, the last {size}, equal samples/*.png"
+
+
+def check_classes(events, steps, run):
+    """The images of the classes are the parts of the grid: below each other, with a gap of two pixels."""
+    tags = [tag for tag in events.Tags()["images"] if tag.startswith(OF_CLASS)]
+    parts = {}
+    for tag in tags:
+        found = events.Images(tag)
+        expect_steps(tag, steps, [event.step for event in found])
+        for event in found:
+            parts.setdefault(event.step, {})[tag] = decode(tag, event.encoded_image_string)
+    for step, of_step in parts.items():
+        whole = decode("samples", (run / "samples" / f"iteration-{step:06d}.png").read_bytes())
+        expect(f"classes at step {step}: height", whole.height + 2, sum(part.height + 2 for part in of_step.values()))
+        top, by_position = 0, []
+        for part in of_step.values():
+            rows = whole.crop((0, top, whole.width, top + part.height))
+            by_position.append(rows.tobytes() == part.tobytes())
+            top += part.height + 2
+        expect(f"classes at step {step}: whether each is its part of the grid", {True}, set(by_position))
+
+
+def check_histograms(events, run):
+    tags = events.Tags()["histograms"]
+    if not tags:
+        return "none, as the settings say"
+    every = read_config(run)["histograms"]
+    names = {kind: {tag.split("/", 1)[1] for tag in tags if tag.startswith(f"{kind}/")} for kind in ("weights", "gradients")}
+    expect("histograms: variables", sorted(names["weights"]), sorted(names["gradients"]))
+    steps = [event.step for event in events.Histograms(tags[0])]
+    expect_ascending(tags[0], steps)
+    expect("histograms: steps that are no multiples", [], [step for step in steps if step % every])
+    for tag in tags:
+        found = events.Histograms(tag)
+        expect_steps(tag, steps, [event.step for event in found])
+        for event in found:
+            value = event.histogram_value
+            expect(f"{tag} at step {event.step}: values in buckets", value.num, sum(value.bucket))
+            limits = list(value.bucket_limit)
+            expect(f"{tag} at step {event.step}: ascending limits", sorted(set(limits)), limits)
+            inside = limits[0] <= value.min <= value.max < limits[-1]
+            expect(f"{tag} at step {event.step}: whether all values lie within the limits", True, inside)
+    return f"{len(tags)} x {len(steps)}, of {len(names['weights'])} variables"
 
 
 def check_real(events, run):
@@ -233,12 +322,7 @@ def check_hparams(run, events):
     from tensorboard.plugins.hparams import plugin_data_pb2
     from tensorboard.util import tensor_util
 
-    try:
-        import tomllib
-    except ImportError:  # before Python 3.11
-        import tomli as tomllib
-    settings = tomllib.loads((run / "config.toml").read_text())
-    settings = {key: value for key, value in settings.items() if not isinstance(value, dict)}
+    settings = {key: value for key, value in read_config(run).items() if not isinstance(value, dict)}
     content = events.SummaryMetadata(HPARAMS[0]).plugin_data.content
     start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
     expect("hyperparameters", sorted(settings), sorted(start.hparams))
@@ -249,9 +333,9 @@ def check_hparams(run, events):
         elif isinstance(value, str):
             expect(f"hyperparameter {key}", value, found.string_value)
     strings = tensor_util.make_ndarray(events.Tensors(LAYOUT)[-1].tensor_proto).ravel().tolist()
-    charts = layout_pb2.Layout.FromString(strings[0]).category[0].chart
+    charts = [chart for category in layout_pb2.Layout.FromString(strings[0]).category for chart in category.chart]
     tags = [tag.strip("^$") for chart in charts for tag in chart.multiline.tag]
-    expect("tags of charts", sorted(set(SCALARS) - {"images_per_s"}), sorted(tags))
+    expect("tags of charts", sorted(set(events.Tags()["scalars"]) - {"images_per_s"}), sorted(tags))
     return f"{len(settings)} settings, {len(charts)} charts of {len(tags)} scalars"
 
 
@@ -270,10 +354,11 @@ def check(run):
     events = event_accumulator.EventAccumulator(str(folder), size_guidance=guidance).Reload()
     failures = 0
     groups = (
-        ("tags", lambda: check_tags(events, folder)),
+        ("tags", lambda: check_tags(events, folder, run)),
         ("scalars", lambda: check_scalars(events, run)),
         ("samples", lambda: check_samples(events, run)),
         ("real", lambda: check_real(events, run)),
+        ("histos", lambda: check_histograms(events, run)),
         ("config", lambda: check_config(run, events)),
         ("hparams", lambda: check_hparams(run, events)),
     )

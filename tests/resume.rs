@@ -62,7 +62,7 @@ fn an_augmented_run_resumes_bit_for_bit_too() -> Result<()> {
 fn two_threads_and_every_setting_away_from_its_default_resume_bit_for_bit() -> Result<()> {
     let options = "--device cpu --threads 2 --base-width 16 --z-dim 7 --batch-size 32 --iterations 4 \
                    --image-size 16 --max-width 40 --conditional --latent normal --g-steps 3 --ema 0.9 \
-                   --augment=cutout,color --learning-rate 3e-3 --beta1 0.4 --label-smoothing 0.2 --seed 9 \
+                   --augment=cutout,color --learning-rate 3e-3 --beta1 0.4 --label-smoothing 0.2 --seed 9 --histograms 2 \
                    --log-every 1 --sample-every 2 --checkpoint-every 1 --keep 9";
     assert_resumes_everywhere(options, &[1, 3])
 }

@@ -297,7 +297,7 @@ fn a_conditional_run_shows_the_samples_of_each_class_by_its_name() -> Result<()>
     }
     for step in [2, 4] {
         let at = |tag: &str| images[&(step, tag.to_owned())].clone();
-        let (whole, threes, sevens) = (at("samples"), at("samples/3"), at("samples/7"));
+        let (whole, threes, sevens) = (at("samples"), at("samples/class_3"), at("samples/class_7"));
         // Three rows each, with a gap of two pixels between rows.
         let (width, height) = threes.dimensions();
         assert_eq!((width, height), (whole.width(), 3 * 32 + 2 * 2));

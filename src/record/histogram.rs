@@ -37,7 +37,8 @@ pub struct Histogram {
     /// The sum of their squares.
     pub sum_of_squares: f64,
     /// The upper end of each bucket, ascending. A bucket holds the values from the end of the one before up to, and
-    /// without, its own. The first is empty: it says where the second begins.
+    /// without, its own. The first is empty and says where the second begins; the last is empty, too, because some readers
+    /// replace its end.
     pub limits: Vec<f64>,
     /// How many values are in each bucket.
     pub counts: Vec<u64>,
@@ -74,14 +75,13 @@ impl Histogram {
     }
 }
 
-/// The buckets from the one before the first that is not empty to the last that is not. Empty ones beside each other
-/// become one.
+/// The buckets that are not empty, and one before and behind them. Empty ones beside each other become one.
 fn without_gaps(all: &[i64]) -> (Vec<f64>, Vec<u64>) {
     let is_full = |count: &i64| *count > 0;
     let first = all.iter().position(is_full).unwrap_or_default().saturating_sub(1);
     let last = all.iter().rposition(is_full).unwrap_or_default();
     let (mut limits, mut counts) = (Vec::new(), Vec::new());
-    let buckets = all.iter().zip(LIMITS.iter()).skip(first).take(last + 1 - first);
+    let buckets = all.iter().zip(LIMITS.iter()).skip(first).take(last + 2 - first);
     for (&count, &limit) in buckets {
         if count == 0 && counts.last() == Some(&0) {
             limits.pop();
@@ -118,8 +118,8 @@ mod tests {
                 assert_eq!(count, expected as u64, "{before} to {limit}");
                 before = limit;
             }
-            // Five buckets hold values; before each is an empty one, or many that became one.
-            assert_eq!(histogram.counts, [0, 1, 0, 2, 0, 1, 0, 2, 0, 1]);
+            // Five buckets hold values; around each are empty ones, of which many became one.
+            assert_eq!(histogram.counts, [0, 1, 0, 2, 0, 1, 0, 2, 0, 1, 0]);
             // Zeros are in a bucket of their own, between 0 and the least limit.
             assert_eq!(histogram.limits[2..4], [0.0, 1e-12]);
             // A bucket is a tenth wider than the one before.

@@ -271,7 +271,9 @@ impl<'a> Journal<'a> {
         self.events(|board| {
             board.image(iteration, "samples", &picture, &png)?;
             for (class, picture) in &of_classes {
-                board.image(iteration, &format!("samples/{class}"), picture, &picture.png()?)?;
+                // A bare number would be read as that of an image among several under one tag.
+                let tag = format!("samples/class_{class}");
+                board.image(iteration, &tag, picture, &picture.png()?)?;
             }
             board.flush()
         });
@@ -285,7 +287,7 @@ impl<'a> Journal<'a> {
         let mut all = Vec::new();
         let mut first = 0;
         // The rows of a class follow each other.
-        for of_class in rows.chunk_by(|class, next| class == next) {
+        for of_class in rows.chunk_by(usize::eq) {
             let images = images.chunks(row_length).skip(first).take(of_class.len());
             let picture = self.picture(&images.collect::<Vec<_>>().concat())?;
             all.push((self.classes[of_class[0]].clone(), picture));
