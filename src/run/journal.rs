@@ -1,6 +1,6 @@
 //! Everything that a run writes except its checkpoints.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tch::{Device, Tensor};
 
 use super::checkpoint::Header;
@@ -253,7 +253,8 @@ impl<'a> Journal<'a> {
     pub(crate) fn histograms(&mut self, iteration: u64, tensors: &[(String, Tensor)]) {
         self.events(|board| {
             let histogram = |(tag, tensor): &(String, Tensor)| -> Result<_> {
-                Ok((tag.clone(), Histogram::of(tensor)?))
+                let no_histogram = || format!("there is no histogram of {tag}");
+                Ok((tag.clone(), Histogram::of(tensor).with_context(no_histogram)?))
             };
             let all = tensors.iter().map(histogram).collect::<Result<Vec<_>>>()?;
             board.histograms(iteration, &all)?;
