@@ -260,6 +260,10 @@ pub fn libtorch_folder() -> Option<PathBuf> {
     loaded.or_else(|| option_env!("DCGAN_LIBTORCH_LIB").map(PathBuf::from))
 }
 
+/// Whether this program was made for an archive (`scripts/package.sh`): it looks for libtorch beside itself and knows no
+/// folder of the machine that built it. There is no checkout then in which a script could be run.
+pub const IN_ARCHIVE: bool = option_env!("DCGAN_LIBTORCH_LIB").is_none();
+
 /// The version of the libtorch that this process has loaded, where its files state it.
 pub fn libtorch_version() -> Option<String> {
     let root = libtorch_folder()?.parent()?.to_path_buf();
@@ -301,6 +305,11 @@ impl Cuda {
 
     /// The reasons why no CUDA device can be used, each with what to do about it. Empty if one can be used.
     pub fn obstacles(&self) -> Vec<String> {
+        self.obstacles_of(IN_ARCHIVE)
+    }
+
+    /// The same for a program that is `in_archive`, or in a checkout.
+    fn obstacles_of(&self, in_archive: bool) -> Vec<String> {
         let mut obstacles = Vec::new();
         if self.devices > 0 {
             return obstacles;
@@ -316,9 +325,12 @@ impl Cuda {
             Ok(_) => {}
         }
         if !self.built {
+            let remedy = match in_archive {
+                true => "take the archive whose name ends in -cuda, or build from the sources",
+                false => "run ./scripts/setup.sh --cuda and build again",
+            };
             obstacles.push(format!(
-                "this libtorch ({}) was built without CUDA; run ./scripts/setup.sh --cuda and \
-                 build again",
+                "this libtorch ({}) was built without CUDA; {remedy}",
                 libtorch_folder().unwrap_or_default().display()
             ));
         } else if !self.linked {
@@ -441,11 +453,18 @@ mod tests {
             ),
         ];
         for (cuda, expected) in cases {
-            let obstacles = cuda.obstacles();
+            let obstacles = cuda.obstacles_of(false);
             assert_eq!(obstacles.len(), expected.len(), "{obstacles:?}");
             for (obstacle, expected) in obstacles.iter().zip(expected) {
                 assert!(obstacle.contains(expected), "{obstacle}");
             }
         }
+    }
+    #[test]
+    fn an_archive_advises_nothing_that_needs_a_checkout() {
+        let cuda = Cuda { built: false, linked: false, driver: Ok(13_000), devices: 0 };
+        let [told] = &cuda.obstacles_of(true)[..] else { panic!("one obstacle was expected") };
+        assert!(told.contains("the archive whose name ends in -cuda"), "{told}");
+        assert!(!told.contains("setup.sh"), "{told}");
     }
 }

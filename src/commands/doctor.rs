@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use dcgan::device::{
-    Cuda, cpu_capability, cpu_name, default_threads, dotted, libtorch_folder, libtorch_version,
+    Cuda, IN_ARCHIVE, cpu_capability, cpu_name, default_threads, dotted, libtorch_folder,
+    libtorch_version,
 };
 
 use dcgan::torch::HAS_GRAPHS;
@@ -74,9 +75,10 @@ fn report() -> String {
     );
     say("  devices", cuda.devices.to_string());
     if cuda.devices > 0 {
-        let cudnn = match tch::Cuda::cudnn_is_available() {
-            true => "yes",
-            false => "no: convolutions will be slow; run ./scripts/setup.sh --cuda again",
+        let cudnn = match (tch::Cuda::cudnn_is_available(), IN_ARCHIVE) {
+            (true, _) => "yes",
+            (false, true) => "no: convolutions will be slow; unpack the archive again",
+            (false, false) => "no: convolutions will be slow; run ./scripts/setup.sh --cuda again",
         };
         say("  cuDNN", cudnn.to_owned());
     }
