@@ -8,7 +8,8 @@ oldest_glibc=2.34 # an archive that needs a newer one is refused
 usage() {
     cat <<EOF_USAGE
 Makes dist/dcgan-VERSION-ARCH-linux-SET.tar.gz, which runs from any folder without Rust, Python or variables:
-the executable, the libraries that it needs, all licences, completions, manual pages and the browser page.
+the executable, the libraries that it needs, all licences, completions, manual pages, the documentation and the browser
+page.
 Beside it come its SHA-256 and, with cargo-cyclonedx, a list of what it is made of (SBOM).
 
 Usage: scripts/package.sh [--cpu | --cuda] [--no-build] [--no-browser]
@@ -69,7 +70,7 @@ mkdir -p dist
 scratch=$(mktemp -d dist/.new-XXXXXX)
 trap 'rm -rf "$scratch"' EXIT
 package=$scratch/$name
-mkdir -p "$package"/{lib/torch/lib,licences/crates,completions,man}
+mkdir -p "$package"/{lib/torch/lib,licences,completions,man,docs}
 strip -o "$package/dcgan" "$executable"
 
 # ---- libraries: lib/ has the layout of .libtorch/SET, in which they find each other ------------------
@@ -105,26 +106,35 @@ if [ "$set_name" = cuda ]; then
     done < <(find "$libtorch/torch/lib" "$libtorch/nvidia" -name '*.so*' | sort)
 fi
 cp "$libtorch/torch/build-version" "$package/lib/torch/"
+if [ "$set_name" = cuda ]; then
+    "$package/dcgan" doctor | grep -E '^ +graphs +yes$' >/dev/null ||
+        die "the executable was built without CUDA graphs, because CUDA's headers were missing." \
+            "Run: rm -r .libtorch/cuda && scripts/setup.sh --cuda"
+fi
 
 # ---- what else belongs to it --------------------------------------------------------------------
+
+page=()
+if [ "$browser" = yes ]; then
+    # What it prints names the scratch folder.
+    DCGAN_BIN=$package/dcgan scripts/build_browser.sh --out "$package/browser" >/dev/null
+    page=(docs/browser)
+fi
+cp docs/*.md docs/*.png docs/*.gif "$package/docs/"
 
 cp LICENSE-MIT LICENSE-APACHE "$package/licences/"
 cp -R "$libtorch/licences/." "$package/licences/"
 cp assets/README.md "$package/licences/built-in-data.md"
 cargo metadata --locked --format-version 1 --filter-platform "$(rustc -vV | sed -n 's/^host: //p')" |
-    python3 -B scripts/collect_licences.py "$package/licences/crates"
+    python3 -B scripts/collect_licences.py "$package/licences" ${page[@]+"${page[@]}"}
 
 for shell in bash zsh fish elvish; do
     "$package/dcgan" completions "$shell" >"$package/completions/dcgan.$shell"
 done
 "$package/dcgan" man >"$package/man/dcgan.1"
-for command in $(sed -n 's/^dcgan\\-\(.*\)(1)$/\1/p' "$package/man/dcgan.1"); do
+sed -n 's/^dcgan\\-\(.*\)(1)$/\1/p' "$package/man/dcgan.1" | while read -r command; do
     [ "$command" = help ] || "$package/dcgan" man "$command" >"$package/man/dcgan-$command.1"
 done
-
-if [ "$browser" = yes ]; then
-    DCGAN_BIN=$package/dcgan scripts/build_browser.sh --out "$package/browser"
-fi
 
 # ---- the oldest system that it runs on ------------------------------------------------------------
 
@@ -133,7 +143,7 @@ newest() { # newest PREFIX: the newest version of the system's symbols that any 
         grep -oE "Name: $1_[0-9.]+" | sed 's/.*_//' | sort -uV | tail -n 1
 }
 glibc=$(newest GLIBC) glibcxx=$(newest GLIBCXX)
-[ -n "$glibc" ] && [ -n "$glibcxx" ] || die "readelf found no versions of glibc and libstdc++"
+{ [ -n "$glibc" ] && [ -n "$glibcxx" ]; } || die "readelf found no versions of glibc and libstdc++"
 [ "$(printf '%s\n' "$glibc" "$oldest_glibc" | sort -V | tail -n 1)" = "$oldest_glibc" ] ||
     die "expected to need glibc $oldest_glibc or older, found $glibc; build on an older system"
 
@@ -170,8 +180,11 @@ tar --sort=name --owner=0 --group=0 --numeric-owner --mode='u+rw,go+r,go-w,a+X' 
     gzip -n -9 >"$scratch/$name.tar.gz"
 (cd "$scratch" && sha256sum "$name.tar.gz" >"$name.tar.gz.sha256")
 if cargo cyclonedx --version >/dev/null 2>&1; then
-    cargo cyclonedx --format json --override-filename sbom >/dev/null
-    mv sbom.json "$scratch/$name.cdx.json"
+    # It writes beside Cargo.toml. With a date that is given, it names no random number.
+    SOURCE_DATE_EPOCH=$(date -d "$date" +%s) \
+        cargo cyclonedx -q --format json --no-build-deps --override-filename "$name.cdx"
+    mv "$name.cdx.json" "$scratch/"
+    python3 -B scripts/complete_sbom.py "$scratch/$name.cdx.json" "$libtorch/licences" ${page[@]+"${page[@]}"}
     mv "$scratch/$name.cdx.json" dist/
 else
     say "no SBOM: cargo-cyclonedx is not installed (cargo install --locked cargo-cyclonedx)"
