@@ -148,27 +148,44 @@ glibc=$(newest GLIBC) glibcxx=$(newest GLIBCXX)
     die "expected to need glibc $oldest_glibc or older, found $glibc; build on an older system"
 
 cat >"$package/README" <<EOF_README
-dcgan $version for Linux $(uname -m), with libtorch $(cat "$libtorch/torch/build-version") ($set_name)
+dcgan $version for Linux $(uname -m), with libtorch $(cat "$libtorch/torch/build-version") ($set_name): trains a network (DCGAN) that
+makes images like those that it is shown.
 
-    ./dcgan sample                              digits at once, from the generator inside the program
-    ./dcgan train --dataset folder:my-photos    trains on your own images
-    ./dcgan runs                                lists runs; they are in runs/, in the folder where you are
-    ./dcgan export 1 --format onnx              takes a trained generator elsewhere
-    ./dcgan doctor                              says what works on this machine
-    ./dcgan --help                              all commands and settings
+1. Digits at once, from the generator inside the program. Look at samples.png:
+    ./dcgan sample
+
+2. Your own images, a few hundred or more of one kind, in a folder: PNG, JPEG, WebP, TIFF and others. The first line says
+   what is found, and sheet.png shows what training would see. The second is a first look, of ten minutes on two cores:
+    ./dcgan data show folder:my-photos --sheet sheet.png
+    ./dcgan train --dataset folder:my-photos --base-width 32 --batch-size 64 --ema 0.99 --iterations 3000
+   Then take --image-size 64 (an hour). Without --iterations it trains for 10 epochs, too few for some hundred images.
+   Ctrl-C saves and ends; ./dcgan train --resume 1 goes on. docs/photos.md says what else helps.
+
+3. In a second terminal, watch run 1: losses, newest samples, time left. All its pictures are in runs/0001-.../samples:
+    ./dcgan runs watch 1
+
+4. Make images with the trained generator, or take it to PyTorch, onnxruntime or a browser:
+    ./dcgan sample 1 --out mine.png
+    ./dcgan export 1 --format onnx
+
+./dcgan doctor says what works on this machine, ./dcgan --help names all commands and settings. ./dcgan alone trains on
+the built-in digits. All files are written into the folder where you are.
 
 Keep dcgan and lib/ side by side; the folder may lie anywhere and be read-only. To call it from everywhere, make a link:
-    ln -s "\$PWD/dcgan" ~/.local/bin/dcgan
-It needs glibc $glibc and a libstdc++ with GLIBCXX_$glibcxx, or newer. Where libstdc++.so.6 is missing:
+    mkdir -p ~/.local/bin && ln -s "\$PWD/dcgan" ~/.local/bin/dcgan
+It needs glibc $glibc and a libstdc++ with GLIBCXX_$glibcxx, or newer (Debian 12, Ubuntu 22.04, RHEL 9).
+Where libstdc++.so.6 is missing:
     Debian, Ubuntu: apt install libstdc++6        Fedora: dnf install libstdc++
 
+docs/         the documentation; begin with docs/guide.md. Its links to the sources lead nowhere here
 completions/  for bash, zsh, fish and elvish, such as: source completions/dcgan.bash
 man/          manual pages, such as: man ./man/dcgan-train.1
 licences/     of the program and of everything in it
 EOF_README
 if [ "$browser" = yes ]; then
     cat >>"$package/README" <<'EOF_README'
-browser/      a walk through latent space: python3 -m http.server --bind 127.0.0.1 --directory browser
+browser/      a walk through latent space, at http://127.0.0.1:8000 after this line:
+              python3 -m http.server --bind 127.0.0.1 --directory browser
 EOF_README
 fi
 
