@@ -177,7 +177,7 @@ It needs glibc $glibc and a libstdc++ with GLIBCXX_$glibcxx, or newer (Debian 12
 Where libstdc++.so.6 is missing:
     Debian, Ubuntu: apt install libstdc++6        Fedora: dnf install libstdc++
 
-docs/         the documentation; begin with docs/guide.md. Its links to the sources lead nowhere here
+docs/         the documentation; begin with docs/start.md. Its links to the sources lead nowhere here
 completions/  for bash, zsh, fish and elvish, such as: source completions/dcgan.bash
 man/          manual pages, such as: man ./man/dcgan-train.1
 licences/     of the program and of everything in it
