@@ -460,6 +460,7 @@ mod tests {
             }
         }
     }
+
     #[test]
     fn an_archive_advises_nothing_that_needs_a_checkout() {
         let cuda = Cuda { built: false, linked: false, driver: Ok(13_000), devices: 0 };

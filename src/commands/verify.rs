@@ -63,37 +63,30 @@ fn verdict(passed: bool) -> &'static str {
 
 type Groups<'a> = BTreeMap<Group, (usize, &'a Check)>;
 
-fn write_groups(text: &mut String, groups: &Groups) -> Result<()> {
-    writeln!(text, "  {:<24} {:>7} {:>9} {:>7}  {:<6} worst", "", "tensors", "error", "bound", "")?;
-    for (group, (count, worst)) in groups {
-        writeln!(
-            text,
-            "  {group:<24} {count:>7} {:>9.1e} {:>7.0e}  {:<6} {}",
-            worst.error,
-            worst.bound,
-            verdict(worst.passed()),
-            worst.name
-        )?;
-    }
-    Ok(())
-}
-
-fn write_by_truth(text: &mut String, groups: &Groups) -> Result<()> {
+/// The table of groups. Columns of the truth are for a file that holds it.
+fn write_groups(text: &mut String, groups: &Groups, by_truth: bool) -> Result<()> {
+    let (width, error) = if by_truth { (18, "rest") } else { (24, "error") };
+    let truth_columns = |columns: [&str; 3]| match (by_truth, columns) {
+        (false, _) => String::new(),
+        (true, [tensorflow, ours, kinks]) => format!("{tensorflow:>10} {ours:>9} {kinks:>9} "),
+    };
+    let columns = truth_columns(["TensorFlow", "error", "of kinks"]);
     writeln!(
         text,
-        "  {:<18} {:>7} {:>10} {:>9} {:>9} {:>9} {:>7}  {:<6} worst",
-        "", "tensors", "TensorFlow", "error", "of kinks", "rest", "bound", ""
+        "  {:<width$} {:>7} {columns}{error:>9} {:>7}  {:<6} worst",
+        "", "tensors", "bound", ""
     )?;
     for (group, (count, worst)) in groups {
-        let truth = |number: fn(Truth) -> f64| {
-            worst.truth.map_or("-".to_owned(), |truth| format!("{:.1e}", number(truth)))
+        let numbers = match worst.truth {
+            None => ["-"; 3].map(str::to_owned),
+            Some(Truth { ours, tensorflow, kinks }) => {
+                [tensorflow, ours, kinks].map(|number| format!("{number:.1e}"))
+            }
         };
+        let columns = truth_columns(numbers.each_ref().map(String::as_str));
         writeln!(
             text,
-            "  {group:<18} {count:>7} {:>10} {:>9} {:>9} {:>9.1e} {:>7.0e}  {:<6} {}",
-            truth(|truth| truth.tensorflow),
-            truth(|truth| truth.ours),
-            truth(|truth| truth.kinks),
+            "  {group:<width$} {count:>7} {columns}{:>9.1e} {:>7.0e}  {:<6} {}",
             worst.error,
             worst.bound,
             verdict(worst.passed()),
@@ -104,9 +97,7 @@ fn write_by_truth(text: &mut String, groups: &Groups) -> Result<()> {
 }
 
 fn write_kinks(text: &mut String, of_float64: &[Check], kinks: KinkCount) -> Result<()> {
-    let worst =
-        of_float64.iter().max_by(|a, b| (a.error / a.bound).total_cmp(&(b.error / b.bound)));
-    if let Some(worst) = worst {
+    if let Some(worst) = Check::worst(of_float64) {
         let passed = of_float64.iter().filter(|check| check.passed()).count();
         writeln!(
             text,
@@ -143,14 +134,10 @@ fn verify_table(file: &str, report: &Report, every_tensor: bool) -> Result<Strin
         settings.model.z_dim,
     );
     let groups = report.worst();
-    match &report.float64 {
-        None => write_groups(&mut text, &groups)?,
-        Some((of_float64, kinks)) => {
-            write_by_truth(&mut text, &groups)?;
-            write_kinks(&mut text, of_float64, *kinks)?;
-        }
-    }
-    if settings.kind == Kind::Float && report.float64.is_none() {
+    write_groups(&mut text, &groups, report.float64.is_some())?;
+    if let Some((of_float64, kinks)) = &report.float64 {
+        write_kinks(&mut text, of_float64, *kinks)?;
+    } else if settings.kind == Kind::Float {
         text += "  the file holds no float64 results (make_reference.py --with-float64), so this is the weaker check:\n  \
                  bounds are those that TensorFlow's float32 holds against its own float64\n";
     }

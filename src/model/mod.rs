@@ -111,6 +111,9 @@ impl Model {
     /// that is faster on the CPU and rounds more ([`crate::tf::ConvTranspose`]).
     #[must_use]
     pub fn with_plain_convolutions(mut self, is_plain: bool) -> Self {
+        if is_plain == self.has_plain_convolutions {
+            return self;
+        }
         self.generator.set_plain(is_plain);
         self.generator.arrange_for(self.compute);
         Self { has_plain_convolutions: is_plain, ..self }

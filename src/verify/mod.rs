@@ -113,6 +113,14 @@ impl Check {
     pub fn passed(&self) -> bool {
         self.error <= self.bound
     }
+
+    /// Of so many checks the worst: the one whose error is largest in proportion to its bound.
+    pub fn worst<'a>(checks: impl IntoIterator<Item = &'a Self>) -> Option<&'a Self> {
+        let share = |check: &Self| check.error / check.bound;
+        checks.into_iter().reduce(|worst, check| {
+            if share(check).is_nan() || share(check) > share(worst) { check } else { worst }
+        })
+    }
 }
 
 /// The comparison of one file.
@@ -135,19 +143,15 @@ impl Report {
         self.checks.iter().chain(of_float64).all(Check::passed)
     }
 
-    /// For each group, the number of its tensors and its worst check: the one whose error is largest in
-    /// proportion to its bound.
+    /// For each group, the number of its tensors and its worst check ([`Check::worst`]).
     pub fn worst(&self) -> BTreeMap<Group, (usize, &Check)> {
-        let mut groups: BTreeMap<Group, (usize, &Check)> = BTreeMap::new();
+        let mut groups: BTreeMap<Group, Vec<&Check>> = BTreeMap::new();
         for check in &self.checks {
-            let (count, worst) = groups.entry(check.group).or_insert((0, check));
-            *count += 1;
-            let share = |check: &Check| check.error / check.bound;
-            if share(check).is_nan() || share(check) > share(worst) {
-                *worst = check;
-            }
+            groups.entry(check.group).or_default().push(check);
         }
-        groups
+        let all = groups.into_iter();
+        all.filter_map(|(group, checks)| Some((group, (checks.len(), Check::worst(checks)?))))
+            .collect()
     }
 }
 
@@ -293,15 +297,8 @@ fn checks(case: &Case, found: &[Found], prefix: &str, bounds: &Bounds) -> Result
         let Some(bound) = bounds.of(*group) else { continue };
         let theirs = theirs(case, *group, &format!("{prefix}{name}"), ours)?;
         let error = error(*group, ours, &theirs, &theirs)?;
-        let check = Check {
-            group: *group,
-            name: format!("{prefix}{name}"),
-            error,
-            bound,
-            first_bad: Vec::new(),
-            truth: None,
-        };
-        all.push(check.with_first_bad(ours, &theirs)?);
+        let name = format!("{prefix}{name}");
+        all.push(Check::new(*group, name, (ours, &theirs), error, bound)?);
     }
     Ok(all)
 }
@@ -328,27 +325,20 @@ fn checks_by_truth(case: &Case) -> Result<(Vec<Check>, Vec<Check>, KinkCount)> {
         let is_true = Bounds::FLOAT64.of(*group).is_some();
         let reference = if is_true { &truth } else { &exact.ours };
         let error = |a: &Tensor, b: &Tensor| error(*group, a, b, reference);
-        let check = Check {
-            group: *group,
-            name: name.clone(),
-            error: error(ours, &same.ours)?,
-            bound,
-            first_bad: Vec::new(),
-            truth: Some(Truth {
-                ours: error(ours, reference)?,
-                tensorflow: error(&tensorflow, reference)?,
-                kinks: error(&same.ours, &exact.ours)?,
-            }),
+        let truth = Truth {
+            ours: error(ours, reference)?,
+            tensorflow: error(&tensorflow, reference)?,
+            kinks: error(&same.ours, &exact.ours)?,
         };
-        all.push(check.with_first_bad(ours, &same.ours)?);
+        let rest = error(ours, &same.ours)?;
+        let check = Check::new(*group, name.clone(), (ours, &same.ours), rest, bound)?;
+        all.push(Check { truth: Some(truth), ..check });
         if !is_true {
             // This build's own float64 is no proof of the moving variances. TensorFlow's float32 is.
             let Some(bound) = Bounds::FLOAT32.of(*group) else { continue };
             let error = self::error(*group, ours, &tensorflow, &tensorflow)?;
             let name = format!("{name} and float32");
-            let check =
-                Check { group: *group, name, error, bound, first_bad: Vec::new(), truth: None };
-            all.push(check.with_first_bad(ours, &tensorflow)?);
+            all.push(Check::new(*group, name, (ours, &tensorflow), error, bound)?);
         }
     }
     Ok((all, of_float64, kinks.count()))
@@ -376,20 +366,27 @@ fn error(group: Group, a: &Tensor, b: &Tensor, reference: &Tensor) -> Result<f64
 }
 
 impl Check {
-    /// The same check; if it has not passed, with the first positions that differ.
-    fn with_first_bad(self, ours: &Tensor, theirs: &Tensor) -> Result<Self> {
-        if self.passed() {
-            return Ok(self);
+    /// The check of tensors that differ by `error`. If it has not passed, with the first positions that differ.
+    fn new(
+        group: Group,
+        name: String,
+        (ours, theirs): (&Tensor, &Tensor),
+        error: f64,
+        bound: f64,
+    ) -> Result<Self> {
+        let check = Self { group, name, error, bound, first_bad: Vec::new(), truth: None };
+        if check.passed() {
+            return Ok(check);
         }
         let (ours, theirs) = (ours.f_to_kind(Kind::Double)?, theirs.f_to_kind(Kind::Double)?);
-        let scale = if self.group.is_absolute() {
+        let scale = if group.is_absolute() {
             1.
         } else {
             theirs.f_nan_to_num(0., 0., 0.)?.f_abs()?.f_max()?.f_double_value(&[])?
         };
         let difference = ours.f_sub(&theirs)?.f_abs()?;
-        let first_bad = first_bad(&ours, &theirs, &difference, self.bound * scale)?;
-        Ok(Self { first_bad, ..self })
+        let first_bad = first_bad(&ours, &theirs, &difference, bound * scale)?;
+        Ok(Self { first_bad, ..check })
     }
 }
 
