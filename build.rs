@@ -15,6 +15,7 @@ fn main() {
     if env::var_os("CARGO_FEATURE_DOC_ONLY").is_some() {
         println!("cargo:rustc-check-cfg=cfg(cuda_graphs)");
         println!("cargo:rustc-check-cfg=cfg(nccl)");
+        println!("cargo:rustc-check-cfg=cfg(openmp)");
         return; // there is no libtorch where only the documentation is made
     }
     // torch-sys provides this through `links = "tch"`, to packages that depend on it directly.
@@ -63,10 +64,11 @@ fn link_arg(name: &str, argument: &str) {
 }
 
 /// Compiles `src/torch/`: what needs CUDA or NCCL, only for a libtorch with CUDA whose headers are found. Sets the flags
-/// `cuda_graphs` and `nccl` then.
+/// `cuda_graphs` and `nccl` then, and `openmp` where convolutions as matrix products use all threads.
 fn compile_shim(lib_dir: &Path) {
     println!("cargo:rustc-check-cfg=cfg(cuda_graphs)");
     println!("cargo:rustc-check-cfg=cfg(nccl)");
+    println!("cargo:rustc-check-cfg=cfg(openmp)");
     println!("cargo:rerun-if-changed=src/torch");
     println!("cargo:rerun-if-env-changed=CUDA_HOME");
     let out_dir = env::var("OUT_DIR").unwrap_or_default();
@@ -92,7 +94,10 @@ fn compile_shim(lib_dir: &Path) {
     if let Err(error) = compiled {
         fail(&format!("src/torch does not compile: {error}"));
     }
-    for (name, is_there) in [("cuda_graphs", cuda.is_some()), ("nccl", nccl.is_some())] {
+    let has_openmp = compile_products(lib_dir, Path::new(&out_dir));
+    for (name, is_there) in
+        [("cuda_graphs", cuda.is_some()), ("nccl", nccl.is_some()), ("openmp", has_openmp)]
+    {
         if is_there {
             println!("cargo:rustc-cfg={name}");
         }
@@ -108,41 +113,104 @@ fn compile_shim(lib_dir: &Path) {
     for name in ["torch_cpu", "c10"].iter().chain(of_cuda) {
         println!("cargo:rustc-link-lib=dylib={name}");
     }
+    if has_openmp {
+        println!("cargo:rustc-link-lib=dylib{}", gomp_of(lib_dir));
+    }
+}
+
+/// Compiles the convolutions of `src/torch/`, and tells whether they use OpenMP's threads, which are then libtorch's.
+fn compile_products(lib_dir: &Path, out_dir: &Path) -> bool {
+    let folders = folders_of(lib_dir);
+    let folders: Vec<_> = folders.iter().map(PathBuf::as_path).collect();
+    let compile = |name: &str, flag: Option<&str>| {
+        archive(name, lib_dir, out_dir, &folders, &["src/torch/conv.cpp"], &|build| {
+            // Its loops are the program's own.
+            build.opt_level(3).flags(flag);
+        })?;
+        println!("cargo:rustc-link-lib=static={name}");
+        Ok(())
+    };
+    // Elsewhere libtorch's OpenMP is not GCC's.
+    if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
+        match compile("dcgan_conv", Some("-fopenmp")) {
+            Ok(()) => return true,
+            Err::<(), String>(error) => println!(
+                "cargo:warning=convolutions as matrix products are left out, because they do not compile with OpenMP: {error}"
+            ),
+        }
+    }
+    if let Err(error) = compile("dcgan_conv_serial", None) {
+        fail(&format!("src/torch/conv.cpp does not compile: {error}"));
+    }
+    false
+}
+
+/// How the linker is told of the libgomp that libtorch uses: it has a name of its own in some of PyTorch's wheels, and a
+/// second libgomp would have threads of its own.
+fn gomp_of(lib_dir: &Path) -> String {
+    let files = fs::read_dir(lib_dir).into_iter().flatten().flatten();
+    let mut names: Vec<_> = files.filter_map(|file| file.file_name().into_string().ok()).collect();
+    names.sort();
+    match names.iter().find(|name| name.starts_with("libgomp-") && name.contains(".so")) {
+        Some(name) => format!(":+verbatim={name}"),
+        None => "=gomp".to_owned(),
+    }
+}
+
+/// The folders of libtorch's headers.
+fn folders_of(lib_dir: &Path) -> [PathBuf; 2] {
+    let include = lib_dir.parent().unwrap_or(lib_dir).join("include");
+    let api = include.join("torch/csrc/api/include");
+    [include, api]
 }
 
 /// Compiles `src/torch/` into `out_dir`, with its parts for CUDA and NCCL if their headers are given.
-///
-/// Cargo runs this script after every change of a source. Compiling takes half a minute, so it is done only where something
-/// that it reads has changed.
 fn compile(
     lib_dir: &Path,
     out_dir: &Path,
     cuda: Option<&Path>,
     nccl: Option<&Path>,
 ) -> Result<(), String> {
-    let include = lib_dir.parent().unwrap_or(lib_dir).join("include");
-    let api = include.join("torch/csrc/api/include");
+    let [include, api] = folders_of(lib_dir);
     let folders: Vec<_> =
         [Some(&*include), Some(&*api), cuda, nccl].into_iter().flatten().collect();
     let mut files = vec!["src/torch/shim.cpp", "src/torch/dist.cpp"];
     files.extend(cuda.map(|_| "src/torch/graph.cpp"));
     files.extend(nccl.map(|_| "src/torch/nccl.cpp"));
-    let (library, key_file) = (out_dir.join("libdcgan_torch.a"), out_dir.join("dcgan_torch.key"));
-    let key = key_of(lib_dir, &folders, &files);
-    if library.exists() && fs::read_to_string(&key_file).is_ok_and(|made_with| made_with == key) {
-        return Ok(());
-    }
+    archive("dcgan_torch", lib_dir, out_dir, &folders, &files, &|build| {
+        if nccl.is_some() {
+            build.define("DCGAN_NCCL", None);
+        }
+    })
+}
+
+/// Compiles `files` into the static library `name`, with the headers in `folders` and with what `adjust` says.
+///
+/// Cargo runs this script after every change of a source. Compiling takes half a minute, so it is done only where something
+/// that it reads has changed.
+fn archive(
+    name: &str,
+    lib_dir: &Path,
+    out_dir: &Path,
+    folders: &[&Path],
+    files: &[&str],
+    adjust: &dyn Fn(&mut cc::Build),
+) -> Result<(), String> {
+    let library = out_dir.join(format!("lib{name}.a"));
+    let key_file = out_dir.join(format!("{name}.key"));
     let mut build = cc::Build::new();
     // As torch-sys does it. Warnings about libtorch's own headers are not ours.
     build.cpp(true).std("c++17").opt_level(1).define("_GLIBCXX_USE_CXX11_ABI", "1");
-    build.cargo_metadata(false).include("src/torch").files(&files);
-    for folder in &folders {
+    build.cargo_metadata(false).include("src/torch").files(files);
+    for folder in folders {
         build.flag(format!("-isystem{}", folder.display()));
     }
-    if nccl.is_some() {
-        build.define("DCGAN_NCCL", None);
+    adjust(&mut build);
+    let key = key_of(lib_dir, folders, files);
+    if library.exists() && fs::read_to_string(&key_file).is_ok_and(|made_with| made_with == key) {
+        return Ok(());
     }
-    build.try_compile("dcgan_torch").map_err(|error| error.to_string())?;
+    build.try_compile(name).map_err(|error| error.to_string())?;
     fs::write(&key_file, key)
         .map_err(|error| format!("can't write {}: {error}", key_file.display()))
 }

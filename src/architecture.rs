@@ -13,10 +13,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use tch::Kind;
 
 use crate::shape::{Grid, ImageShape, ImageSize};
-use crate::tf::Variable;
 use crate::tf::frame::KERNEL;
+use crate::tf::{Algorithm, Convolution, Variable};
 
 /// The few numbers from which both networks follow.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -198,6 +199,23 @@ impl Layer {
             Operation::Conv => vec![KERNEL, KERNEL, inputs, outputs],
             Operation::ConvTranspose => vec![KERNEL, KERNEL, outputs, inputs],
         }
+    }
+
+    /// What a convolution or a transposed convolution is asked to compute while it is trained in `kind` on a batch; `None`
+    /// for layers of other kinds. If `is_plain`, faster ways that round more are left out.
+    pub fn convolution(&self, kind: Kind, batch: i64, is_plain: bool) -> Option<Convolution> {
+        let is_transposed = match self.operation {
+            Operation::Conv => false,
+            Operation::ConvTranspose => true,
+            Operation::Dense | Operation::Projection => return None,
+        };
+        let (coarse, fine) = match is_transposed {
+            true => (self.input, self.output),
+            false => (self.output, self.input),
+        };
+        let (grid, coarse, fine) = (coarse.grid()?, coarse.channels(), fine.channels());
+        let is_trained = true;
+        Some(Convolution { is_transposed, kind, batch, grid, coarse, fine, is_trained, is_plain })
     }
 
     /// Number of trained values in the kernel and the bias.
@@ -385,6 +403,17 @@ impl Architecture {
             Network::Generator => &self.generator,
             Network::Discriminator => &self.discriminator,
         }
+    }
+
+    /// In which way each convolution is computed on the CPU of this machine while the networks are trained in `kind`, by
+    /// its layer's name. Those of the generator come first.
+    pub fn algorithms(&self, kind: Kind, batch: usize, is_plain: bool) -> Vec<(String, Algorithm)> {
+        let layers = Network::ALL.iter().flat_map(|&network| self.layers(network));
+        let algorithm = |layer: &Layer| {
+            let convolution = layer.convolution(kind, batch as i64, is_plain)?;
+            Some((layer.name.clone(), convolution.algorithm()))
+        };
+        layers.filter_map(algorithm).collect()
     }
 
     /// Number of trained values of `network`.

@@ -280,6 +280,10 @@ fn doctor_tells_the_version_of_libtorch_and_what_cuda_lacks() -> Result<()> {
     };
     assert_eq!(fact("dcgan "), env!("CARGO_PKG_VERSION"));
     assert!(fact("libtorch ").starts_with("2.13.0"), "{}", ran.stdout);
+    for precision in ["f32", "bf16"] {
+        let ways: Vec<_> = fact(&format!("    {precision} ")).split(", ").collect();
+        assert_eq!((ways.len(), ways[2], ways[3]), (6, "columns", "columns"), "{}", ran.stdout);
+    }
     let obstacles = Cuda::look().obstacles();
     assert_eq!(fact("CUDA "), if obstacles.is_empty() { "ready" } else { "not usable:" });
     for obstacle in obstacles {
@@ -298,6 +302,9 @@ fn bench_prints_one_line_of_json() -> Result<()> {
     assert_eq!(result["batch"], 2);
     assert_eq!(result["precision"], "f64");
     assert_eq!(result["threads"], 1);
+    assert!(result["matmul_gflop_per_s"].as_f64() > Some(0.0), "{result}");
+    assert_eq!(result["convolutions"]["conv2d"], "columns");
+    assert_eq!(result["convolutions"].as_object().map(serde_json::Map::len), Some(6));
     let number = |key: &str| result[key].as_f64().with_context(|| format!("{key}: {result}"));
     assert!(number("min_ms")? > 0.0 && number("median_ms")? >= number("min_ms")?);
     if cfg!(target_os = "linux") {

@@ -118,9 +118,24 @@ fn the_saved_configuration_is_complete_and_says_where_it_ran() -> Result<()> {
     let mut table: toml::Table = text.parse()?;
     let environment = table.remove("environment").context("no [environment]")?;
     let keys: Vec<_> = environment.as_table().context("no table")?.keys().cloned().collect();
-    let expected =
-        ["cpu", "dcgan", "device", "git-commit", "images", "images-sha256", "libtorch", "threads"];
+    let expected = [
+        "convolutions",
+        "cpu",
+        "dcgan",
+        "device",
+        "git-commit",
+        "images",
+        "images-sha256",
+        "libtorch",
+        "threads",
+    ];
     assert_eq!(keys, expected);
+    let ways = environment["convolutions"].as_table().context("no table")?;
+    let layers: Vec<_> = ways.keys().map(String::as_str).collect();
+    let of_generator = ["conv2d_transpose", "conv2d_transpose_1", "conv2d_transpose_2"];
+    assert_eq!(layers, [&["conv2d", "conv2d_1", "conv2d_2"], &of_generator[..]].concat());
+    // The layer that makes gray images takes one way on every processor.
+    assert_eq!(ways["conv2d_transpose_2"].as_str(), Some("columns"));
     assert_eq!(environment["dcgan"].as_str(), Some(env!("CARGO_PKG_VERSION")));
     assert_eq!(environment["device"].as_str(), Some("cpu"));
     assert_eq!(environment["threads"].as_integer(), Some(1));

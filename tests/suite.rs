@@ -28,6 +28,7 @@ mod nonfinite;
 mod parity;
 mod places;
 mod precision;
+mod products;
 mod ranks;
 mod resume;
 mod run_folder;

@@ -1,5 +1,5 @@
 //! Measures the convolutions alone. Each pass is computed by libtorch's own operator, in the memory layout that is
-//! fastest for it.
+//! fastest for it. Also, how fast a plain matrix product of their size is, which is nearer to the processor's limit.
 
 use std::time::Instant;
 
@@ -7,6 +7,7 @@ use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use crate::shape::Grid;
+use crate::statistics::median;
 use crate::tf::frame::{KERNEL, OUTPUT_PADDING, PADDING, STRIDE};
 
 /// One pass of a convolution with kernel 5 and stride 2 between a coarse grid and one twice as fine.
@@ -44,6 +45,37 @@ impl Pass {
     pub(super) fn flop(&self) -> f64 {
         let products = self.batch * self.grid.cells() * KERNEL * KERNEL * self.coarse * self.fine;
         2. * products as f64
+    }
+
+    /// 10^9 operations per second that libtorch's matrix product does with this pass's numbers, as one product over the
+    /// whole batch: `[batch·grid, coarse]` by `[coarse, 25·fine]`. The median of some runs, as for iterations.
+    ///
+    /// # Errors
+    /// If the device cannot hold the matrices.
+    pub(super) fn product_gflop_per_s(
+        &self,
+        device: Device,
+        kind: Kind,
+        wait: &mut dyn FnMut(),
+    ) -> Result<f64> {
+        let Self { batch, coarse, fine, grid, .. } = *self;
+        let (rows, columns) = (batch * grid.cells(), KERNEL * KERNEL * fine);
+        let random = |rows, columns| -> Result<Tensor> {
+            Ok(Tensor::f_randn([rows, columns], (Kind::Float, device))?.f_to_kind(kind)?)
+        };
+        let (a, b) = (random(rows, coarse)?, random(coarse, columns)?);
+        let product = Tensor::f_zeros([rows, columns], (kind, device))?;
+        let mut times = Vec::new();
+        for run in 0..=PRODUCTS {
+            let start = Instant::now();
+            let _ = a.f_mm_out(&product, &b)?;
+            wait();
+            // The first one also sets things up.
+            if run > 0 {
+                times.push(start.elapsed().as_secs_f64());
+            }
+        }
+        Ok(self.flop() / 1e9 / median(&times))
     }
 
     /// The shortest time that the pass takes in any memory layout, in milliseconds. `wait` waits for the device.
@@ -109,6 +141,8 @@ impl Pass {
     }
 }
 
+/// How many times a matrix product is timed.
+const PRODUCTS: usize = 7;
 /// How many times a pass is timed in each layout.
 const RUNS: usize = 4;
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
@@ -21,6 +21,7 @@ use crate::sample::Sampler;
 use crate::settings::Precision;
 use crate::shape::ImageShape;
 use crate::statistics::median;
+use crate::tf::Algorithm;
 use crate::torch::{HAS_GRAPHS, Mark, count_exchange, exchanged};
 use crate::train::graph::GraphedIterations;
 use crate::train::inputs::InputMaker;
@@ -70,6 +71,12 @@ pub struct BenchResult {
     /// 10^9 floating-point operations per second, at the median time. The operations of the plain algorithm are
     /// counted, even where a faster one with fewer operations is used.
     pub gflop_per_s: f64,
+    /// 10^9 floating-point operations per second of libtorch's matrix product alone, in the same precision, at the size of
+    /// the largest convolution. What an iteration reaches of it can be more than 1, because fewer operations may be done
+    /// than are counted.
+    pub matmul_gflop_per_s: f64,
+    /// The way in which each convolution is computed, by its layer's name. Empty where the CPU does not compute them.
+    pub convolutions: BTreeMap<String, Algorithm>,
     /// Real images in an iteration.
     pub batch: usize,
     /// `f32`, `bf16` or `f64`.
@@ -212,6 +219,17 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
     let passes =
         passes(&gan.model.architecture, batch_size as i64, StepConfig::default().g_steps as i64);
     let flop: f64 = passes.iter().map(|(pass, count)| pass.flop() * *count as f64).sum();
+    let largest = passes.iter().max_by(|(a, _), (b, _)| a.flop().total_cmp(&b.flop()));
+    let (largest, _) = largest.context("the networks have no convolution")?;
+    let matmul_gflop_per_s =
+        largest.product_gflop_per_s(device, precision.compute(), &mut || wait(device))?;
+    let convolutions = match device {
+        Device::Cpu => {
+            let ranks = config.ranks.as_ref().map_or(1, |ranks| ranks.share().count);
+            gan.model.algorithms(batch_size.div_ceil(ranks))
+        }
+        _ => Vec::new(),
+    };
     let floor_ms = match config.floor {
         true => Some(floor(&passes, device, precision.compute())?),
         false => None,
@@ -234,6 +252,8 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
         },
         images_per_s: batch_size as f64 / (median_ms / 1e3),
         gflop_per_s: flop / 1e9 / (median_ms / 1e3),
+        matmul_gflop_per_s,
+        convolutions: convolutions.into_iter().collect(),
         batch: batch_size,
         precision: precision.name(),
         device: DeviceChoice::from(device),

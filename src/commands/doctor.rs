@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dcgan::architecture::{Architecture, ModelConfig};
 use dcgan::device::{
     Cuda, IN_ARCHIVE, cpu_capability, cpu_name, default_threads, dotted, libtorch_folder,
     libtorch_version,
 };
-
+use dcgan::settings::{Precision, TrainConfig};
 use dcgan::torch::HAS_GRAPHS;
 
 use super::output::print;
@@ -60,6 +61,19 @@ fn report() -> String {
         false => "no: convolutions will be slow; use a libtorch that was built with it",
     };
     say("  oneDNN", one_dnn.to_owned());
+    // The reference's networks are possible, so their layers are there.
+    if let Ok(architecture) = Architecture::new(ModelConfig::default()) {
+        say(
+            "  convolutions",
+            "of the default networks, from noise to images and from images to logits:".to_owned(),
+        );
+        for precision in [Precision::F32, Precision::Bf16] {
+            let batch = TrainConfig::default().batch_size;
+            let ways = architecture.algorithms(precision.compute(), batch, false);
+            let names: Vec<_> = ways.iter().map(|(_, way)| way.name()).collect();
+            say(&format!("    {}", precision.name()), names.join(", "));
+        }
+    }
     let cuda = Cuda::look();
     let obstacles = cuda.obstacles();
     say("CUDA", if obstacles.is_empty() { "ready" } else { "not usable:" }.to_owned());

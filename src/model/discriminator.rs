@@ -59,6 +59,11 @@ impl Discriminator {
         self.0.forward(images, classes, statistics)
     }
 
+    /// Computes all convolutions with libtorch's own kernels, or not.
+    pub fn set_plain(&mut self, is_plain: bool) {
+        self.0.set_plain(is_plain);
+    }
+
     /// Lets `kinks` watch the values that go into ReLUs, or nothing.
     pub(super) fn watch_kinks(&mut self, kinks: Option<Rc<Kinks>>) {
         self.0.watch_kinks(kinks);

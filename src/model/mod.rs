@@ -17,7 +17,7 @@ pub use init::{KERNEL_STDDEV, initialize};
 
 pub use crate::architecture::{Architecture, ModelConfig, Network};
 use crate::error::Fixable;
-use crate::tf::{Kinks, Variable};
+use crate::tf::{Algorithm, Kinks, Variable};
 
 /// Both networks, on one device and of one kind.
 #[derive(Debug)]
@@ -115,6 +115,7 @@ impl Model {
             return self;
         }
         self.generator.set_plain(is_plain);
+        self.discriminator.set_plain(is_plain);
         self.generator.arrange_for(self.compute);
         Self { has_plain_convolutions: is_plain, ..self }
     }
@@ -125,6 +126,11 @@ impl Model {
         self.generator.watch_kinks(kinks.cloned());
         self.discriminator.watch_kinks(kinks.cloned());
         self
+    }
+
+    /// In which way each convolution is computed on the CPU in training on batches of so many rows, by its layer's name.
+    pub fn algorithms(&self, batch: usize) -> Vec<(String, Algorithm)> {
+        self.architecture.algorithms(self.compute, batch, self.has_plain_convolutions)
     }
 
     /// The configuration from which the networks follow.

@@ -214,8 +214,10 @@ impl Stack {
     /// Leaves faster ways that round more to libtorch, or not. To be called before [`Self::arrange_for`].
     pub(super) fn set_plain(&mut self, is_plain: bool) {
         for block in &mut self.blocks {
-            if let TfLayer::ConvTranspose(layer) = &mut block.operation {
-                layer.set_plain(is_plain);
+            match &mut block.operation {
+                TfLayer::Dense(_) => {}
+                TfLayer::Conv(layer) => layer.set_plain(is_plain),
+                TfLayer::ConvTranspose(layer) => layer.set_plain(is_plain),
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::record::tensorboard::{Charts, TensorBoard};
 use crate::sample::grid::{GRID, classes_of_rows};
 use crate::settings::{ENVIRONMENT_KEY, TrainConfig};
 use crate::shape::ImageShape;
+use crate::tf::Algorithm;
 use crate::weights::{Variant, Weights};
 
 /// Images from all over `set`; of a labelled one as many as a grid of classes has, in its rows.
@@ -359,13 +360,14 @@ impl Rewound {
 }
 
 /// The text of a run's `config.toml`: all settings, so that the run can be repeated, and the environment in which it
-/// runs.
+/// runs. There, `convolutions` are the ways in which the CPU computes each, if it does.
 pub(crate) fn config_toml(
     config: &TrainConfig,
     device: Device,
     set: &SetIdentity,
     how_to_repeat: Option<&str>,
     ranks: usize,
+    convolutions: &[(String, Algorithm)],
 ) -> Result<String> {
     let mut table = toml::Table::try_from(config)?;
     let text = |value: &str| toml::Value::String(value.to_owned());
@@ -381,6 +383,10 @@ pub(crate) fn config_toml(
     ]);
     if ranks > 1 {
         environment.insert(RANKS_KEY.to_owned(), toml::Value::Integer(i64::try_from(ranks)?));
+    }
+    if !convolutions.is_empty() {
+        let ways = convolutions.iter().map(|(layer, way)| (layer.clone(), text(way.name())));
+        environment.insert("convolutions".to_owned(), toml::Table::from_iter(ways).into());
     }
     table.insert(ENVIRONMENT_KEY.to_owned(), environment.into());
     let toml = toml::to_string(&table)?;

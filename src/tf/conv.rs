@@ -3,8 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor, nn};
 
+use super::algorithm::{Algorithm, Convolution, is_trained};
 use super::frame::{KERNEL, Layout, PADDING, STRIDE};
 use super::variable::{Variable, kernel_and_bias};
+use crate::shape::Grid;
 
 /// The numbers of channels of a [`Conv`] or a [`super::ConvTranspose`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct Conv {
     name: String,
     weight: Tensor,
     bias: Tensor,
+    /// Whether faster ways that round more are left out.
+    is_plain: bool,
 }
 
 impl Conv {
@@ -31,7 +35,12 @@ impl Conv {
         let mut weight = path.zeros("weight", &[out_channels, in_channels, KERNEL, KERNEL]);
         weight.set_data(&in_channels_last_order(&weight));
         let bias = path.zeros("bias", &[out_channels]);
-        Self { name: name.to_owned(), weight, bias }
+        Self { name: name.to_owned(), weight, bias, is_plain: false }
+    }
+
+    /// Whether the layer leaves to libtorch what it would compute in a faster way that rounds more.
+    pub fn set_plain(&mut self, is_plain: bool) {
+        self.is_plain = is_plain;
     }
 
     /// The same layer, computing in `kind`. Its weights are casts of the variables, and gradients flow
@@ -41,7 +50,7 @@ impl Conv {
     /// If the device cannot hold the casts.
     pub fn cast(&self, kind: Kind) -> Result<Self> {
         let (weight, bias) = (self.weight.f_to_kind(kind)?, self.bias.f_to_kind(kind)?);
-        Ok(Self { name: self.name.clone(), weight, bias })
+        Ok(Self { name: self.name.clone(), weight, bias, is_plain: self.is_plain })
     }
 
     /// `x` `[N, I, H, W]` → `[N, O, H/2, W/2]`, same kind and device, for even `H` and `W`.
@@ -53,23 +62,40 @@ impl Conv {
     /// Parity: `tests/frame.rs::conv_equals_pad_and_crop`, `tests/parity.rs`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ensure!(x.dim() == 4, "{}: expected [N, C, H, W], found {:?}", self.name, x.size());
-        // Gray images on the CPU: with only one input channel, oneDNN's gradient takes 11 ms and that of a
-        // matrix product 3 ms. The product's output also has the memory order that the next layer
-        // computes fastest with.
-        let output = if matches!(x.size()[..], [_, 1, _, _]) && x.device() == Device::Cpu {
-            self.forward_by_matmul(x)
-        } else {
-            self.forward_by_convolution(x)
+        let convolution = self.convolution(x);
+        let algorithm = match x.device() {
+            Device::Cpu => convolution.algorithm(),
+            _ => Algorithm::Libtorch,
+        };
+        let output = match algorithm {
+            Algorithm::Columns => self.forward_by_columns(x),
+            Algorithm::MatrixProduct => convolution.by_product(x, &self.weight, &self.bias),
+            Algorithm::Libtorch | Algorithm::MinimalFiltering => self.forward_by_libtorch(x),
         };
         output.with_context(|| format!("{}: input {:?}", self.name, x.size()))
     }
 
-    fn forward_by_convolution(&self, x: &Tensor) -> Result<Tensor> {
+    fn convolution(&self, x: &Tensor) -> Convolution {
+        let (of_x, of_weight) = (x.size(), self.weight.size());
+        Convolution {
+            is_transposed: false,
+            kind: x.kind(),
+            batch: of_x[0],
+            grid: Grid { height: of_x[2] / STRIDE, width: of_x[3] / STRIDE },
+            coarse: of_weight[0],
+            fine: of_x[1],
+            is_trained: is_trained(x, &self.weight),
+            is_plain: self.is_plain,
+        }
+    }
+
+    fn forward_by_libtorch(&self, x: &Tensor) -> Result<Tensor> {
         let (stride, padding) = ([STRIDE, STRIDE], [PADDING, PADDING]);
         Ok(x.f_conv2d(&self.weight, Some(&self.bias), stride, padding, [1, 1], 1)?)
     }
 
-    fn forward_by_matmul(&self, x: &Tensor) -> Result<Tensor> {
+    // Its output also has the memory order that the next layer computes fastest with.
+    fn forward_by_columns(&self, x: &Tensor) -> Result<Tensor> {
         let (n, _, h, w) = x.size4()?;
         let outputs = self.weight.size()[0];
         let (kernel, stride, padding) = ([KERNEL, KERNEL], [STRIDE, STRIDE], [PADDING, PADDING]);
@@ -95,4 +121,28 @@ impl Conv {
 /// too, and oneDNN returns the weight's gradient in it.
 pub(super) fn in_channels_last_order(x: &Tensor) -> Tensor {
     x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_a_matrix_product_the_layer_is_the_same_but_for_rounding() -> Result<()> {
+        let mut store = nn::VarStore::new(Device::Cpu);
+        let config = ConvConfig { in_channels: 6, out_channels: 10 };
+        let layer = Conv::new(&store.root(), "c", config);
+        store.double();
+        for variable in layer.variables() {
+            tch::no_grad(|| drop(variable.tensor.shallow_clone().uniform_(-1., 1.)));
+        }
+        let x = Tensor::rand([3, 6, 8, 4], (Kind::Double, Device::Cpu));
+        let theirs = layer.forward_by_libtorch(&x)?;
+        let convolution = layer.convolution(&x);
+        let ours = convolution.by_product(&x, &layer.weight, &layer.bias)?;
+        let norm = |x: &Tensor| x.norm().double_value(&[]);
+        let error = norm(&(&ours - &theirs)) / norm(&theirs);
+        assert!(error <= 1e-14, "{error:e}");
+        Ok(())
+    }
 }

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor, nn};
 
+use super::algorithm::{Algorithm, Convolution, is_trained};
 use super::batch_norm::BatchNorm;
 use super::conv::{ConvConfig, in_channels_last_order};
 use super::frame::{KERNEL, Layout, OUTPUT_PADDING, PADDING, STRIDE};
@@ -19,7 +20,7 @@ pub struct ConvTranspose {
     name: String,
     weight: Tensor,
     bias: Tensor,
-    /// What [`Algorithm::Winograd`] prepared for the size of the last input.
+    /// What [`Algorithm::MinimalFiltering`] prepared for the size of the last input.
     winograd: RefCell<Option<Prepared>>,
     /// Whether the weights never change: then the transformed kernels are kept from pass to pass.
     is_frozen: bool,
@@ -27,7 +28,7 @@ pub struct ConvTranspose {
     is_plain: bool,
 }
 
-/// What [`Algorithm::Winograd`] prepares once and uses in many passes.
+/// What [`Algorithm::MinimalFiltering`] prepares once and uses in many passes.
 #[derive(Debug)]
 struct Prepared {
     winograd: Winograd,
@@ -37,17 +38,6 @@ struct Prepared {
 
 /// The reference's batch size. The memory order of the weights is chosen for it.
 const USUAL_BATCH: i64 = 128;
-
-/// The ways to compute the layer's output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Algorithm {
-    /// libtorch's own transposed convolution.
-    Convolution,
-    /// A matrix product whose columns are then added where they overlap (`col2im`).
-    Matmul,
-    /// Winograd's minimal filtering, which needs fewer multiplications: [`super::winograd`].
-    Winograd,
-}
 
 impl ConvTranspose {
     /// Creates the layer's variables, all zero, under `path / name`.
@@ -69,11 +59,12 @@ impl ConvTranspose {
     /// Puts the weights into the memory order that is fastest for computing in `kind` on inputs with this
     /// grid, in batches of the usual size.
     pub fn arrange_for(&mut self, kind: Kind, grid: Grid) {
-        let is_by_winograd = self.weight.device() == Device::Cpu
-            && !self.is_plain
-            && Winograd::is_faster(kind, USUAL_BATCH, grid);
+        let size = [USUAL_BATCH, self.weight.size()[0], grid.height, grid.width];
+        let convolution = self.convolution(kind, &size, true);
         let weight = self.weight.detach();
-        self.weight.set_data(&match is_by_winograd {
+        let is_filtering = self.weight.device() == Device::Cpu
+            && convolution.algorithm() == Algorithm::MinimalFiltering;
+        self.weight.set_data(&match is_filtering {
             true => in_taps_first_order(&weight),
             false => in_channels_last_order(&weight),
         });
@@ -110,27 +101,6 @@ impl ConvTranspose {
         })
     }
 
-    /// How many values a layer of these channels holds on the CPU in transformed form while it is trained in `kind` on
-    /// inputs with this grid: of its kernels, and of a batch of inputs. Both are 0 where it computes without transforms.
-    pub fn transformed_values(
-        config: ConvConfig,
-        is_plain: bool,
-        kind: Kind,
-        batch: i64,
-        grid: Grid,
-    ) -> (i64, i64) {
-        let ConvConfig { in_channels, out_channels } = config;
-        if out_channels == 1 {
-            // The columns of the matrix product.
-            return (0, KERNEL * KERNEL * grid.cells() * batch);
-        }
-        if is_plain || !Winograd::is_faster(kind, batch, grid) {
-            return (0, 0);
-        }
-        let (points, products) = Winograd::sizes(kind, grid);
-        (products * in_channels * out_channels, points * batch * in_channels)
-    }
-
     /// `x` `[N, I, H, W]` → `[N, O, 2H, 2W]`, same kind and device.
     ///
     /// # Errors
@@ -140,36 +110,44 @@ impl ConvTranspose {
     /// Parity: `tests/frame.rs::conv_transpose_equals_pad_and_crop`, `tests/parity.rs`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ensure!(x.dim() == 4, "{}: expected [N, C, H, W], found {:?}", self.name, x.size());
-        let output = match self.algorithm(x) {
-            Algorithm::Convolution => self.forward_by_convolution(x),
-            Algorithm::Matmul => self.forward_by_matmul(x),
-            Algorithm::Winograd => self.forward_by_winograd(x),
+        let convolution = self.convolution(x.kind(), &x.size(), is_trained(x, &self.weight));
+        let algorithm = match x.device() {
+            Device::Cpu => convolution.algorithm(),
+            _ => Algorithm::Libtorch,
+        };
+        let output = match algorithm {
+            Algorithm::Libtorch => self.forward_by_libtorch(x),
+            Algorithm::Columns => self.forward_by_columns(x),
+            Algorithm::MinimalFiltering => self.forward_by_winograd(x),
+            Algorithm::MatrixProduct => convolution.by_product(x, &self.weight, &self.bias),
         };
         output.with_context(|| format!("{}: input {:?}", self.name, x.size()))
     }
 
-    fn algorithm(&self, x: &Tensor) -> Algorithm {
-        let grid = grid_of(x);
-        if x.device() != Device::Cpu {
-            Algorithm::Convolution
-        } else if self.weight.size()[1] == 1 {
-            // Gray images: forward and backward together take oneDNN 20 ms and a matrix product 11 ms.
-            Algorithm::Matmul
-        } else if !self.is_plain && Winograd::is_faster(x.kind(), x.size()[0], grid) {
-            Algorithm::Winograd
-        } else {
-            Algorithm::Convolution
+    /// What is asked of the layer with an input of this size, `[N, I, H, W]`.
+    fn convolution(&self, kind: Kind, x: &[i64], is_trained: bool) -> Convolution {
+        let grid = Grid { height: x[2], width: x[3] };
+        let fine = self.weight.size()[1];
+        Convolution {
+            is_transposed: true,
+            kind,
+            batch: x[0],
+            grid,
+            coarse: x[1],
+            fine,
+            is_trained,
+            is_plain: self.is_plain,
         }
     }
 
-    fn forward_by_convolution(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward_by_libtorch(&self, x: &Tensor) -> Result<Tensor> {
         let (stride, padding) = ([STRIDE, STRIDE], [PADDING, PADDING]);
         let output_padding = [OUTPUT_PADDING, OUTPUT_PADDING];
         let (ws, bs) = (&self.weight, Some(&self.bias));
         Ok(x.f_conv_transpose2d(ws, bs, stride, padding, output_padding, 1, [1, 1])?)
     }
 
-    fn forward_by_matmul(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward_by_columns(&self, x: &Tensor) -> Result<Tensor> {
         let (n, inputs, h, w) = x.size4()?;
         let (kernel, stride, padding) = ([KERNEL, KERNEL], [STRIDE, STRIDE], [PADDING, PADDING]);
         let x = x.f_permute([0, 2, 3, 1])?.f_reshape([n, h * w, inputs])?; // [N, H·W, I]
@@ -228,14 +206,34 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn as_a_matrix_product_the_layer_is_the_same_but_for_rounding() -> Result<()> {
+        let mut store = nn::VarStore::new(Device::Cpu);
+        let config = ConvConfig { in_channels: 10, out_channels: 6 };
+        let mut layer = ConvTranspose::new(&store.root(), "t", config);
+        store.double();
+        for variable in layer.variables() {
+            tch::no_grad(|| drop(variable.tensor.shallow_clone().uniform_(-1., 1.)));
+        }
+        let x = Tensor::rand([3, 10, 4, 2], (Kind::Double, Device::Cpu));
+        for arranged in [in_channels_last_order, in_taps_first_order] {
+            layer.weight.set_data(&arranged(&layer.weight.detach()));
+            let convolution = layer.convolution(x.kind(), &x.size(), true);
+            let theirs = layer.forward_by_libtorch(&x)?;
+            let ours = convolution.by_product(&x, &layer.weight, &layer.bias)?;
+            let norm = |x: &Tensor| x.norm().double_value(&[]);
+            let error = norm(&(&ours - &theirs)) / norm(&theirs);
+            assert!(error <= 1e-14, "{error:e}");
+        }
+        Ok(())
+    }
+
     /// The numbers behind the choice of an algorithm. `benches/NOTES.md` has them, and the command.
     #[test]
     #[ignore = "measures for minutes and asserts nothing"]
     fn times_of_every_way_forward_and_backward() -> Result<()> {
         const BATCH: i64 = 128;
-        println!(
-            "kind, grid, channels: libtorch's convolution, matrix product, minimal filtering (ms)"
-        );
+        println!("kind, grid, channels: libtorch, columns, minimal filtering, matrix product (ms)");
         for kind in [Kind::Float, Kind::BFloat16] {
             for (height, width, inputs, outputs) in [
                 (4, 4, 512, 256),
@@ -264,7 +262,7 @@ mod tests {
                 let x = in_channels_last_order(&x).set_requires_grad(true);
                 let time = |algorithm: Algorithm| -> Result<f64> {
                     let weight = match algorithm {
-                        Algorithm::Winograd => in_taps_first_order(&weight),
+                        Algorithm::MinimalFiltering => in_taps_first_order(&weight),
                         _ => in_channels_last_order(&weight),
                     };
                     let layer = ConvTranspose {
@@ -279,9 +277,13 @@ mod tests {
                     for _ in 0..7 {
                         let start = Instant::now();
                         let y = match algorithm {
-                            Algorithm::Convolution => layer.forward_by_convolution(&x)?,
-                            Algorithm::Matmul => layer.forward_by_matmul(&x)?,
-                            Algorithm::Winograd => layer.forward_by_winograd(&x)?,
+                            Algorithm::Libtorch => layer.forward_by_libtorch(&x)?,
+                            Algorithm::Columns => layer.forward_by_columns(&x)?,
+                            Algorithm::MinimalFiltering => layer.forward_by_winograd(&x)?,
+                            Algorithm::MatrixProduct => {
+                                let convolution = layer.convolution(kind, &x.size(), true);
+                                convolution.by_product(&x, &layer.weight, &layer.bias)?
+                            }
                         };
                         let gradient = in_channels_last_order(&y.detach());
                         let loss = y.f_mul(&gradient)?.f_sum(kind)?;
@@ -290,17 +292,19 @@ mod tests {
                     }
                     Ok(least)
                 };
-                let times = [Algorithm::Convolution, Algorithm::Matmul].map(time);
-                let [convolution, matmul] = [&times[0], &times[1]]
-                    .map(|time| time.as_ref().map_or("-".to_owned(), |ms| format!("{ms:.1}")));
                 let is_whole = height % 4 == 0 && width % 4 == 0;
-                let winograd = match is_whole {
-                    true => format!("{:.1}", time(Algorithm::Winograd)?),
-                    false => "-".to_owned(),
-                };
-                println!(
-                    "{kind:?} {height}×{width} {inputs}→{outputs}: {convolution} {matmul} {winograd}"
-                );
+                let times = [
+                    Algorithm::Libtorch,
+                    Algorithm::Columns,
+                    Algorithm::MinimalFiltering,
+                    Algorithm::MatrixProduct,
+                ]
+                .map(|algorithm| match algorithm {
+                    Algorithm::MinimalFiltering if !is_whole => Ok("-".to_owned()),
+                    _ => Ok(format!("{:.1}", time(algorithm)?)),
+                });
+                let times = times.into_iter().collect::<Result<Vec<_>>>()?;
+                println!("{kind:?} {height}×{width} {inputs}→{outputs}: {}", times.join(" "));
             }
         }
         Ok(())

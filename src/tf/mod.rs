@@ -3,6 +3,7 @@
 //! Nothing in this module knows about the DCGAN: [`crate::model`] builds the networks from these pieces.
 
 mod adam;
+mod algorithm;
 mod batch_norm;
 mod conv;
 mod conv_transpose;
@@ -16,6 +17,7 @@ mod variable;
 mod winograd;
 
 pub use adam::{Adam, AdamConfig, Slot};
+pub use algorithm::{Algorithm, Convolution, Held, Processor};
 pub use batch_norm::{BatchNorm, BatchNormConfig, Statistics};
 pub use conv::{Conv, ConvConfig};
 pub use conv_transpose::ConvTranspose;

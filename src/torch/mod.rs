@@ -1,9 +1,9 @@
 //! What libtorch has and `tch` lacks, through a few C++ functions of our own: the switches for TensorFloat-32 and for
-//! deterministic algorithms, a counter of operators, a fused Adam, times on a CUDA device, CUDA graphs, and groups of
-//! processes ([`Group`]).
+//! deterministic algorithms, a counter of operators, a fused Adam, convolutions as matrix products, times on a CUDA device,
+//! CUDA graphs, and groups of processes ([`Group`]).
 //!
-//! `shim.h` and `dist.h` say what each function does. `shim.cpp` and `dist.cpp` are compiled into every build, `graph.cpp`
-//! and `nccl.cpp` where the libtorch in use was built with CUDA and `build.rs` finds CUDA's headers, and NCCL's. This is
+//! `shim.h` and `dist.h` say what each function does. `shim.cpp`, `conv.cpp` and `dist.cpp` are compiled into every build,
+//! `graph.cpp` and `nccl.cpp` where the libtorch in use was built with CUDA and `build.rs` finds CUDA's headers, and NCCL's. This is
 //! the project's only foreign code.
 
 mod group;
@@ -35,6 +35,7 @@ unsafe extern "C" {
     fn dcgan_free_message(message: *mut c_char);
     fn dcgan_allow_tf32(allow: bool) -> *mut c_char;
     fn dcgan_deterministic(on: bool) -> *mut c_char;
+    fn dcgan_is_grad_enabled(is_enabled: *mut bool) -> *mut c_char;
     fn dcgan_start_counting() -> *mut c_char;
     fn dcgan_stop_counting(counts: *mut *mut c_char) -> *mut c_char;
     fn dcgan_fused_adam(
@@ -49,6 +50,15 @@ unsafe extern "C" {
         beta2: f64,
         epsilon: f64,
     ) -> *mut c_char;
+    fn dcgan_conv_by_product(
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        transposed: bool,
+        at_once: i64,
+        y: *mut *mut C_tensor,
+    ) -> *mut c_char;
+    fn dcgan_has_amx_bf16(has: *mut bool) -> *mut c_char;
     fn dcgan_mark(device: c_int, mark: *mut *mut RawMark) -> *mut c_char;
     fn dcgan_free_mark(mark: *mut RawMark);
     fn dcgan_milliseconds_between(
@@ -115,6 +125,13 @@ pub fn deterministic(on: bool) -> Result<()> {
     done(unsafe { dcgan_deterministic(on) })
 }
 
+/// Whether this thread records what gradients need.
+pub fn is_grad_enabled() -> bool {
+    let mut is_enabled = true;
+    // SAFETY: `is_enabled` is written to before the function returns.
+    done(unsafe { dcgan_is_grad_enabled(&raw mut is_enabled) }).is_err() || is_enabled
+}
+
 /// Runs `work` and counts how often this thread calls each of libtorch's operators. An operator that calls others is not
 /// counted, they are; but a convolution counts as one. On the CPU backward passes run on the thread that asks for them.
 ///
@@ -178,6 +195,40 @@ pub fn fused_adam(state: &AdamState, gradient: &Tensor, step: &AdamStep) -> Resu
     done(unsafe {
         dcgan_fused_adam(theta, gradient, m, v, many_steps, alpha, found_inf, beta1, beta2, epsilon)
     })
+}
+
+/// Whether this build computes [`conv_by_product`] on all threads. Elsewhere the parts around the products take one.
+pub const HAS_OPENMP: bool = cfg!(openmp);
+
+/// A convolution with kernel 5, stride 2 and padding 2 as a matrix product, on the CPU, in channels-last order:
+/// `x` `[N, C, 2H, 2W]`, `weight` `[A, C, 5, 5]` and `bias` `[A]` → `[N, A, H, W]`. If `transposed`: `x` `[N, A, H, W]`
+/// and `bias` `[C]` → `[N, C, 2H, 2W]`. Columns are made for `at_once` images at a time, which bounds the memory that is taken.
+///
+/// Gradients are recorded. They have no gradients themselves: asking for these is an error.
+///
+/// # Errors
+/// If the shapes do not go together, or the kind is none of float32, float64 and bfloat16.
+pub fn conv_by_product(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    transposed: bool,
+    at_once: i64,
+) -> Result<Tensor> {
+    let [x, weight, bias] = [x, weight, bias].map(Tensor::as_ptr);
+    let mut y = null_mut();
+    // SAFETY: the tensors are live, and `y` is written to before the function returns, if there is no message.
+    done(unsafe { dcgan_conv_by_product(x, weight, bias, transposed, at_once, &raw mut y) })?;
+    // SAFETY: without a message, the function has made a tensor, whose only owner this is.
+    Ok(unsafe { Tensor::from_ptr(y) })
+}
+
+/// Whether the processor multiplies matrices of bfloat16 in tiles (AMX), and the system permits this process to use them.
+pub fn has_amx_bf16() -> bool {
+    let mut has = false;
+    // SAFETY: `has` is written to before the function returns.
+    // Where libtorch cannot tell, nothing is known to be there.
+    done(unsafe { dcgan_has_amx_bf16(&raw mut has) }).is_ok() && has
 }
 
 /// A point in the queue of work of a CUDA device.

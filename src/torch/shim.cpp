@@ -87,6 +87,10 @@ char* dcgan_deterministic(bool on) {
   });
 }
 
+char* dcgan_is_grad_enabled(bool* is_enabled) {
+  return message_of([&] { *is_enabled = at::GradMode::is_enabled(); });
+}
+
 char* dcgan_start_counting() {
   return message_of([&] {
     TORCH_CHECK(counting == at::INVALID_CALLBACK_HANDLE, "operators are being counted already");

@@ -59,6 +59,9 @@ char* dcgan_allow_tf32(bool allow);
 // Whether operations may only use algorithms that give the same bits each time.
 char* dcgan_deterministic(bool on);
 
+// Whether this thread records what gradients need.
+char* dcgan_is_grad_enabled(bool* is_enabled);
+
 // Counts this thread's calls of operators that call no other, by name, until dcgan_stop_counting, which gives them as
 // lines "name count". A convolution counts as one call, whatever it calls.
 char* dcgan_start_counting();
@@ -75,6 +78,18 @@ char* dcgan_mark(int device, DcganMark** mark);
 void dcgan_free_mark(DcganMark* mark);
 // Waits for both, and tells how long the device took from one to the other.
 char* dcgan_milliseconds_between(DcganMark* from, DcganMark* to, double* milliseconds);
+
+// ---- conv.cpp, in every build ----------------------------------------------------------------------
+
+// A convolution with kernel 5, stride 2 and padding 2 as a matrix product on the CPU: `x` [n, c, 2h, 2w], `weight`
+// [a, c, 5, 5] and `bias` [a] give `y` [n, a, h, w], a new tensor that is the caller's. If `transposed`, `x` is
+// [n, a, h, w], `bias` [c] and `y` [n, c, 2h, 2w]. Columns are made of `at_once` images at a time. Gradients are recorded,
+// second ones are not there.
+char* dcgan_conv_by_product(const at::Tensor* x, const at::Tensor* weight, const at::Tensor* bias, bool transposed,
+                            int64_t at_once, at::Tensor** y);
+
+// Whether the processor multiplies matrices of bfloat16 in tiles (AMX), and the system permits it.
+char* dcgan_has_amx_bf16(bool* has);
 
 // ---- graph.cpp, only in builds with CUDA -----------------------------------------------------------
 

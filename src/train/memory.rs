@@ -1,8 +1,8 @@
 //! An estimate of the memory that training takes, from the architecture alone, before anything is allocated.
 
-use crate::architecture::{Architecture, Features, Layer, Network, Operation};
+use crate::architecture::{Architecture, Layer, Network, Operation};
 use crate::settings::TrainConfig;
-use crate::tf::{ConvConfig, ConvTranspose};
+use crate::tf::{Held, Processor};
 
 /// What the program takes before it makes networks, in bytes: above all libtorch.
 const PROGRAM: f64 = 155e6;
@@ -17,18 +17,25 @@ const OF_ACTIVATIONS: f64 = 1.9;
 /// What is held follows from the layers. The constants above were fitted to what fourteen runs took
 /// (`benches/NOTES.md`), none of which took a third more or less than the estimate.
 pub fn estimate(architecture: &Architecture, config: &TrainConfig) -> u64 {
+    estimate_on(Processor::here(), architecture, config)
+}
+
+fn estimate_on(processor: Processor, architecture: &Architecture, config: &TrainConfig) -> u64 {
     let (batch, precision) = (config.batch_size, config.precision);
+    let is_plain = config.plain_convolutions.is_on();
     let bytes = |kind: tch::Kind| kind.elt_size_in_bytes() as f64;
     let parameters: i64 =
         Network::ALL.iter().map(|&network| architecture.parameters(network)).sum();
-    let (mut once, mut of_images) = (0.0, 0.0);
+    let (mut once, mut of_images, mut shared) = (0.0, 0.0, 0);
     for network in Network::ALL {
         // In its own step the discriminator holds two passes: of real images and of generated ones.
         let passes = if network == Network::Discriminator { 2.0 } else { 1.0 };
         for layer in architecture.layers(network) {
-            let (transformed_kernels, transformed_images) = transformed(layer, config);
-            once += transformed_kernels;
-            of_images += passes * held_outputs(layer) * batch as f64 + transformed_images;
+            let convolution = layer.convolution(precision.compute(), batch as i64, is_plain);
+            let held = convolution.map_or(Held::default(), |layer| layer.held_on(processor));
+            once += held.kernels as f64;
+            of_images += passes * held_outputs(layer) * batch as f64 + held.images as f64;
+            shared = held.shared.max(shared);
         }
     }
     let mut values = OF_WEIGHTS * parameters as f64;
@@ -43,7 +50,8 @@ pub fn estimate(architecture: &Architecture, config: &TrainConfig) -> u64 {
         // Each augmentation holds its result, or what its gradient needs, of real and of generated images.
         values += (6 * batch * architecture.config.image.len()) as f64;
     }
-    let activations = (OF_ACTIVATIONS * of_images + once) * bytes(precision.compute());
+    let activations =
+        (OF_ACTIVATIONS * of_images + once + shared as f64) * bytes(precision.compute());
     (PROGRAM + values * bytes(precision.kind()) + activations) as u64
 }
 
@@ -56,19 +64,6 @@ fn held_outputs(layer: &Layer) -> f64 {
         (Operation::Dense | Operation::ConvTranspose | Operation::Projection, _) => 1,
     };
     (copies * layer.output.values()) as f64
-}
-
-/// How many values a transposed convolution holds in transformed form: of its kernels, and of a batch of its inputs.
-fn transformed(layer: &Layer, config: &TrainConfig) -> (f64, f64) {
-    let Features::Map { channels: in_channels, grid } = layer.input else { return (0.0, 0.0) };
-    if layer.operation != Operation::ConvTranspose {
-        return (0.0, 0.0);
-    }
-    let channels = ConvConfig { in_channels, out_channels: layer.output.channels() };
-    let is_plain = config.plain_convolutions.is_on();
-    let (kind, batch) = (config.precision.compute(), config.batch_size as i64);
-    let held = ConvTranspose::transformed_values(channels, is_plain, kind, batch, grid);
-    (held.0 as f64, held.1 as f64)
 }
 
 #[cfg(test)]
@@ -101,10 +96,26 @@ mod tests {
             let image = ImageShape { size, channels };
             let config = ModelConfig { image, base_width, ..Default::default() };
             let settings = TrainConfig { batch_size: batch, precision, ..Default::default() };
-            let estimate = estimate(&Architecture::new(config)?, &settings) as f64 / 1e6;
+            let architecture = Architecture::new(config)?;
+            let estimate = estimate_on(Processor::PLAIN, &architecture, &settings) as f64 / 1e6;
             let ratio = estimate / measured;
             assert!((0.75..1.33).contains(&ratio), "{size}, {base_width}, {batch}: {ratio}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn columns_of_matrix_products_count_once_for_all_layers() -> anyhow::Result<()> {
+        let architecture = Architecture::new(ModelConfig::default())?;
+        let config = TrainConfig { precision: Precision::Bf16, ..Default::default() };
+        let [with, without] = [true, false]
+            .map(|amx_bf16| estimate_on(Processor { amx_bf16 }, &architecture, &config) as i64);
+        // The most columns: 128 images, a grid of 8×8, 25 · 128 values at each position, 2 bytes each. The first
+        // transposed convolution is computed without its 49 transformed kernels of 512 · 256 values, and without the
+        // inputs at 64 points, of which the backward pass needs others in passing.
+        let columns = 2 * 128 * 64 * 25 * 128;
+        let transformed = 2.0 * (49.0 * 512.0 * 256.0 + OF_ACTIVATIONS * 64.0 * 128.0 * 512.0);
+        assert!((with - without - columns + transformed as i64).abs() <= 2, "{with}, {without}");
         Ok(())
     }
 }

@@ -215,7 +215,11 @@ impl<'a> Trainer<'a> {
             write(run, &state, &gan)?;
         }
         let count = ranks.as_ref().map_or(1, |ranks| ranks.share().count);
-        let text = config_toml(config, device, &state.set, how_to_repeat, count)?;
+        let convolutions = match device {
+            Device::Cpu => gan.model.algorithms(config.batch_size.div_ceil(count)),
+            _ => Vec::new(),
+        };
+        let text = config_toml(config, device, &state.set, how_to_repeat, count, &convolutions)?;
         let at = (state.iteration, &state.rollbacks[..]);
         let journal = Journal::open(&text, &set, labels.as_ref(), run, progress, at, lines_every)?;
         let fixed_z = {
