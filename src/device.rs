@@ -198,33 +198,6 @@ fn keep_freed_memory() {
     }
 }
 
-/// How many times an idle thread of libgomp checks for work before it sleeps. That takes some microseconds: long enough
-/// to bridge the gap between two operations, and short enough to leave the processors of a busy machine to others.
-#[cfg(target_os = "linux")]
-const SPINS: &str = "10000";
-
-/// Lets idle threads of libgomp sleep soon. libgomp reads that setting from the environment when it is loaded, which is
-/// before `main`. Therefore this function sets the variable and starts the program again in the same process. It
-/// returns where nothing has to be done: on systems other than Linux, and where the user has already set how threads
-/// wait. The measurements are in `benches/NOTES.md`.
-pub fn let_idle_threads_sleep() {
-    #[cfg(target_os = "linux")]
-    {
-        use std::os::unix::process::CommandExt;
-        let wait_settings = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
-        if wait_settings.iter().any(|name| std::env::var_os(name).is_some()) {
-            return;
-        }
-        let mut arguments = std::env::args_os();
-        let mut program = std::process::Command::new("/proc/self/exe");
-        if let Some(name) = arguments.next() {
-            program.arg0(name);
-        }
-        // `exec` returns only if it fails. Then this process continues as it is.
-        let _ = program.args(arguments).env("GOMP_SPINCOUNT", SPINS).exec();
-    }
-}
-
 /// The name of the processor where the system tells it, else that of its architecture.
 pub fn cpu_name() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::CommandFactory;
-use dcgan::{device, files};
+use dcgan::files;
 
 use crate::cli::{Cli, Command};
 
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let (cli, command) = Cli::of_process();
     if cli.computes() {
         // This may start the program anew, so it comes before anything is read that could change in between.
-        device::let_idle_threads_sleep();
+        commands::let_idle_threads_sleep();
     }
     match run(cli) {
         Ok(code) => code,

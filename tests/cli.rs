@@ -5,7 +5,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use dcgan::device::Cuda;
 
-use super::common::{SMALL, command, dcgan, files, train};
+use super::common::{Ran, SMALL, command, dcgan, files, train};
 
 /// Runs `args` in an empty folder, which must stay empty. Asserts the exit code and that the message contains every one
 /// of `parts`.
@@ -313,5 +313,30 @@ fn bench_prints_one_line_of_json() -> Result<()> {
     let ran = train(folder.path(), &format!("bench {sizes}"));
     assert!(ran.stdout.contains("ms an iteration"), "{}", ran.stdout);
     assert_eq!(files(folder.path())?.len(), 0);
+    Ok(())
+}
+
+/// libgomp prints its settings when it is loaded, once for each start of the program.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn idle_threads_sleep_soon_from_the_first_start_on_unless_the_user_says_how_they_wait() -> Result<()>
+{
+    let folder = tempfile::tempdir()?;
+    for (variable, value, expected) in [
+        ("OMP_DISPLAY_ENV", "VERBOSE", "10000"),
+        ("GOMP_SPINCOUNT", "77", "77"),
+        ("OMP_WAIT_POLICY", "passive", "0"),
+    ] {
+        let mut command = command(folder.path(), "doctor");
+        command.env_remove("OMP_WAIT_POLICY").env_remove("GOMP_SPINCOUNT");
+        command.env("OMP_DISPLAY_ENV", "VERBOSE").env(variable, value);
+        let ran = Ran::of(command, "doctor");
+        let found: Vec<_> =
+            ran.stderr.lines().filter(|line| line.contains("GOMP_SPINCOUNT")).collect();
+        assert!(
+            matches!(found[..], [line] if line.ends_with(&format!("= '{expected}'"))),
+            "{variable}={value}: {found:?}"
+        );
+    }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! what several do is in a file of its own.
 //!
 //! - [`errors`]: errors in terms of flags and commands; [`progress`]: bars and lines on standard error;
+//! - [`idle_threads`]: how the threads of libtorch wait;
 //! - [`interrupted`]: what a signal does to commands other than `train`;
 //! - [`output`]: printing, and checks of the files that are to be written;
 //! - [`generator`]: opening the generator that arguments name; [`dataset`]: loading a data set;
@@ -20,6 +21,7 @@ mod evaluator;
 mod export;
 mod film;
 mod generator;
+mod idle_threads;
 mod import;
 mod interpolate;
 mod interrupted;
@@ -45,6 +47,7 @@ pub use errors::{exit_code, print_error};
 pub use eval::eval;
 pub use export::export;
 pub use film::film;
+pub use idle_threads::let_idle_threads_sleep;
 pub use import::import;
 pub use interpolate::interpolate;
 pub use interrupted::{leave_nothing_when_interrupted, wait_if_interrupted};
