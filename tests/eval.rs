@@ -264,6 +264,7 @@ fn what_cannot_be_measured_is_refused() -> Result<()> {
         ("--features text.pt", 1, &["text.pt: expected a TorchScript module"]),
         (&nan, 1, &["digits: image", "not finite"]),
         ("--count 5", 2, &["--count", "6.."]),
+        ("--images gone.npz", 1, &["--images gone.npz: ", "No such file"]),
         ("--images nowhere", 2, &["--images nowhere: dataset nowhere: ", "no such data set"]),
         ("--dataset folder:damaged", 1, &["1 of 1 images cannot be read", "--skip-bad leaves"]),
         ("--images damaged", 1, &["--images damaged: ", "1 of 1 images cannot be read"]),

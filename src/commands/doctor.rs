@@ -21,14 +21,18 @@ pub fn doctor() -> Result<ExitCode> {
     print(format!("{}\n", report()).as_bytes())
 }
 
-/// Whether CUDA graphs can be made by a build that `has_graphs`, with a libtorch that was `built` with CUDA.
-fn graphs(built: bool, has_graphs: bool) -> &'static str {
-    match (has_graphs, built) {
-        (true, _) => "yes",
-        (false, true) => {
+/// Whether CUDA graphs can be made by a build that `has_graphs`, with a libtorch that was `built` with CUDA, `in_archive` or
+/// in a checkout.
+fn graphs(built: bool, has_graphs: bool, in_archive: bool) -> &'static str {
+    match (has_graphs, built, in_archive) {
+        (true, ..) => "yes",
+        (false, true, true) => {
+            "no: CUDA's headers were missing when this was built; take another archive, or build from the sources"
+        }
+        (false, true, false) => {
             "no: CUDA's headers were missing when this was built; run ./scripts/setup.sh --cuda again, or set CUDA_HOME to a toolkit, and build again"
         }
-        (false, false) => "no: they need CUDA",
+        (false, false, _) => "no: they need CUDA",
     }
 }
 
@@ -82,7 +86,7 @@ fn report() -> String {
     }
     say("  built with", yes_no(cuda.built));
     say("  linked", yes_no(cuda.linked));
-    say("  graphs", graphs(cuda.built, HAS_GRAPHS).to_owned());
+    say("  graphs", graphs(cuda.built, HAS_GRAPHS, IN_ARCHIVE).to_owned());
     say(
         "  driver",
         cuda.driver.as_ref().map_or("no".to_owned(), |v| format!("CUDA {}", dotted(*v))),
@@ -111,8 +115,11 @@ mod tests {
 
     #[test]
     fn a_build_without_graphs_says_what_to_do_only_where_that_helps() {
-        assert_eq!(graphs(true, true), "yes");
-        assert!(graphs(true, false).contains("setup.sh --cuda again"));
-        assert_eq!(graphs(false, false), "no: they need CUDA");
+        for in_archive in [true, false] {
+            assert_eq!(graphs(true, true, in_archive), "yes");
+            let told = graphs(true, false, in_archive);
+            assert_eq!(told.contains("setup.sh --cuda again"), !in_archive, "{told}");
+            assert_eq!(graphs(false, false, in_archive), "no: they need CUDA");
+        }
     }
 }

@@ -231,12 +231,15 @@ fn images_of(
     count: usize,
     verbosity: Verbosity,
 ) -> Result<ImageSet> {
-    let path = Path::new(images);
+    let path = with_home(images).unwrap_or_else(|_| images.into());
     let is_format_of_files =
         |kind| formats::named(kind).is_some_and(|format| format.place() == Some("FILE"));
+    let names_format =
+        images.split_once(':').is_some_and(|(kind, _)| formats::named(kind).is_some());
     let spec = match path.extension().and_then(|ending| ending.to_str()) {
+        _ if names_format => images.to_owned(),
         _ if path.is_dir() => format!("folder:{images}"),
-        Some(kind) if path.is_file() && is_format_of_files(kind) => format!("{kind}:{images}"),
+        Some(kind) if is_format_of_files(kind) => format!("{kind}:{images}"),
         _ => images.to_owned(),
     };
     let options = |channels| Options {

@@ -109,13 +109,16 @@ impl FromStr for Spec {
         if let Some(collection) = Collection::named(kind) {
             return collection.part(rest).map(|part| Self::Public(collection, part));
         }
-        let hint = if Path::new(text).exists() {
-            format!("it is a file or folder; write folder:{text}, zip:{text} or the like")
-        } else {
-            let names: Vec<_> = names().into_iter().map(|(name, _)| name).collect();
-            format!("expected one of {}", names.join(", "))
-        };
-        Err(format!("no such data set; {hint}"))
+        if Path::new(text).exists() {
+            return Err(format!(
+                "no such data set; it is a file or folder; write folder:{text}, zip:{text} or the like"
+            ));
+        }
+        let names: Vec<_> = names().into_iter().map(|(name, _)| name).collect();
+        let names = names.join(", ");
+        Err(format!(
+            "no such data set, and no file or folder of that name; expected one of {names}"
+        ))
     }
 }
 

@@ -606,8 +606,7 @@ pub(super) fn prepare_cuda(
     }
     if !torch::HAS_GRAPHS {
         progress.warn(
-            "this program was built without CUDA graphs, so the GPU waits for the host: run scripts/setup.sh with the \
-             CUDA set again and build again",
+            "this program was built without CUDA graphs, so the GPU waits for the host; `dcgan doctor` says what to do",
         );
         return Ok(None);
     }
