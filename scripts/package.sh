@@ -155,11 +155,13 @@ makes images like those that it is shown.
     ./dcgan sample
 
 2. Your own images, a few hundred or more of one kind, in a folder: PNG, JPEG, WebP, TIFF and others. The first line says
-   what is found, and sheet.png shows what training would see. The second is a first look, of ten minutes on two cores:
+   what is found, and sheet.png shows what training would see. The second is a first look: about ten minutes on two cores
+   of an AMD EPYC.
     ./dcgan data show folder:my-photos --sheet sheet.png
     ./dcgan train --dataset folder:my-photos --base-width 32 --batch-size 64 --ema 0.99 --iterations 3000
-   Then take --image-size 64 (an hour). Without --iterations it trains for 10 epochs, too few for some hundred images.
-   Ctrl-C saves and ends; ./dcgan train --resume 1 goes on. docs/photos.md says what else helps.
+   Then take --image-size 64, which takes five times as long. Without --iterations it trains for 10 epochs, too few for
+   some hundred images. Ctrl-C saves and ends; ./dcgan train --resume 1 goes on. docs/photos.md says how long other sizes
+   take, and what else helps.
 
 3. In a second terminal, watch run 1: losses, newest samples, time left. All its pictures are in runs/0001-.../samples:
     ./dcgan runs watch 1

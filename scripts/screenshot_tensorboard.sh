@@ -4,9 +4,9 @@
 # Written for bash 3.2 (macOS) and later.
 set -euo pipefail
 
-PAGES="scalars images"
+PAGES="custom_scalars images"
 WIDTH=1440
-HEIGHT=760 # of each page
+HEIGHT=760 # of a page for which no other is asked
 START_S=90 # for TensorBoard to start and to load the run
 PAGE_S=90  # for a page
 VIRTUAL_MS=20000
@@ -15,14 +15,19 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 usage() {
     cat <<EOF_USAGE
-Starts TensorBoard for a run, on a free port of the loopback address, opens its pages of scalars and images
-in headless Chromium, and writes both screenshots, one above the other, to OUT.png.
+Starts TensorBoard for a run, on a free port of the loopback address, opens some of its pages in headless Chromium,
+and writes the screenshots, one above the other, to OUT.png.
 
-Usage: scripts/screenshot_tensorboard.sh RUN OUT.png
+Usage: scripts/screenshot_tensorboard.sh RUN OUT.png [PAGE...]
 
-  RUN         folder of a run, for example runs/NAME
-  OUT.png     picture to write, $WIDTH pixels wide; an existing one is replaced
+  RUN         folder of a run, for example runs/NAME, or a folder of several runs
+  OUT.png     picture to write, $WIDTH pixels wide and of at most 256 colours; an existing one is replaced
+  PAGE        what TensorBoard's address has behind the #: scalars, custom_scalars, images, histograms, hparams and so on,
+              with &tagFilter=REGEX to show only some tags and &regexInput=REGEX to show only some runs. HEIGHT: in front
+              of it makes the screenshot so many pixels high (default: $HEIGHT). Default: $PAGES
   -h, --help  print this text
+
+Example: scripts/screenshot_tensorboard.sh runs runs.png 300:hparams 'histograms&tagFilter=^weights/'
 
 The first time, TensorBoard 2.21.0 (without TensorFlow) is installed with pip into target/peers/tensorboard:
 25 MB to download and 0.2 GB on disk. It needs Python 3.10 to 3.13. Chromium has to be installed.
@@ -64,15 +69,19 @@ cleanup() {
 }
 trap cleanup EXIT
 
-# Waits until TensorBoard says where it listens, then until it lists the run's data.
+# Waits until TensorBoard says where it listens, then until it has scalars and images of every run, and every page.
 wait_for_tensorboard() {
-    run_child "$venv_python" -B - "$scratch/log" "$tensorboard" "$START_S" <<'EOF_PY'
+    run_child "$venv_python" -B - "$scratch/log" "$tensorboard" "$START_S" "$run" "$@" <<'EOF_PY'
 import json, os, re, sys, time, urllib.error, urllib.request
 
-log, pid, limit_s = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+log, pid, limit_s, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+pages = {re.search("[a-z_]+", page)[0] for page in sys.argv[5:]}
+runs = sum(any("tfevents" in name for name in names) for _, _, names in os.walk(folder))
+if runs == 0:
+    sys.exit(f"{folder} holds no events for TensorBoard")
 # The loopback address is never behind a proxy.
 get = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-end, url, missing = time.monotonic() + limit_s, None, ["scalars", "images"]
+end, url, missing = time.monotonic() + limit_s, None, []
 while time.monotonic() < end:
     try:
         os.kill(pid, 0)  # sends nothing; it only fails if the process has ended
@@ -84,15 +93,20 @@ while time.monotonic() < end:
         url = found and found[1]
     else:
         try:
-            tags = {page: json.load(get(f"{url}data/plugin/{page}/tags", timeout=10)) for page in missing}
-            missing = [page for page in missing if not any(tags[page].values())]
+            missing = []
+            for plugin in ["scalars", "images"]:
+                tags = json.load(get(f"{url}data/plugin/{plugin}/tags", timeout=10))
+                if sum(map(bool, tags.values())) < runs:
+                    missing.append(f"{plugin} of all {runs} runs")
+            listing = json.load(get(f"{url}data/plugins_listing", timeout=10))
+            missing += [f"page {page}" for page in sorted(pages) if not listing.get(page, {}).get("enabled")]
+            if not missing:
+                print(url)
+                sys.exit()
         except (OSError, ValueError):
             pass  # it doesn't answer yet
-        if not missing:
-            print(url)
-            sys.exit()
     time.sleep(0.3)
-sys.exit(f"after {limit_s} s TensorBoard " + (f"shows no {' and no '.join(missing)}" if url else "doesn't listen"))
+sys.exit(f"after {limit_s} s TensorBoard " + (f"shows no {' and no '.join(missing)}" if missing else "doesn't answer"))
 EOF_PY
 }
 
@@ -103,7 +117,7 @@ case "${1:-}" in
     ;;
 -*) die_usage "unknown argument '$1'." ;;
 esac
-[ $# -eq 2 ] || die_usage "expected the folder of a run and the picture to write, found $# arguments."
+[ $# -ge 2 ] || die_usage "expected the folder of a run and the picture to write, found $# arguments."
 case "$2" in
 *.png) ;;
 *) die_usage "expected a picture named *.png, found '$2'." ;;
@@ -113,6 +127,14 @@ run=$(cd "$1" && pwd -P)
 out_folder=$(cd "$(dirname "$2")" 2>/dev/null && pwd -P) || die "$2: the folder $(dirname "$2") does not exist."
 out=$out_folder/$(basename "$2")
 [ ! -d "$out" ] || die "$2: is a folder, expected a picture to write."
+name=$2
+shift 2
+# shellcheck disable=SC2086 # the default is a list of words
+[ $# -gt 0 ] || set -- $PAGES
+for page; do
+    [[ $page =~ ^([1-9][0-9]{1,3}:)?[a-z_]+(\&.+)?$ ]] ||
+        die_usage "expected a page such as images, 500:images or images&tagFilter=REGEX, found '$page'."
+done
 
 find_chromium
 ensure_venv tensorboard 10 13 "$root/scripts/peers/requirements-tensorboard.txt"
@@ -125,7 +147,7 @@ cd "$run/.."
 "$venv_python" -B -m tensorboard.main --logdir "$(basename "$run")" --host 127.0.0.1 --port 0 \
     >"$scratch/log" 2>&1 </dev/null &
 tensorboard=$!
-if ! wait_for_tensorboard >"$scratch/url" 2>"$scratch/why"; then
+if ! wait_for_tensorboard "$@" >"$scratch/url" 2>"$scratch/why"; then
     die "$(tail -n 1 "$scratch/why")." "TensorBoard said:" "$(tail -n 8 "$scratch/log")"
 fi
 url=$(cat "$scratch/url")
@@ -135,25 +157,29 @@ url=$(cat "$scratch/url")
 limit=""
 if command -v timeout >/dev/null 2>&1; then limit="timeout $PAGE_S"; fi
 files=()
-for page in $PAGES; do
-    files+=("$scratch/$page.png")
+for page; do
+    height=$HEIGHT
+    case "$page" in [0-9]*) height=${page%%:*} page=${page#*:} ;; esac
     # tagFilter=. matches every tag: TensorBoard then shows all of them in one open group.
+    case "$page" in *"&tagFilter="*) ;; *) page="$page&tagFilter=." ;; esac
+    file=$scratch/page-${#files[@]}.png
+    files+=("$file")
     # Virtual time stands still while a request is under way, so this also works on a slow machine.
     # TMPDIR lies in the scratch folder, so that what a stopped Chromium leaves behind is removed with it.
     # shellcheck disable=SC2086 # limit is a command and its argument, or nothing
     TMPDIR=$scratch run_child $limit "$chromium" --headless --no-sandbox --disable-gpu --disable-quic --no-first-run \
         --disable-background-networking --disable-component-update --disable-sync --no-proxy-server \
-        --hide-scrollbars --user-data-dir="$scratch/profile" --window-size="$WIDTH,$HEIGHT" \
-        --virtual-time-budget=$VIRTUAL_MS --screenshot="$scratch/$page.png" \
-        "$url#$page&tagFilter=." >"$scratch/chromium.log" 2>&1 </dev/null ||
+        --hide-scrollbars --user-data-dir="$scratch/profile" --window-size="$WIDTH,$height" \
+        --virtual-time-budget=$VIRTUAL_MS --screenshot="$file" \
+        "$url#$page" >"$scratch/chromium.log" 2>&1 </dev/null ||
         die "$chromium failed on the $page page; it said:" "$(tail -n 5 "$scratch/chromium.log")"
-    [ -s "$scratch/$page.png" ] ||
+    [ -s "$file" ] ||
         die "$chromium took no screenshot of the $page page; it said:" "$(tail -n 5 "$scratch/chromium.log")"
 done
 
 # ---- one picture -------------------------------------------------------------------------------
 
-run_child "$venv_python" -B - "$out" "${files[@]}" <<'EOF_PY' || die "$2 is not written; why is above."
+run_child "$venv_python" -B - "$out" "${files[@]}" <<'EOF_PY' || die "$name is not written; why is above."
 import os, sys
 from PIL import Image
 
@@ -170,7 +196,7 @@ for page in pages:
     top += page.height
 beside = f"{out}.{os.getpid()}.tmp"
 try:
-    whole.save(beside, "PNG", optimize=True)
+    whole.quantize(256, dither=Image.Dither.NONE).save(beside, "PNG", optimize=True)
     os.replace(beside, out)
 except OSError as error:
     sys.exit(f"{out}: {error.strerror}")
@@ -178,4 +204,4 @@ finally:
     if os.path.exists(beside):
         os.remove(beside)
 EOF_PY
-echo "$2: the pages $PAGES"
+echo "$name: $*"
