@@ -130,12 +130,13 @@ fn compile_products(lib_dir: &Path, out_dir: &Path) -> bool {
         println!("cargo:rustc-link-lib=static={name}");
         Ok(())
     };
-    // Elsewhere libtorch's OpenMP is not GCC's.
-    if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
+    // Elsewhere libtorch's OpenMP is not GCC's, and clang would ask for its own.
+    let is_linux = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux");
+    if is_linux && cc::Build::new().cpp(true).get_compiler().is_like_gnu() {
         match compile("dcgan_conv", Some("-fopenmp")) {
             Ok(()) => return true,
             Err::<(), String>(error) => println!(
-                "cargo:warning=convolutions as matrix products are left out, because they do not compile with OpenMP: {error}"
+                "cargo:warning=convolutions as matrix products will use one thread, and so are never chosen, because they do not compile with OpenMP: {error}"
             ),
         }
     }

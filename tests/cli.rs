@@ -319,7 +319,7 @@ fn bench_prints_one_line_of_json() -> Result<()> {
 /// libgomp prints its settings when it is loaded, once for each start of the program.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn idle_threads_sleep_soon_from_the_first_start_on_unless_the_user_says_how_they_wait() -> Result<()>
+fn idle_threads_sleep_soon_unless_the_user_says_how_they_wait_and_no_start_is_in_vain() -> Result<()>
 {
     let folder = tempfile::tempdir()?;
     for (variable, value, expected) in [
@@ -327,15 +327,20 @@ fn idle_threads_sleep_soon_from_the_first_start_on_unless_the_user_says_how_they
         ("GOMP_SPINCOUNT", "77", "77"),
         ("OMP_WAIT_POLICY", "passive", "0"),
     ] {
-        let mut command = command(folder.path(), "doctor");
+        let args = "sample --count 1 --threads 1 --force";
+        let mut command = command(folder.path(), args);
         command.env_remove("OMP_WAIT_POLICY").env_remove("GOMP_SPINCOUNT");
         command.env("OMP_DISPLAY_ENV", "VERBOSE").env(variable, value);
-        let ran = Ran::of(command, "doctor");
-        let found: Vec<_> =
-            ran.stderr.lines().filter(|line| line.contains("GOMP_SPINCOUNT")).collect();
+        let ran = Ran::of(command, args);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let lines = ran.stderr.lines().filter(|line| line.contains("GOMP_SPINCOUNT"));
+        let is_expected: Vec<_> =
+            lines.map(|line| line.ends_with(&format!("= '{expected}'"))).collect();
+        // A libgomp that does not ask the program needs a second start, in which it finds the variable.
         assert!(
-            matches!(found[..], [line] if line.ends_with(&format!("= '{expected}'"))),
-            "{variable}={value}: {found:?}"
+            matches!(is_expected[..], [true] | [false, true]),
+            "{variable}={value}: {}",
+            ran.stderr
         );
     }
     Ok(())

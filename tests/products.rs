@@ -6,6 +6,9 @@ use tch::{Device, Kind, Tensor};
 
 use super::common::{normal, one_thread};
 
+/// Set in the process that [`threads_share_the_work_and_change_nothing_but_rounding`] starts.
+const IS_CHILD: &str = "DCGAN_TEST_THREADS";
+
 /// libtorch's own convolution or transposed convolution.
 fn by_libtorch(x: &Tensor, weight: &Tensor, bias: &Tensor, transposed: bool) -> Tensor {
     match transposed {
@@ -149,6 +152,7 @@ fn what_cannot_be_computed_is_an_error_that_says_why() -> Result<()> {
         (&[1, 3, 4, 4], half, half, 4, false, 1, "expected bfloat16"),
         (&[1, 3, 4, 5], float, float, 4, false, 1, "even sides"),
         (&[1, 3, 4, 4], float, float, 4, false, 0, "at least one image"),
+        (&[1, 3, 4, 0], float, float, 4, false, 1, "at least one pixel"),
     ] {
         let (weight, bias) = (zeros(&[4, 3, 5, 5], of_weight), zeros(&[biases], of_weight));
         let x = zeros(size, kind);
@@ -161,5 +165,38 @@ fn what_cannot_be_computed_is_an_error_that_says_why() -> Result<()> {
     let y = conv_by_product(&x, &weight, &bias, false, 1)?.sum(float);
     let error = Tensor::f_run_backward(&[&y], &[&x], true, true).unwrap_err();
     assert!(error.to_string().contains("no second derivatives"), "{error}");
+    Ok(())
+}
+
+/// In a process of its own, because the number of threads is one for a process and other tests need it to be 1.
+#[test]
+fn threads_share_the_work_and_change_nothing_but_rounding() -> Result<()> {
+    if std::env::var_os(IS_CHILD).is_none() {
+        let name = "products::threads_share_the_work_and_change_nothing_but_rounding";
+        let mut child = std::process::Command::new(std::env::current_exe()?);
+        let output = child.args(["--exact", name]).env(IS_CHILD, "1").output()?;
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && told.contains("1 passed"), "{told}");
+        return Ok(());
+    }
+    for transposed in [false, true] {
+        // Many times what one thread gets at least.
+        let Case { x, weight, bias, g } = Case::new(transposed, [16, 16, 32, 8, 8]);
+        let results = |threads| -> Result<Vec<Tensor>> {
+            tch::set_num_threads(threads);
+            let [x, weight, bias] = [&x, &weight, &bias].map(|x| leaf(x, Kind::Double));
+            let y = conv_by_product(&x, &weight, &bias, transposed, 16)?;
+            let mut all = vec![y.detach()];
+            all.extend(gradients(&y, &g, &[&x, &weight, &bias]));
+            Ok(all)
+        };
+        let one = results(1)?;
+        for threads in [2, 3, 4] {
+            for (i, (x, one)) in results(threads)?.iter().zip(&one).enumerate() {
+                let error = error(x, one);
+                assert!(error <= 1e-14, "{transposed}, {threads} threads, {i}: {error:e}");
+            }
+        }
+    }
     Ok(())
 }

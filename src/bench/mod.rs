@@ -223,13 +223,8 @@ pub fn bench(config: &BenchConfig) -> Result<BenchResult> {
     let (largest, _) = largest.context("the networks have no convolution")?;
     let matmul_gflop_per_s =
         largest.product_gflop_per_s(device, precision.compute(), &mut || wait(device))?;
-    let convolutions = match device {
-        Device::Cpu => {
-            let ranks = config.ranks.as_ref().map_or(1, |ranks| ranks.share().count);
-            gan.model.algorithms(batch_size.div_ceil(ranks))
-        }
-        _ => Vec::new(),
-    };
+    let ranks = config.ranks.as_ref().map_or(1, |ranks| ranks.share().count);
+    let convolutions = gan.model.algorithms(batch_size.div_ceil(ranks));
     let floor_ms = match config.floor {
         true => Some(floor(&passes, device, precision.compute())?),
         false => None,

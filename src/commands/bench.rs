@@ -88,11 +88,17 @@ fn bench_table(result: &BenchResult) -> Result<String> {
         )?;
     }
     let matmul = result.matmul_gflop_per_s;
+    // Ranks share the processors, and the product was measured on one of them.
+    let share = match result.exchange {
+        None => {
+            format!("{:.0} % of what a matrix product reaches alone", 100. * gflop_per_s / matmul)
+        }
+        Some(_) => "a matrix product of one rank reaches alone".to_owned(),
+    };
     writeln!(
         text,
-        "\n{gflop_per_s:.0} GFLOP/s, counting the plain algorithm's operations in convolutions: \
-         {:.0} % of what a matrix product reaches alone ({matmul:.0} GFLOP/s)",
-        100. * gflop_per_s / matmul
+        "\n{gflop_per_s:.0} GFLOP/s, counting the plain algorithm's operations in convolutions: {share} \
+         ({matmul:.0} GFLOP/s)"
     )?;
     for (layer, algorithm) in &result.convolutions {
         writeln!(text, "  {layer:<24} {}", algorithm.name())?;

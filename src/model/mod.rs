@@ -128,9 +128,15 @@ impl Model {
         self
     }
 
-    /// In which way each convolution is computed on the CPU in training on batches of so many rows, by its layer's name.
+    /// In which way each convolution is computed in training on batches of so many rows, by its layer's name. Empty on devices
+    /// other than the CPU, where libtorch computes all.
     pub fn algorithms(&self, batch: usize) -> Vec<(String, Algorithm)> {
-        self.architecture.algorithms(self.compute, batch, self.has_plain_convolutions)
+        match self.device {
+            Device::Cpu => {
+                self.architecture.algorithms(self.compute, batch, self.has_plain_convolutions)
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// The configuration from which the networks follow.

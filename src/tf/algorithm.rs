@@ -3,8 +3,7 @@
 
 use std::sync::OnceLock;
 
-use anyhow::Result;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tch::{Kind, Tensor};
 
 use super::frame::KERNEL;
@@ -13,8 +12,7 @@ use crate::shape::Grid;
 use crate::torch;
 
 /// The ways to compute a convolution or a transposed convolution. They are one function; only rounding differs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
     /// libtorch's own convolution.
     Libtorch,
@@ -35,6 +33,12 @@ impl Algorithm {
             Self::MinimalFiltering => "minimal-filtering",
             Self::MatrixProduct => "matrix-product",
         }
+    }
+}
+
+impl Serialize for Algorithm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 
@@ -168,7 +172,12 @@ impl Convolution {
     }
 
     /// [`Algorithm::MatrixProduct`], with the tensors that libtorch's operators take.
-    pub(super) fn by_product(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    pub(super) fn by_product(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+    ) -> anyhow::Result<Tensor> {
         torch::conv_by_product(x, weight, bias, self.is_transposed, self.at_once())
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor, nn};
 
-use super::algorithm::{Algorithm, Convolution, is_trained};
+use super::algorithm::{Algorithm, Convolution, Processor, is_trained};
 use super::frame::{KERNEL, Layout, PADDING, STRIDE};
 use super::variable::{Variable, kernel_and_bias};
 use crate::shape::Grid;
@@ -61,10 +61,14 @@ impl Conv {
     /// # Source
     /// Parity: `tests/frame.rs::conv_equals_pad_and_crop`, `tests/parity.rs`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_on(Processor::here(), x)
+    }
+
+    fn forward_on(&self, processor: Processor, x: &Tensor) -> Result<Tensor> {
         ensure!(x.dim() == 4, "{}: expected [N, C, H, W], found {:?}", self.name, x.size());
         let convolution = self.convolution(x);
         let algorithm = match x.device() {
-            Device::Cpu => convolution.algorithm(),
+            Device::Cpu => convolution.algorithm_on(processor),
             _ => Algorithm::Libtorch,
         };
         let output = match algorithm {
@@ -126,6 +130,29 @@ pub(super) fn in_channels_last_order(x: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_layer_is_a_matrix_product_where_processor_and_training_ask_for_it() -> Result<()> {
+        let store = nn::VarStore::new(Device::Cpu);
+        let config = ConvConfig { in_channels: 64, out_channels: 64 };
+        let layer = Conv::new(&store.root(), "c", config);
+        for variable in layer.variables() {
+            tch::no_grad(|| drop(variable.tensor.shallow_clone().uniform_(-1., 1.)));
+        }
+        let x = Tensor::rand([2, 64, 8, 8], (Kind::Float, Device::Cpu));
+        let amx = Processor { amx_bf16: true };
+        let theirs = layer.forward_by_libtorch(&x)?;
+        let ours = layer.convolution(&x).by_product(&x, &layer.weight, &layer.bias)?;
+        assert_ne!(ours, theirs, "they round alike, so nothing is seen here");
+        assert_eq!(layer.forward_on(amx, &x)?, ours);
+        assert_eq!(layer.forward_on(Processor::PLAIN, &x)?, theirs);
+        // Without gradients libtorch is faster.
+        assert_eq!(tch::no_grad(|| layer.forward_on(amx, &x))?, theirs);
+        let frozen = Conv { weight: layer.weight.detach(), bias: layer.bias.detach(), ..layer };
+        assert_eq!(frozen.forward_on(amx, &x)?, theirs);
+        assert_eq!(frozen.forward_on(amx, &x.set_requires_grad(true))?, ours);
+        Ok(())
+    }
 
     #[test]
     fn as_a_matrix_product_the_layer_is_the_same_but_for_rounding() -> Result<()> {

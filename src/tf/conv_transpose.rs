@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor, nn};
 
-use super::algorithm::{Algorithm, Convolution, is_trained};
+use super::algorithm::{Algorithm, Convolution, Processor, is_trained};
 use super::batch_norm::BatchNorm;
 use super::conv::{ConvConfig, in_channels_last_order};
 use super::frame::{KERNEL, Layout, OUTPUT_PADDING, PADDING, STRIDE};
@@ -109,10 +109,14 @@ impl ConvTranspose {
     /// # Source
     /// Parity: `tests/frame.rs::conv_transpose_equals_pad_and_crop`, `tests/parity.rs`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_on(Processor::here(), x)
+    }
+
+    fn forward_on(&self, processor: Processor, x: &Tensor) -> Result<Tensor> {
         ensure!(x.dim() == 4, "{}: expected [N, C, H, W], found {:?}", self.name, x.size());
         let convolution = self.convolution(x.kind(), &x.size(), is_trained(x, &self.weight));
         let algorithm = match x.device() {
-            Device::Cpu => convolution.algorithm(),
+            Device::Cpu => convolution.algorithm_on(processor),
             _ => Algorithm::Libtorch,
         };
         let output = match algorithm {
@@ -205,6 +209,25 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+
+    #[test]
+    fn the_layer_is_a_matrix_product_where_the_processor_asks_for_it() -> Result<()> {
+        let store = nn::VarStore::new(Device::Cpu);
+        let config = ConvConfig { in_channels: 64, out_channels: 64 };
+        let layer = ConvTranspose::new(&store.root(), "t", config);
+        for variable in layer.variables() {
+            tch::no_grad(|| drop(variable.tensor.shallow_clone().uniform_(-1., 1.)));
+        }
+        let layer = layer.cast(Kind::BFloat16)?;
+        let x = Tensor::rand([2, 64, 4, 4], (Kind::BFloat16, Device::Cpu));
+        let theirs = layer.forward_by_libtorch(&x)?;
+        let convolution = layer.convolution(x.kind(), &x.size(), true);
+        let ours = convolution.by_product(&x, &layer.weight, &layer.bias)?;
+        assert_ne!(ours, theirs, "they round alike, so nothing is seen here");
+        assert_eq!(layer.forward_on(Processor { amx_bf16: true }, &x)?, ours);
+        assert_eq!(layer.forward_on(Processor::PLAIN, &x)?, theirs);
+        Ok(())
+    }
 
     #[test]
     fn as_a_matrix_product_the_layer_is_the_same_but_for_rounding() -> Result<()> {

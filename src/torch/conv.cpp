@@ -177,7 +177,7 @@ DCGAN_INLINE void sum_lines(const T* columns, T* fine, int64_t begin, int64_t en
 
 // Where compilers can, each is compiled three times, and the loader takes the one for the processor. All give the same
 // bits, because nothing is multiplied.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define DCGAN_CLONES __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
 #else
 #define DCGAN_CLONES
@@ -383,6 +383,10 @@ char* dcgan_conv_by_product(const at::Tensor* x, const at::Tensor* weight, const
                   "expected tensors of one kind on the CPU, found ", x->toString(), " and ", tensor->toString());
     }
     with_element(*x, [](auto*) {});  // refuses other kinds
+    for (const int64_t size : {x->size(1), x->size(2), x->size(3), bias->size(0)}) {
+      TORCH_CHECK(size > 0, "expected at least one pixel and one channel, found an input ", x->sizes(), " and a kernel ",
+                  weight->sizes());
+    }
     TORCH_CHECK(transposed || (x->size(2) % 2 == 0 && x->size(3) % 2 == 0), "expected even sides, found ", x->sizes());
     TORCH_CHECK(at_once > 0, "expected at least one image at once, found ", at_once);
     *y = new Tensor(Convolution::apply(*x, *weight, *bias, transposed, at_once));

@@ -215,10 +215,7 @@ impl<'a> Trainer<'a> {
             write(run, &state, &gan)?;
         }
         let count = ranks.as_ref().map_or(1, |ranks| ranks.share().count);
-        let convolutions = match device {
-            Device::Cpu => gan.model.algorithms(config.batch_size.div_ceil(count)),
-            _ => Vec::new(),
-        };
+        let convolutions = gan.model.algorithms(config.batch_size.div_ceil(count));
         let text = config_toml(config, device, &state.set, how_to_repeat, count, &convolutions)?;
         let at = (state.iteration, &state.rollbacks[..]);
         let journal = Journal::open(&text, &set, labels.as_ref(), run, progress, at, lines_every)?;
@@ -606,7 +603,7 @@ pub(super) fn prepare_cuda(
     }
     if !torch::HAS_GRAPHS {
         progress.warn(
-            "this program was built without CUDA graphs, so the GPU waits for the host; `dcgan doctor` says what to do",
+            "this program was built without CUDA graphs, because CUDA's headers were missing: the GPU will wait for the host",
         );
         return Ok(None);
     }
