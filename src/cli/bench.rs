@@ -15,7 +15,7 @@ pub struct BenchArgs {
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// On the CPU, leave all convolutions to libtorch, as the training setting of this name does
+    /// On the CPU, compute convolutions without faster ways that round more, as the training setting of this name does
     #[arg(long)]
     pub plain_convolutions: bool,
     /// On CUDA, run each iteration as one CUDA graph: one call of the host in place of hundreds

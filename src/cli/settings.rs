@@ -1,7 +1,7 @@
 //! The flags of settings, made from the table of [`SETTINGS`].
 
 use anyhow::Result;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use dcgan::settings::{Form, SETTINGS, Setting, TrainConfig, in_toml, resolve};
@@ -94,8 +94,9 @@ fn flag(setting: &'static Setting) -> Arg {
         .help_heading(setting.heading.name())
         .help(help(setting));
     let one_of = |names: &'static [&'static str]| {
-        let none = setting.may_have_none.then_some("none");
-        let names = names.iter().copied().chain(none);
+        // What unsets a setting of a configuration file or of a resumed run is no choice of its own.
+        let none = setting.may_have_none.then(|| PossibleValue::new("none").hide(true));
+        let names = names.iter().map(|&name| PossibleValue::new(name)).chain(none);
         PossibleValuesParser::new(names).try_map(|text| (setting.parse)(&text))
     };
     match setting.form {

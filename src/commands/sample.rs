@@ -241,9 +241,16 @@ impl Job {
             let options = SimpleFileOptions::default()
                 .compression_method(zip::CompressionMethod::Stored)
                 .large_file(true);
-            archive.start_file("arr_0.npy", options)?;
-            archive.write_all(&npy_header("|u1", &shape))?;
-            self.each(&mut |images| Ok(archive.write_all(images)?))?;
+            let mut write = || -> Result<()> {
+                archive.start_file("arr_0.npy", options)?;
+                archive.write_all(&npy_header("|u1", &shape))?;
+                self.each(&mut |images| Ok(archive.write_all(images)?))
+            };
+            if let Err(error) = write() {
+                // Dropped, it would try to write its end, and print what that says.
+                std::mem::forget(archive);
+                return Err(error);
+            }
             Ok(archive.finish()?.flush()?)
         })
     }

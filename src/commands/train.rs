@@ -370,6 +370,13 @@ impl Prepared {
         // Version 0.3 counted gray images that are stored in colour as colour.
         let set = match found.filter(|&found| found != set.channels() && ranks.is_none()) {
             Some(found) if config.channels == Channels::Auto => {
+                let kind = |channels| if channels == 1 { "gray" } else { "in colour" };
+                say(&format!(
+                    "warning: the images of {} are {}; they are read {}, as the networks are that go on",
+                    config.dataset,
+                    kind(set.channels()),
+                    kind(found)
+                ));
                 load_as(&Options { channels: Some(found), ..config.data() })?
             }
             _ => set,

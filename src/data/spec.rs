@@ -109,10 +109,20 @@ impl FromStr for Spec {
         if let Some(collection) = Collection::named(kind) {
             return collection.part(rest).map(|part| Self::Public(collection, part));
         }
-        if Path::new(text).exists() {
-            return Err(format!(
-                "no such data set; it is a file or folder; write folder:{text}, zip:{text} or the like"
-            ));
+        let path = Path::new(text);
+        if path.is_dir() {
+            return Err(format!("no such data set; it is a folder; write folder:{text}"));
+        }
+        if path.exists() {
+            let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+            let reads = |format: &&dyn formats::Format| format.place() == Some("FILE");
+            let hint = match formats::named(&ending).filter(reads) {
+                Some(format) => format!("write {}:{text}", format.name()),
+                None => "write folder: and the name of a folder of images, or zip:, tar:, npy: or the like and \
+                         the name of a file that holds many"
+                    .to_owned(),
+            };
+            return Err(format!("no such data set; it is a file; {hint}"));
         }
         let names: Vec<_> = names().into_iter().map(|(name, _)| name).collect();
         let names = names.join(", ");

@@ -85,15 +85,15 @@ impl TensorFile {
         file.read_exact(&mut header_length).with_context(|| not_whole(path))?;
         ensure!(
             !PICKLED.iter().any(|begin| header_length.starts_with(begin)),
-            "{}: is a file of PyTorch's torch.save, a pickle, which is not read because it could run programs; \
-             expected safetensors: in Python `safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUT, \
+            "{}: is a file of PyTorch, weights of torch.save or a program of TorchScript; neither is read, because a \
+             pickle could run programs and a program holds no checkpoint; expected safetensors: for weights, in Python `safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUT, \
              metadata=METADATA)` converts it, with the metadata of weights that were exported from here",
             path.display()
         );
         let header_length = u64::from_le_bytes(header_length);
         ensure!(
             header_length <= MAX_HEADER_BYTES,
-            "{}: not a safetensors file: its first 8 bytes promise a header of {header_length} bytes",
+            "{}: not a safetensors file: read as one, its first 8 bytes promise a header of {header_length} bytes",
             path.display()
         );
         let mut header = vec![0; header_length as usize];

@@ -351,8 +351,8 @@ settings! {
         on_resume: OnResume::Fixed("it decides how every number is rounded"),
     }
 
-    /// On the CPU, leave all convolutions to libtorch. It rounds less in float32 than this program's own way for some of
-    /// them, and is slower.
+    /// On the CPU, compute convolutions without the faster ways of this program, which in float32 round more than
+    /// libtorch's own. This is slower.
     plain_convolutions: OptIn {
         default: OptIn::default(), unset: "false",
         allowed: any("true or false"),
