@@ -18,6 +18,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import tensorflow1_train as reference  # noqa: E402, it lies beside this file
@@ -110,7 +112,7 @@ class Comparison:
     def samples(self, side, seed):
         return self.out / (f"tf-{seed}/samples.npz" if side == "tf" else f"{side}-{seed}.npz")
 
-    def exchange(self, np, side, seed):
+    def exchange(self, side, seed):
         """The largest difference between what both programs make of the same weights and z."""
         run, place = self.out / f"{side}-{seed}", self.out / f"{side}-{seed}-exchange"
         weights, ours = place.with_suffix(".safetensors"), place.with_suffix(".npy")
@@ -140,7 +142,7 @@ class Comparison:
             beside.replace(path)
         return {row["metric"]: row["value"] for row in json.loads(path.read_text())["metrics"]}
 
-    def measure(self, np, names, real, classifier):
+    def measure(self, names, real, classifier):
         """The measures of each run, by its name."""
         found = {}
         inner = np.zeros((32, 32), bool)
@@ -149,7 +151,7 @@ class Comparison:
         directions = np.random.default_rng(0).standard_normal((32 * 32, PROJECTIONS), np.float32)
         directions /= np.linalg.norm(directions, axis=0)
         shuffled = np.random.default_rng(1).permutation(len(real))[: self.args.count]
-        projected = np.sort(flat(np, real[shuffled]) @ directions, axis=0)
+        projected = np.sort(flat(real[shuffled]) @ directions, axis=0)
         for name in names:
             images = np.load(self.samples(*name))["arr_0"]
             mean = images.mean(axis=0)[..., 0]
@@ -158,7 +160,7 @@ class Comparison:
                 **{f"`{metric}`": value for metric, value in self.own_metrics(*name).items()},
                 "Fréchet distance, second classifier": classifier.distance(of_real, classifier.statistics(images)),
                 "sliced Wasserstein distance of pixels": float(
-                    np.abs(np.sort(flat(np, images) @ directions, axis=0) - projected).mean()
+                    np.abs(np.sort(flat(images) @ directions, axis=0) - projected).mean()
                 ),
                 "mean image, RMS from the real one": float(np.sqrt((away**2).mean())),
                 "mean pixel": float(mean.mean()),
@@ -168,7 +170,7 @@ class Comparison:
         return found
 
 
-def flat(np, images):
+def flat(images):
     return images.reshape(len(images), -1).astype(np.float32)
 
 
@@ -178,8 +180,7 @@ class Classifier:
 
     FEATURES, EPOCHS, BATCH, SEED = 64, 3, 128, 20_15
 
-    def __init__(self, np, tf1, images, labels, path):
-        self.np = np
+    def __init__(self, tf1, images, labels, path):
         self.graph = tf1.Graph()
         with self.graph.as_default():
             tf1.set_random_seed(self.SEED)
@@ -216,18 +217,18 @@ class Classifier:
             if labels is not None:
                 feed[self.labels] = labels[first : first + 1000]
             blocks.append(self.session.run(tensor, feed))
-        return self.np.concatenate(blocks)
+        return np.concatenate(blocks)
 
     def accuracy(self, images, labels):
         return float(self.of(self.correct, images, labels).mean())
 
     def statistics(self, images):
-        features = self.of(self.features, images).astype(self.np.float64)
-        return features.mean(axis=0), self.np.cov(features, rowvar=False)
+        features = self.of(self.features, images).astype(np.float64)
+        return features.mean(axis=0), np.cov(features, rowvar=False)
 
     def distance(self, one, other):
         """The Fréchet distance of two Gaussians: |m1 − m2|² + tr(S1 + S2 − 2·(S1^½·S2·S1^½)^½)."""
-        np, (mean, covariance), (other_mean, other_covariance) = self.np, one, other
+        (mean, covariance), (other_mean, other_covariance) = one, other
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
         inner = np.linalg.eigvalsh(root @ other_covariance @ root)
@@ -236,7 +237,7 @@ class Classifier:
         return float(square + np.trace(covariance) + np.trace(other_covariance) - 2 * roots)
 
 
-def p_value(np, one, other):
+def p_value(one, other):
     """Exact: of all ways to deal the numbers to two groups of these sizes, the share whose means differ as much."""
     values = np.array([*one, *other])
     ways = np.array(list(itertools.combinations(range(len(values)), len(one))))
@@ -267,23 +268,23 @@ def main():
             comparison.stop()
             raise
     # Not before: TensorFlow starts threads, which trainings in other processes would have to share the cores with.
-    np, tf1, _ = reference.make_reference.import_tensorflow()
+    _, tf1, _ = reference.make_reference.import_tensorflow()
 
     say("sampling each program's weights in the other ...")
     names = [(side, seed) for side in SIDES for seed in range(args.seeds)]
-    differences = {name: comparison.exchange(np, *name) for name in names}
+    differences = {name: comparison.exchange(*name) for name in names}
     images, labels = reference.read_mnist(np, args.mnist), reference.read_labels(np, args.mnist)
     say("the second classifier ...")
-    classifier = Classifier(np, tf1, images[:60_000], labels[:60_000], args.out / "classifier")
+    classifier = Classifier(tf1, images[:60_000], labels[:60_000], args.out / "classifier")
     accuracy = classifier.accuracy(images[60_000:], labels[60_000:])
     halves = np.random.default_rng(2).permutation(len(images))
     floor = classifier.distance(*(classifier.statistics(images[half]) for half in np.array_split(halves, 2)))
     say("measuring ...")
-    measures = comparison.measure(np, names, images, classifier)
-    return report(np, args, measures, differences, accuracy, floor)
+    measures = comparison.measure(names, images, classifier)
+    return report(args, measures, differences, accuracy, floor)
 
 
-def report(np, args, measures, differences, accuracy, floor):
+def report(args, measures, differences, accuracy, floor):
     print(f"{args.seeds} seeds, width {args.width}, {args.epochs} epoch(s) of MNIST, {args.count} images each: mean ± standard "
           f"deviation. The second classifier is right for {accuracy:.1%} of the test images; two halves of the real "
           f"images are {floor:.2f} apart for it.\n")
@@ -293,7 +294,7 @@ def report(np, args, measures, differences, accuracy, floor):
     for measure in measures["tf", 0]:
         of = {side: [measures[side, seed][measure] for seed in range(args.seeds)] for side in SIDES}
         cells = [f"{np.mean(of[side]):.4g} ± {np.std(of[side], ddof=min(1, args.seeds - 1)):.2g}" for side in SIDES]
-        values = [p_value(np, of[one], of[other]) for one, other in PAIRS]
+        values = [p_value(of[one], of[other]) for one, other in PAIRS]
         smallest += values
         print(f"| {measure} | " + " | ".join([*cells, *(f"{value:.3f}" for value in values)]) + " |")
     print()
