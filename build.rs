@@ -12,10 +12,10 @@ use std::process::Command;
 use std::{env, fs, process};
 
 fn main() {
+    for name in ["cuda_graphs", "nccl", "openmp"] {
+        println!("cargo:rustc-check-cfg=cfg({name})");
+    }
     if env::var_os("CARGO_FEATURE_DOC_ONLY").is_some() {
-        println!("cargo:rustc-check-cfg=cfg(cuda_graphs)");
-        println!("cargo:rustc-check-cfg=cfg(nccl)");
-        println!("cargo:rustc-check-cfg=cfg(openmp)");
         return; // there is no libtorch where only the documentation is made
     }
     // torch-sys provides this through `links = "tch"`, to packages that depend on it directly.
@@ -66,9 +66,6 @@ fn link_arg(name: &str, argument: &str) {
 /// Compiles `src/torch/`: what needs CUDA or NCCL, only for a libtorch with CUDA whose headers are found. Sets the flags
 /// `cuda_graphs` and `nccl` then, and `openmp` where convolutions as matrix products use all threads.
 fn compile_shim(lib_dir: &Path) {
-    println!("cargo:rustc-check-cfg=cfg(cuda_graphs)");
-    println!("cargo:rustc-check-cfg=cfg(nccl)");
-    println!("cargo:rustc-check-cfg=cfg(openmp)");
     println!("cargo:rerun-if-changed=src/torch");
     println!("cargo:rerun-if-env-changed=CUDA_HOME");
     let out_dir = env::var("OUT_DIR").unwrap_or_default();

@@ -14,6 +14,11 @@ use super::output::shell_quoted;
 use super::progress::{TaskProgress, say};
 use crate::cli::{DataArgs, Verbosity};
 
+/// What images of so many channels are, in a sentence.
+pub(super) fn colours(channels: usize) -> &'static str {
+    if channels == 1 { "gray" } else { "in colour" }
+}
+
 /// Loads a data set and shows how that goes.
 ///
 /// # Errors

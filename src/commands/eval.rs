@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::dataset::{load_with_progress, options_for_model};
+use super::dataset::{colours, load_with_progress, options_for_model};
 use super::evaluator::{EvaluationBar, cache, features};
 use super::generator::device_of;
 use super::output::{print, shell_quoted};
@@ -232,14 +232,12 @@ fn images_of(
     verbosity: Verbosity,
 ) -> Result<ImageSet> {
     let path = with_home(images).unwrap_or_else(|_| images.into());
-    let is_format_of_files =
-        |kind| formats::named(kind).is_some_and(|format| format.place() == Some("FILE"));
     let names_format =
         images.split_once(':').is_some_and(|(kind, _)| formats::named(kind).is_some());
     let spec = match path.extension().and_then(|ending| ending.to_str()) {
         _ if names_format => images.to_owned(),
         _ if path.is_dir() => format!("folder:{images}"),
-        Some(kind) if is_format_of_files(kind) => format!("{kind}:{images}"),
+        Some(kind) if formats::of_files(kind).is_some() => format!("{kind}:{images}"),
         _ => images.to_owned(),
     };
     let options = |channels| Options {
@@ -256,8 +254,7 @@ fn images_of(
     if set.channels() == shape.channels {
         return Ok(set);
     }
-    let kind = |channels| if channels == 1 { "gray" } else { "in colour" };
-    let (found, real) = (kind(set.channels()), kind(shape.channels));
+    let (found, real) = (colours(set.channels()), colours(shape.channels));
     say(&format!(
         "warning: --images {images}: these images are {found} and the real ones {real}; they are compared {real}"
     ));

@@ -23,7 +23,7 @@ use dcgan::train::memory::estimate;
 use dcgan::train::{End, Job, Outcome, Work, is_divergence};
 use tch::Device;
 
-use super::dataset::load_with_progress;
+use super::dataset::{colours, load_with_progress};
 use super::errors::{exit_code, print_error, print_warning};
 use super::generator::{note_on, note_on_tf32};
 use super::memory::{ensure_enough, told};
@@ -370,12 +370,11 @@ impl Prepared {
         // Version 0.3 counted gray images that are stored in colour as colour.
         let set = match found.filter(|&found| found != set.channels() && ranks.is_none()) {
             Some(found) if config.channels == Channels::Auto => {
-                let kind = |channels| if channels == 1 { "gray" } else { "in colour" };
                 say(&format!(
                     "warning: the images of {} are {}; they are read {}, as the networks are that go on",
                     config.dataset,
-                    kind(set.channels()),
-                    kind(found)
+                    colours(set.channels()),
+                    colours(found)
                 ));
                 load_as(&Options { channels: Some(found), ..config.data() })?
             }

@@ -115,8 +115,7 @@ impl FromStr for Spec {
         }
         if path.exists() {
             let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-            let reads = |format: &&dyn formats::Format| format.place() == Some("FILE");
-            let hint = match formats::named(&ending).filter(reads) {
+            let hint = match formats::of_files(&ending) {
                 Some(format) => format!("write {}:{text}", format.name()),
                 None => "write folder: and the name of a folder of images, or zip:, tar:, npy: or the like and \
                          the name of a file that holds many"

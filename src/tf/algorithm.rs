@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use serde::{Serialize, Serializer};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::frame::KERNEL;
 use super::winograd::Winograd;
@@ -108,6 +108,14 @@ impl Convolution {
     /// The way on the CPU of this machine.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm_on(Processor::here())
+    }
+
+    /// The way on a device; if that is the CPU, on this processor.
+    pub(super) fn algorithm_at(&self, device: Device, processor: Processor) -> Algorithm {
+        match device {
+            Device::Cpu => self.algorithm_on(processor),
+            _ => Algorithm::Libtorch,
+        }
     }
 
     /// The way on a processor. `benches/NOTES.md` has the measurements.

@@ -1,7 +1,7 @@
 //! `tf.layers.conv2d` with kernel 5, stride 2 and "same" padding.
 
 use anyhow::{Context, Result, ensure};
-use tch::{Device, Kind, Tensor, nn};
+use tch::{Kind, Tensor, nn};
 
 use super::algorithm::{Algorithm, Convolution, Processor, is_trained};
 use super::frame::{KERNEL, Layout, PADDING, STRIDE};
@@ -67,11 +67,7 @@ impl Conv {
     fn forward_on(&self, processor: Processor, x: &Tensor) -> Result<Tensor> {
         ensure!(x.dim() == 4, "{}: expected [N, C, H, W], found {:?}", self.name, x.size());
         let convolution = self.convolution(x);
-        let algorithm = match x.device() {
-            Device::Cpu => convolution.algorithm_on(processor),
-            _ => Algorithm::Libtorch,
-        };
-        let output = match algorithm {
+        let output = match convolution.algorithm_at(x.device(), processor) {
             Algorithm::Columns => self.forward_by_columns(x),
             Algorithm::MatrixProduct => convolution.by_product(x, &self.weight, &self.bias),
             Algorithm::Libtorch | Algorithm::MinimalFiltering => self.forward_by_libtorch(x),
@@ -129,6 +125,8 @@ pub(super) fn in_channels_last_order(x: &Tensor) -> Tensor {
 
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+
     use super::*;
 
     #[test]

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use anyhow::{Context, Result, ensure};
-use tch::{Device, Kind, Tensor, nn};
+use tch::{Kind, Tensor, nn};
 
 use super::algorithm::{Algorithm, Convolution, Processor, is_trained};
 use super::batch_norm::BatchNorm;
@@ -62,11 +62,10 @@ impl ConvTranspose {
         let size = [USUAL_BATCH, self.weight.size()[0], grid.height, grid.width];
         let convolution = self.convolution(kind, &size, true);
         let weight = self.weight.detach();
-        let is_filtering = self.weight.device() == Device::Cpu
-            && convolution.algorithm() == Algorithm::MinimalFiltering;
-        self.weight.set_data(&match is_filtering {
-            true => in_taps_first_order(&weight),
-            false => in_channels_last_order(&weight),
+        let algorithm = convolution.algorithm_at(weight.device(), Processor::here());
+        self.weight.set_data(&match algorithm {
+            Algorithm::MinimalFiltering => in_taps_first_order(&weight),
+            _ => in_channels_last_order(&weight),
         });
     }
 
@@ -115,11 +114,7 @@ impl ConvTranspose {
     fn forward_on(&self, processor: Processor, x: &Tensor) -> Result<Tensor> {
         ensure!(x.dim() == 4, "{}: expected [N, C, H, W], found {:?}", self.name, x.size());
         let convolution = self.convolution(x.kind(), &x.size(), is_trained(x, &self.weight));
-        let algorithm = match x.device() {
-            Device::Cpu => convolution.algorithm_on(processor),
-            _ => Algorithm::Libtorch,
-        };
-        let output = match algorithm {
+        let output = match convolution.algorithm_at(x.device(), processor) {
             Algorithm::Libtorch => self.forward_by_libtorch(x),
             Algorithm::Columns => self.forward_by_columns(x),
             Algorithm::MinimalFiltering => self.forward_by_winograd(x),
@@ -207,6 +202,8 @@ fn in_taps_first_order(x: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
+
+    use tch::Device;
 
     use super::*;
 

@@ -61,6 +61,11 @@ pub fn named(name: &str) -> Option<&'static dyn Format> {
     FORMATS.iter().copied().find(|format| format.name() == name)
 }
 
+/// The format of files whose names have this ending, such as `npz`.
+pub fn of_files(ending: &str) -> Option<&'static dyn Format> {
+    named(ending).filter(|format| format.place() == Some("FILE"))
+}
+
 impl PartialEq for dyn Format {
     fn eq(&self, other: &Self) -> bool {
         self.name() == other.name()
